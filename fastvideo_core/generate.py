@@ -1,0 +1,105 @@
+"""START HERE. One generation, as a thing that you iterate: predict, guide, solve, yield.
+
+Progress, preview and cancelling belong to whoever iterates; closing the iterator early leaves nothing behind.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .conditioning import Conditioning, GivenFrame
+from .errors import NumericsError
+from .guidance import Denoiser, Guidance
+from .request import SamplingRequest
+from .schedule import Phase, Schedule
+from .solvers import Solver, make_solver
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step done. latents: where it led; denoised: the clean video the model saw in it; both (B, C, T, H, W)."""
+
+    index: int
+    schedule: Schedule
+    phase: Phase
+    latents: Tensor
+    denoised: Tensor
+    seconds: float
+
+
+class Experts(Protocol):
+    """The weights of one model, ready to denoise under one conditioning."""
+
+    def active(self, phase: Phase) -> AbstractContextManager[Denoiser]:
+        """The denoiser of one phase: the only place where an expert's weights move."""
+        ...
+
+
+def denoise(
+    velocity: Callable[[Tensor, float], Tensor], latents: Tensor, solver: Solver, schedule: Schedule, phase: Phase
+) -> Iterator[Step]:
+    """The steps of one phase. velocity: (latents, sigma) -> guided velocity, all (B, C, T, H, W) float32."""
+    for i in phase.steps:
+        started = time.perf_counter()
+        sigma = schedule.sigmas[i]
+        guided = velocity(latents, sigma)
+        denoised = latents - sigma * guided
+        latents = solver.step(guided, i, latents)
+        yield Step(i, schedule, phase, latents, denoised, time.perf_counter() - started)
+
+
+def generate(
+    request: SamplingRequest, experts: Experts, conditioning: Conditioning, noise: Tensor, guidance: Guidance
+) -> Iterator[Step]:
+    """A whole generation. The last step's latents are the video.
+
+    Args:
+        noise: (B, C, T, H, W) float32, standard normal; see `seeded_noise`.
+        guidance: of this generation, made for `request.plan()`; afterwards it holds the account of the transformer calls.
+    """
+    schedule = guidance.schedule
+    solver = make_solver(request.solver, schedule.sigmas, torch.Generator().manual_seed(request.seed))
+    latents = noise.float()
+    if conditioning.first_frame is not None:
+        latents = conditioning.first_frame.impose(latents)
+        solver = HoldingFrame(solver, conditioning.first_frame)
+    for phase in schedule.phases:
+        with experts.active(phase) as denoiser:
+            for step in denoise(partial(guidance.velocity, denoiser), latents, solver, schedule, phase):
+                latents = step.latents
+                yield step
+    check_finite(latents, "The generation")
+
+
+@dataclass(frozen=True)
+class HoldingFrame:
+    """A solver that re-imposes a given first frame after every step; solvers treat each value by itself."""
+
+    solver: Solver
+    frame: GivenFrame
+
+    def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
+        return self.frame.impose(self.solver.step(velocity, i, latents))
+
+
+def seeded_noise(shape: tuple[int, ...], seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal noise drawn on the CPU, so that a seed means the same video on every device; the same numbers as
+    ComfyUI's noise and as diffusers with a CPU generator. Returns float32 of `shape` on `device`."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def check_finite(latents: Tensor, what: str) -> None:
+    """Raises NumericsError when latents hold NaN or infinity. It waits for the device: once per run, not per step."""
+    bad = int((~latents.isfinite()).sum())
+    if bad:
+        raise NumericsError(
+            f"{what} gave {bad} of {latents.numel()} latent values that are not finite. The usual causes are float16 "
+            "weights that overflow (use bfloat16 or fp8_scaled), a broken file, or an attention kernel that does not "
+            "fit this GPU."
+        )

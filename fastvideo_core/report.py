@@ -1,0 +1,94 @@
+"""What a run did, as data: read by people on the canvas and by programs as JSON. It states what ran, not what was asked."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from .guidance import Guidance
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseReport:
+    """One phase. calls: transformer calls by their number of branches, e.g. {"2": 20} for 20 batched calls."""
+
+    expert: str
+    steps: int
+    first_sigma: float
+    guidance_scale: float
+    calls: dict[str, int]
+    reused_negative: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted."""
+
+    model: str
+    variant: str
+    solver: str
+    sigmas: tuple[float, ...]
+    guidance_mode: str
+    guidance_reason: str
+    phases: tuple[PhaseReport, ...]
+    latent_shape: tuple[int, ...]
+    device: str
+    dtype: str
+    seed: int
+    step_seconds: tuple[float, ...]
+    total_seconds: float
+    peak_memory_bytes: int | None
+    notes: tuple[str, ...] = ()
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    def text(self) -> str:
+        """The report as a person reads it."""
+        steps = len(self.step_seconds)
+        lines = [
+            f"{self.model} ({self.variant}), {self.dtype} on {self.device}",
+            f"{steps} steps {self.solver}, latents {'x'.join(map(str, self.latent_shape))}, seed {self.seed}",
+            *(_phase_line(phase) for phase in self.phases),
+            f"guidance: {self.guidance_mode} ({self.guidance_reason})",
+            f"time: {self.total_seconds:.1f} s, {_median(self.step_seconds):.3f} s per step (median)",
+        ]
+        if self.peak_memory_bytes is not None:
+            lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def phase_reports(guidance: Guidance) -> tuple[PhaseReport, ...]:
+    """The phases of a finished (or interrupted) generation, from its account of calls."""
+    reports = []
+    for phase in guidance.schedule.phases:
+        calls = [call for call in guidance.calls if call.step in phase.steps]
+        with_negative = {call.step for call in calls if "negative" in call.branches}
+        reused = len({call.step for call in calls} - with_negative) if phase.guided else 0
+        sizes = Counter(str(len(call.branches)) for call in calls)
+        reports.append(
+            PhaseReport(
+                expert=phase.expert,
+                steps=len(phase.steps),
+                first_sigma=guidance.schedule.sigmas[phase.start],
+                guidance_scale=phase.guidance_scale,
+                calls=dict(sorted(sizes.items())),
+                reused_negative=reused,
+            )
+        )
+    return tuple(reports)
+
+
+def _phase_line(phase: PhaseReport) -> str:
+    calls = ", ".join(f"{n} x {'both branches' if size == '2' else 'one branch'}" for size, n in phase.calls.items())
+    gate = f"; negative branch reused in {phase.reused_negative} steps" if phase.reused_negative else ""
+    name = phase.expert.replace("_", "-")
+    return (
+        f"{name} expert: {phase.steps} steps from sigma {phase.first_sigma:.3f}, guidance scale "
+        f"{phase.guidance_scale:g}; calls: {calls or 'none'}{gate}"
+    )
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2] if ordered else 0.0

@@ -1,0 +1,69 @@
+"""What a person asks for: frozen, validated once, before anything is loaded or computed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+from .errors import RequestError
+from .guidance import GuidanceSettings
+from .schedule import Schedule, plan, shifted_sigmas
+from .solvers import SolverName
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoSize:
+    """Size of a video in pixels and frames. `spatial` and `temporal` are the VAE's compression; the transformer joins
+    2 x 2 latent pixels to a token, so width and height are multiples of 2 * spatial."""
+
+    width: int
+    height: int
+    frames: int
+    spatial: int = 8
+    temporal: int = 4
+
+    def __post_init__(self) -> None:
+        grid = 2 * self.spatial
+        for name, pixels in (("width", self.width), ("height", self.height)):
+            if pixels < grid or pixels % grid:
+                near = max(grid, round(pixels / grid) * grid)
+                raise RequestError(f"{name} is {pixels}: it must be a multiple of {grid} pixels. The nearest is {near}.")
+        if self.frames < 1 or (self.frames - 1) % self.temporal:
+            near = max(0, round((self.frames - 1) / self.temporal)) * self.temporal + 1
+            raise RequestError(
+                f"frames is {self.frames}: it must be {self.temporal} * k + 1 (1, {self.temporal + 1}, "
+                f"{2 * self.temporal + 1}, ...). The nearest is {near}."
+            )
+
+    def latent_shape(self, channels: int, batch: int = 1) -> tuple[int, int, int, int, int]:
+        """(B, C, T, H, W) of the latents."""
+        frames = (self.frames - 1) // self.temporal + 1
+        return batch, channels, frames, self.height // self.spatial, self.width // self.spatial
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingRequest:
+    """How to sample. Everything about noise levels, experts, guidance and solver; nothing about weights.
+
+    sigmas: noise levels to use instead of those that steps and shift give.
+    boundary: noise level at which the low-noise expert takes over; None for one expert.
+    """
+
+    steps: int
+    shift: float
+    guidance_scale: float
+    low_noise_guidance_scale: float | None = None
+    boundary: float | None = None
+    solver: SolverName = "unipc"
+    seed: int = 0
+    sigmas: Sequence[float] | None = None
+    guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
+
+    def __post_init__(self) -> None:
+        if self.solver not in get_args(SolverName):
+            raise RequestError(f"solver is {self.solver!r}: use one of {', '.join(get_args(SolverName))}.")
+        if not 0 <= self.seed < 2**64:
+            raise RequestError(f"seed is {self.seed}: it must lie in 0 .. 2**64 - 1.")
+
+    def plan(self) -> Schedule:
+        sigmas = self.sigmas if self.sigmas is not None else shifted_sigmas(self.steps, self.shift)
+        return plan(sigmas, self.guidance_scale, self.low_noise_guidance_scale, self.boundary)

@@ -1,0 +1,129 @@
+"""Which noise levels a generation visits, and which expert and guidance scale each step has.
+
+`Schedule` is the one source for expert switch, guidance, cache length and offload point. It knows nothing of models.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Literal
+
+from .errors import RequestError
+
+Expert = Literal["single", "high_noise", "low_noise"]
+
+TIMESTEPS = 1000
+"""Wan is trained on t = 1000 * sigma (Wan-Video/Wan2.1, wan/configs/shared_config.py, num_train_timesteps)."""
+
+
+def shift_sigma(sigma: float, shift: float) -> float:
+    """Moves a noise level towards noise: s*sigma / (1 + (s-1)*sigma) (Esser et al. 2024, arXiv 2403.03206, eq. 23)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def shifted_sigmas(steps: int, shift: float) -> tuple[float, ...]:
+    """Wan's official noise levels: linspace(1, 0, steps + 1), shifted (Wan2.1, wan/utils/fm_solvers.py,
+    get_sampling_sigmas). ComfyUI's `simple` scheduler gives the same where `steps` divides 1000.
+
+    Returns: steps + 1 values from 1 down to 0.
+    """
+    if steps < 1:
+        raise RequestError(f"steps is {steps}: a generation needs at least 1 step.")
+    if not (math.isfinite(shift) and shift > 0):
+        raise RequestError(f"shift is {shift}: it must be a positive number (Wan uses 3 to 12).")
+    return tuple(shift_sigma(1 - i / steps, shift) for i in range(steps + 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A maximal run of steps with the same expert and guidance scale."""
+
+    expert: Expert
+    start: int
+    stop: int
+    guidance_scale: float
+
+    @property
+    def steps(self) -> range:
+        return range(self.start, self.stop)
+
+    @property
+    def guided(self) -> bool:
+        """Guidance is on or off per phase; at scale 1 the negative branch cancels out."""
+        return self.guidance_scale != 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise levels (steps + 1 values, strictly decreasing) and the phases that cover every step once."""
+
+    sigmas: tuple[float, ...]
+    phases: tuple[Phase, ...]
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    def timestep(self, step: int) -> float:
+        """What the transformer is told: 1000 * sigma, never truncated to an integer."""
+        return self.sigmas[step] * TIMESTEPS
+
+    def phase_of(self, step: int) -> Phase:
+        return next(phase for phase in self.phases if step in phase.steps)
+
+    def step_at(self, sigma: float) -> int:
+        """The step whose interval holds `sigma`; second-order solvers also ask between two levels.
+
+        A level counts for its own step, with a relative tolerance of 1e-5 for values that went through float32.
+        """
+        reached = [i for i, level in enumerate(self.sigmas[:-1]) if sigma <= level * (1 + 1e-5)]
+        return reached[-1] if reached else 0
+
+
+def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
+    """Accepts given noise levels: at least two, in [0, 1], strictly decreasing."""
+    levels = tuple(float(sigma) for sigma in sigmas)
+    if len(levels) < 2:
+        raise RequestError(f"{len(levels)} sigmas were given: at least 2 are needed, the last one being where to stop.")
+    if not all(0 <= level <= 1 for level in levels):
+        raise RequestError(f"The sigmas run from {levels[0]:g} to {levels[-1]:g}: Wan's noise levels lie in 0..1.")
+    if any(after >= before for before, after in pairwise(levels)):
+        raise RequestError("The sigmas must strictly decrease; two neighbours are equal or rise.")
+    return levels
+
+
+def plan(
+    sigmas: Sequence[float],
+    guidance_scale: float,
+    low_noise_guidance_scale: float | None = None,
+    boundary: float | None = None,
+) -> Schedule:
+    """Cuts a generation into phases.
+
+    Args:
+        sigmas: steps + 1 noise levels, decreasing.
+        guidance_scale: of the single expert, or of the high-noise expert.
+        low_noise_guidance_scale: of the low-noise expert; the same as `guidance_scale` when None.
+        boundary: noise level from which (inclusive) upwards the high-noise expert works; None for one expert.
+            Wan2.2 states it as a ratio of the 1000 timesteps, which is this noise level.
+    """
+    levels = check_sigmas(sigmas)
+    if boundary is None:
+        return Schedule(levels, (Phase(expert="single", start=0, stop=len(levels) - 1, guidance_scale=guidance_scale),))
+    if not 0 < boundary < 1:
+        raise RequestError(f"boundary is {boundary}: it must lie between 0 and 1 (Wan 2.2: T2V 0.875, I2V 0.9).")
+    low_scale = guidance_scale if low_noise_guidance_scale is None else low_noise_guidance_scale
+    experts: list[Expert] = ["high_noise" if level >= boundary else "low_noise" for level in levels[:-1]]
+    scale_of = {"high_noise": guidance_scale, "low_noise": low_scale}
+    phases = []
+    for expert, group in groupby(range(len(experts)), key=experts.__getitem__):
+        steps = list(group)
+        phases.append(Phase(expert=expert, start=steps[0], stop=steps[-1] + 1, guidance_scale=scale_of[expert]))
+    if len(phases) < 2:
+        idle = "low-noise" if phases[0].expert == "high_noise" else "high-noise"
+        raise RequestError(
+            f"With {len(experts)} steps from sigma {levels[0]:.3f} to {levels[-2]:.3f} and boundary {boundary:g} the "
+            f"{idle} expert has no step. Use more steps, another shift or boundary, or connect one expert only."
+        )
+    return Schedule(levels, tuple(phases))

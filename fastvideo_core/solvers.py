@@ -1,0 +1,153 @@
+"""How one step moves the latents along the flow: `step(velocity, i, latents) -> latents`, all float32.
+
+A solver belongs to one generation: it keeps its history, and the history goes on across phases.
+The flow is x = (1 - sigma) * x0 + sigma * noise, and the model gives velocity = noise - x0, so x0 = x - sigma * velocity.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from .errors import RequestError
+
+SolverName = Literal["euler", "unipc", "dpmpp_2m", "dmd"]
+Noise = Callable[[Tensor], Tensor]
+"""Draws fresh standard normal noise shaped like its argument."""
+
+
+class Solver(Protocol):
+    def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
+        """From sigmas[i] to sigmas[i + 1]. velocity, latents: (B, C, T, H, W) float32."""
+        ...
+
+
+class Euler:
+    """First order: x + (sigma' - sigma) * velocity."""
+
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        self.sigmas = sigmas
+
+    def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
+        return latents + (self.sigmas[i + 1] - self.sigmas[i]) * velocity
+
+
+class DpmPlusPlus2M:
+    """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2) with lambda = -log(sigma), as the sampler of
+    this name in k-diffusion and ComfyUI; on a flow the first-order part is exact for a constant x0."""
+
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        self.sigmas = sigmas
+        self.previous: Tensor | None = None
+
+    def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
+        sigma, target = self.sigmas[i], self.sigmas[i + 1]
+        denoised = latents - sigma * velocity
+        slope = denoised
+        if self.previous is not None and target > 0:
+            ratio = math.log(self.sigmas[i - 1] / sigma) / math.log(sigma / target)
+            slope = denoised + (denoised - self.previous) / (2 * ratio)
+        self.previous = denoised
+        return latents * (target / sigma) + slope * (1 - target / sigma)
+
+
+class FewStep:
+    """The rule of distilled few-step models (DMD2, arXiv 2405.14867; LCM, arXiv 2310.04378): go to x0, then add fresh
+    noise for the next level."""
+
+    def __init__(self, sigmas: Sequence[float], noise: Noise) -> None:
+        self.sigmas = sigmas
+        self.noise = noise
+
+    def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
+        denoised = latents - self.sigmas[i] * velocity
+        target = self.sigmas[i + 1]
+        return denoised if target == 0 else (1 - target) * denoised + target * self.noise(denoised)
+
+
+class UniPC:
+    """UniPC of order 2 (Zhao et al. 2023, arXiv 2302.04867) in x0 prediction with B(h) = expm1(h) ("bh2"), order 1 in the
+    last step: what Wan samples with (Wan2.1, wan/utils/fm_solvers_unipc.py). Same values as diffusers'
+    UniPCMultistepScheduler for the same sigmas."""
+
+    def __init__(self, sigmas: Sequence[float]) -> None:
+        self.sigmas = sigmas
+        self.denoised: list[Tensor] = []  # newest last, at most two
+        self.last: Tensor | None = None  # latents before the last step
+        self.last_order = 0
+
+    def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
+        denoised = latents - self.sigmas[i] * velocity
+        if self.last is not None:
+            latents = self._correct(self.last, denoised, i)
+        self.denoised = [*self.denoised[-1:], denoised]
+        final = i == len(self.sigmas) - 2
+        self.last_order = 1 if final else min(2, len(self.denoised))
+        self.last = latents
+        return self._predict(latents, i, self.last_order)
+
+    def _log_snr(self, i: int) -> float:
+        # At sigma = 1 the signal-to-noise ratio is 0; diffusers steps back by the same 1e-6.
+        sigma = min(self.sigmas[i], 1 - 1e-6)
+        return math.inf if sigma == 0 else math.log((1 - sigma) / sigma)
+
+    def _update(self, latents: Tensor, origin: Tensor, source: int, target: int, change: Tensor | None) -> Tensor:
+        """x_t = sigma_t/sigma_s * x - alpha_t * (e^-h - 1) * (x0 + change), equations 8 and 9 of the paper."""
+        scale = self.sigmas[target] / self.sigmas[source]
+        gain = (1 - self.sigmas[target]) * -math.expm1(self._log_snr(source) - self._log_snr(target))
+        return scale * latents + gain * (origin if change is None else origin + change)
+
+    def _difference(self, source: int, target: int) -> tuple[float, Tensor]:
+        """Divided difference of the two newest x0 before `target`, and its node r."""
+        step = self._log_snr(target) - self._log_snr(source)
+        r = (self._log_snr(source - 1) - self._log_snr(source)) / step
+        return r, (self.denoised[-2] - self.denoised[-1]) / r
+
+    def _predict(self, latents: Tensor, i: int, order: int) -> Tensor:
+        change = 0.5 * self._difference(i, i + 1)[1] if order == 2 else None
+        return self._update(latents, self.denoised[-1], i, i + 1, change)
+
+    def _correct(self, latents: Tensor, denoised: Tensor, i: int) -> Tensor:
+        origin = self.denoised[-1]
+        if self.last_order == 1:
+            return self._update(latents, origin, i - 1, i, 0.5 * (denoised - origin))
+        r, difference = self._difference(i - 1, i)
+        first, second = _corrector_weights(r, self._log_snr(i - 1) - self._log_snr(i))
+        return self._update(latents, origin, i - 1, i, first * difference + second * (denoised - origin))
+
+
+def _corrector_weights(r: float, hh: float) -> tuple[float, float]:
+    """Solves [[1, 1], [r, 1]] rho = (b1, b2), the order conditions of the paper's theorem 3.1, hh = -h."""
+    expm1 = math.expm1(hh)
+    phi = expm1 / hh - 1
+    b1 = phi / expm1
+    b2 = 2 * (phi / hh - 0.5) / expm1
+    first = (b1 - b2) / (1 - r)
+    return first, b1 - first
+
+
+def video_noise(generator: torch.Generator) -> Noise:
+    """Noise drawn on the CPU frame by frame, (B, T, C, H, W), then permuted: the order in which the FastWan checkpoints'
+    own pipeline draws (hao-ai-lab/FastVideo, pipelines/stages/denoising.py), so that a seed gives the same video."""
+
+    def draw(like: Tensor) -> Tensor:
+        batch, channels, frames, height, width = like.shape
+        noise = torch.randn((batch, frames, channels, height, width), generator=generator)
+        return noise.permute(0, 2, 1, 3, 4).to(like.device)
+
+    return draw
+
+
+def make_solver(name: SolverName, sigmas: Sequence[float], generator: torch.Generator) -> Solver:
+    """A fresh solver for one generation. Only "dmd" draws from `generator` (a CPU generator)."""
+    if name == "euler":
+        return Euler(sigmas)
+    if name == "unipc":
+        return UniPC(sigmas)
+    if name == "dpmpp_2m":
+        return DpmPlusPlus2M(sigmas)
+    if name == "dmd":
+        return FewStep(sigmas, video_noise(generator))
+    raise RequestError(f"Solver {name!r} is unknown. Known: {', '.join(get_args(SolverName))}.")

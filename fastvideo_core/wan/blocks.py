@@ -1,0 +1,40 @@
+"""The one seam: the loop over a transformer's blocks.
+
+Diffusers' forward is `for block in self.blocks: h = block(h, context, time_mod, rope)`. A one-element list holding a stack
+in the place of the blocks carries whatever works around that loop, and putting the blocks back is its exact inverse.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+
+class BlockStack(Protocol):
+    """All blocks as one. x: (B, L, D) tokens; context: (B, 512 [+ image tokens], D); time_mod: (B, 6, D), or (B, L, 6, D)
+    where each token has its own timestep; rope: pair of (1, L, 1, head_dim). Returns x after the last block."""
+
+    def __call__(self, x: Tensor, context: Tensor, time_mod: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor: ...
+
+
+class _Seat(nn.Module):
+    """What sits in the list. It keeps the stack out of torch's module tree, so that the state dict stays empty."""
+
+    def __init__(self, stack: BlockStack) -> None:
+        super().__init__()
+        self.forward = stack
+
+
+@contextmanager
+def installed(transformer: "WanTransformer3DModel", stack: BlockStack) -> Iterator[None]:
+    """Runs `stack` in place of the transformer's blocks; afterwards, also on interrupt, the blocks are back."""
+    blocks = transformer.blocks
+    transformer.blocks = nn.ModuleList([_Seat(stack)])
+    try:
+        yield
+    finally:
+        transformer.blocks = blocks
