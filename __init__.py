@@ -1,7 +1,7 @@
-"""FastVideo Nodes for ComfyUI. The engine is in `fastvideo_core/`, the nodes in `nodes/`; this file only connects them to the host.
+"""FastVideo Nodes for ComfyUI: the engine is in `fastvideo_core/`, the nodes in `nodes/`; this file connects the two.
 
-ComfyUI imports a pack under a name made of its file path. `nodes/` lives with that by being imported relatively only; the engine is
-registered under its one canonical name, so that the nodes, other packs, scripts and worker processes all mean the same module.
+ComfyUI imports a pack under a name made of its file path. `nodes/` lives with that by being imported relatively only; the
+engine is registered under its one canonical name, so that nodes, other packs, scripts and worker processes mean one module.
 """
 
 import sys

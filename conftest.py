@@ -1,7 +1,7 @@
 """Lets pytest run in a folder that is a ComfyUI pack.
 
-The folder has an `__init__.py` that only ComfyUI can import, and a `nodes/` that must never be found before ComfyUI's own `nodes`.
-So the root goes last on `sys.path` and is collected as a plain folder. Test modules are imported by their path (two tiers may
+The folder has an `__init__.py` that is for ComfyUI, and a `nodes/` that must never be found before ComfyUI's own `nodes`. So
+the root goes last on `sys.path` and is collected as a plain folder. Test modules are imported by their path (two tiers may
 have files of one name); modules that tests share lie in `tests/` or `tests/core/` and are imported by their plain name.
 """
 
@@ -12,6 +12,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent
 
+if __package__:
+    # pytest has just imported the pack's `__init__.py` under the folder's name, maybe that of another module ("copy").
+    del sys.modules[__package__]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+sys.path.extend(str(folder) for folder in (ROOT, ROOT / "tests", ROOT / "tests" / "core"))
+
 
 class PackRootIsAFolder:
     """Collects the repository root as a plain folder, so that pytest does not import its `__init__.py` as a test package."""
@@ -21,7 +27,5 @@ class PackRootIsAFolder:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    sys.path.extend(str(folder) for folder in (ROOT, ROOT / "tests", ROOT / "tests" / "core"))
     # A hook in this file is not asked about the folder the file lies in; a plugin is.
     config.pluginmanager.register(PackRootIsAFolder(), "pack-root-is-a-folder")

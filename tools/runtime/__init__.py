@@ -1,0 +1,1 @@
+"""The pinned ComfyUI and the virtual environment it runs in."""
