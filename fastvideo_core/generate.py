@@ -64,7 +64,7 @@ def generate(
         guidance: of this generation, made for `request.plan()`; afterwards it holds the account of the transformer calls.
     """
     schedule = guidance.schedule
-    solver = make_solver(request.solver, schedule.sigmas, torch.Generator().manual_seed(request.seed))
+    solver = make_solver(request.solver, schedule.sigmas, request.seed)
     latents = noise.float()
     if conditioning.first_frame is not None:
         latents = conditioning.first_frame.impose(latents)

@@ -97,6 +97,7 @@ class Guidance:
     """The guidance of one generation: its state is the last difference between the branches, and the account of calls."""
 
     def __init__(self, schedule: Schedule, settings: GuidanceSettings, combine: Combine | None = None) -> None:
+        """combine: how a host joins the branches, where its own patches do; `guide` when None."""
         self.schedule = schedule
         self.settings = settings
         self.combine = combine or (lambda positive, negative, scale: guide(positive, negative, scale, settings.rescale))

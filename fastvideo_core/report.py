@@ -80,7 +80,7 @@ def phase_reports(guidance: Guidance) -> tuple[PhaseReport, ...]:
 
 
 def _phase_line(phase: PhaseReport) -> str:
-    calls = ", ".join(f"{n} x {'both branches' if size == '2' else 'one branch'}" for size, n in phase.calls.items())
+    calls = ", ".join(f"{n} x {size} branch{'' if size == '1' else 'es'}" for size, n in phase.calls.items())
     gate = f"; negative branch reused in {phase.reused_negative} steps" if phase.reused_negative else ""
     name = phase.expert.replace("_", "-")
     return (

@@ -128,20 +128,15 @@ def _corrector_weights(r: float, hh: float) -> tuple[float, float]:
     return first, b1 - first
 
 
-def video_noise(generator: torch.Generator) -> Noise:
-    """Noise drawn on the CPU frame by frame, (B, T, C, H, W), then permuted: the order in which the FastWan checkpoints'
-    own pipeline draws (hao-ai-lab/FastVideo, pipelines/stages/denoising.py), so that a seed gives the same video."""
-
-    def draw(like: Tensor) -> Tensor:
-        batch, channels, frames, height, width = like.shape
-        noise = torch.randn((batch, frames, channels, height, width), generator=generator)
-        return noise.permute(0, 2, 1, 3, 4).to(like.device)
-
-    return draw
+def fresh_noise(seed: int) -> Noise:
+    """Noise on the CPU, so that a seed means the same video on every device. The initial noise of a generation comes from
+    the seed itself; the fresh noise from the next one, for otherwise the first of it would repeat the initial noise."""
+    generator = torch.Generator().manual_seed((seed + 1) % 2**64)
+    return lambda like: torch.randn(like.shape, generator=generator).to(like.device)
 
 
-def make_solver(name: SolverName, sigmas: Sequence[float], generator: torch.Generator) -> Solver:
-    """A fresh solver for one generation. Only "dmd" draws from `generator` (a CPU generator)."""
+def make_solver(name: SolverName, sigmas: Sequence[float], seed: int) -> Solver:
+    """A fresh solver for one generation. Only "dmd" draws noise, from `seed`."""
     if name == "euler":
         return Euler(sigmas)
     if name == "unipc":
@@ -149,5 +144,5 @@ def make_solver(name: SolverName, sigmas: Sequence[float], generator: torch.Gene
     if name == "dpmpp_2m":
         return DpmPlusPlus2M(sigmas)
     if name == "dmd":
-        return FewStep(sigmas, video_noise(generator))
+        return FewStep(sigmas, fresh_noise(seed))
     raise RequestError(f"Solver {name!r} is unknown. Known: {', '.join(get_args(SolverName))}.")
