@@ -102,6 +102,7 @@ class Guidance:
         self.settings = settings
         self.combine = combine or (lambda positive, negative, scale: guide(positive, negative, scale, settings.rescale))
         self.gate_step = int(schedule.steps * settings.gate)
+        self.every_branch = False  # set where a host's patches need the negative branch even at scale 1
         self.calls: list[Call] = []
         self.batched: bool | None = None  # decided at the first guided step
         self.reason = ""
@@ -111,7 +112,7 @@ class Guidance:
         """Guided velocity (B, C, T, H, W) at noise level `sigma`."""
         step = self.schedule.step_at(sigma)
         phase = self.schedule.phase_of(step)
-        if not phase.guided:
+        if not (phase.guided or self.every_branch):
             return self._predict(denoiser, latents, sigma, step, ("positive",))[0]
         if step >= self.gate_step and self._difference is not None and self._difference[0] is phase:
             (positive,) = self._predict(denoiser, latents, sigma, step, ("positive",))

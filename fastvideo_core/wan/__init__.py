@@ -1,1 +1,7 @@
 """Everything that knows Wan: variants, loading, the denoiser over diffusers' network, the VAE, the seam."""
+
+from .blocks import BlockStack, installed
+from .denoiser import WanDenoiser, WanExperts
+from .variants import VARIANTS, WanVariant, recognise, variant
+
+__all__ = ["VARIANTS", "BlockStack", "WanDenoiser", "WanExperts", "WanVariant", "installed", "recognise", "variant"]

@@ -1,0 +1,46 @@
+"""The one socket that ComfyUI does not have, and the inputs that several nodes share."""
+
+from comfy_api.latest import io
+
+from fastvideo_core import RunReport
+
+CATEGORY = "FastVideo"
+
+RunReportSocket = io.Custom("FASTVIDEO_RUN_REPORT")
+RunReportSocket.Type = RunReport
+
+
+def guidance_inputs() -> list[io.Input]:
+    """What the sampler and the guider ask about guidance, in this order for good: saved workflows hold widgets by place."""
+    return [
+        io.Float.Input(
+            "guidance_scale", default=5.0, min=1.0, max=30.0, step=0.1,
+            tooltip="How strongly the video follows the positive prompt; with two experts, the high-noise one's. "
+            "1 is off and halves the work. Wan 2.1: 5 to 6, Wan 2.2 T2V: 4, I2V: 3.5, TI2V 5B: 5.",
+        ),
+        io.Float.Input(
+            "low_noise_guidance_scale", default=3.0, min=1.0, max=30.0, step=0.1,
+            tooltip="Guidance scale of the low-noise expert; without a second model it is not used. Wan 2.2 T2V: 3, I2V: 3.5.",
+        ),
+        io.Float.Input(
+            "boundary", default=0.875, min=0.01, max=0.99, step=0.005, round=0.0001,
+            tooltip="Noise level below which the low-noise expert takes over; without a second model it is not used. "
+            "Wan 2.2 T2V: 0.875, I2V: 0.9.",
+        ),
+        io.Combo.Input(
+            "guidance_mode", options=["auto", "batched", "sequential"], default="auto",
+            tooltip="auto: ComfyUI runs both branches in one call when memory allows. batched: one call, or an error that says "
+            "what is missing. sequential: two calls, least memory. The video is the same up to rounding.",
+        ),
+        io.Float.Input(
+            "gate", default=1.0, min=0.0, max=1.0, step=0.05,
+            tooltip="Fraction of the steps that run the negative branch; after it the last difference between the branches is "
+            "reused, which saves up to half of each later step and changes the video slightly. 1 is off. Each expert starts "
+            "with a fresh one.",
+        ),
+        io.Float.Input(
+            "guidance_rescale", default=0.0, min=0.0, max=1.0, step=0.05, advanced=True,
+            tooltip="Keeps the guided prediction's contrast near the positive branch's: 0 is off, 0.7 is usual against "
+            "overexposure at high guidance scales. Not together with a gate below 1.",
+        ),
+    ]  # fmt: skip

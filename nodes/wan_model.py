@@ -1,0 +1,120 @@
+"""What a native Wan MODEL is, read from its weights, and whether the other inputs fit it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from comfy.model_base import WAN21, WAN22
+
+from fastvideo_core import ConditioningError, RequestError, check_finite
+from fastvideo_core.wan import WanVariant, recognise
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanFacts:
+    """in_channels: what the network reads; latent_channels: of its latents; image_tokens: CLIP tokens it reads, or 0;
+    plain: it reads its conditions as Wan's text-to-video and image-to-video do, not as VACE, camera control or Animate."""
+
+    name: str
+    in_channels: int
+    latent_channels: int
+    dim: int
+    layers: int
+    image_tokens: int
+    plain: bool
+
+    def variants(self, two_experts: bool) -> list[WanVariant]:
+        """The published checkpoints it may be."""
+        return list(
+            recognise(
+                in_channels=self.in_channels,
+                latent_channels=self.latent_channels,
+                dim=self.dim,
+                layers=self.layers,
+                image_tokens=self.image_tokens,
+                two_experts=two_experts,
+            )
+        )
+
+
+def wan_facts(model: Any, socket: str = "model") -> WanFacts:
+    """Reads a MODEL. Raises RequestError for one that is not Wan."""
+    base = model.model
+    if not isinstance(base, WAN21):
+        raise RequestError(
+            f"The {socket} input holds a {type(base).__name__} model; this node samples Wan 2.1 and 2.2. Connect a Wan diffusion "
+            "model, or use core's KSampler for this one."
+        )
+    network = base.diffusion_model
+    image_tokens = 0
+    if getattr(network, "img_emb", None) is not None:
+        image_tokens = 257 if network.img_emb.emb_pos is None else 514  # first and last frame: positions for two images
+    return WanFacts(
+        name=type(base).__name__,
+        in_channels=network.patch_embedding.weight.shape[1],
+        latent_channels=base.latent_format.latent_channels,
+        dim=network.dim,
+        layers=len(network.blocks),
+        image_tokens=image_tokens,
+        plain=type(base).concat_cond is WAN21.concat_cond
+        and type(base).extra_conds in (WAN21.extra_conds, WAN22.extra_conds),
+    )
+
+
+def check_experts(high_noise: WanFacts, low_noise: WanFacts) -> None:
+    """Two experts are two trainings of one network."""
+    if high_noise != low_noise:
+        raise RequestError(
+            f"The two experts differ: model is {_measures(high_noise)}, low_noise_model is {_measures(low_noise)}. Connect the "
+            "high-noise and the low-noise file of the same Wan 2.2 model."
+        )
+
+
+def check_latent(latent: dict[str, Any], facts: WanFacts) -> torch.Tensor:
+    """The LATENT's samples (B, C, T, H, W), if the network can sample them."""
+    samples = latent["samples"]
+    if getattr(samples, "is_nested", False) or samples.ndim != 5:
+        raise ConditioningError(
+            f"The latent has shape {tuple(samples.shape)}: Wan needs a video latent (batch, channels, frames, height, width). "
+            "Use core's Wan or EmptyHunyuanLatentVideo node."
+        )
+    if samples.shape[1] != facts.latent_channels:
+        node = "Wan22ImageToVideoLatent" if facts.latent_channels == 48 else "EmptyHunyuanLatentVideo or WanImageToVideo"
+        raise ConditioningError(
+            f"The latent has {samples.shape[1]} channels and {facts.name} reads {facts.latent_channels}: make it with {node}."
+        )
+    height, width = samples.shape[-2:]
+    if height % 2 or width % 2:
+        raise ConditioningError(
+            f"The latent is {width} x {height}: Wan joins 2 x 2 latent pixels, so both must be even. Choose a video width and "
+            f"height that are multiples of {16 if facts.latent_channels == 16 else 32} pixels."
+        )
+    check_finite(samples, "The node that made the LATENT input")
+    return samples
+
+
+def check_conditioning(positive: list[Any], facts: WanFacts) -> None:
+    """An image condition that the network would not read, or one that it misses, changes the video without a word in core."""
+    if not facts.plain:
+        return
+    has_image = any("concat_latent_image" in entry for _, entry in positive)
+    has_tokens = any(entry.get("clip_vision_output") is not None for _, entry in positive)
+    if facts.in_channels == facts.latent_channels and has_image:
+        raise ConditioningError(
+            f"The conditioning holds a start image, and {facts.name} is a text-to-video network with {facts.in_channels} input "
+            "channels that cannot read it. Load an image-to-video model, or remove WanImageToVideo."
+        )
+    if facts.in_channels == facts.latent_channels + 20 and not has_image:
+        raise ConditioningError(
+            f"{facts.name} is an image-to-video network ({facts.in_channels} input channels) and the conditioning holds no start "
+            "image. Pass the conditioning through WanImageToVideo with a start_image, or load a text-to-video model."
+        )
+    if facts.image_tokens and not has_tokens:
+        raise ConditioningError(
+            f"{facts.name} (Wan 2.1 image-to-video) reads CLIP image tokens and the conditioning holds none. Connect "
+            "CLIPVisionEncode to WanImageToVideo's clip_vision_output."
+        )
+
+
+def _measures(facts: WanFacts) -> str:
+    return f"{facts.name} with {facts.in_channels} input channels, {facts.layers} blocks of width {facts.dim}"
