@@ -1,0 +1,73 @@
+"""Measures the models by the judge on prompts whose combinations were never trained on."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+
+from .captions import caption
+from .judge import Verdict, judge
+from .sampling import GUIDANCE, DemoModels, generate
+from .world import Scene, render, sample_scene
+
+BATCH = 20
+FIRST_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares, 0..1, of clips of which the judge reads what was asked; `first_frame` is a PSNR in dB or None."""
+
+    colours: float
+    shape: float
+    motion: float
+    everything: float
+    first_frame: float | None
+
+    def row(self, name: str) -> str:
+        """The score as a row of the model card's table."""
+        shares = " | ".join(f"{100 * share:.1f} %" for share in (self.colours, self.shape, self.motion, self.everything))
+        frame = "-" if self.first_frame is None else f"{self.first_frame:.1f} dB"
+        return f"| {name} | {shares} | {frame} |"
+
+
+def held_out_prompts(count: int) -> tuple[list[Scene], list[str]]:
+    """Scenes of held-out combinations, and a caption of each."""
+    rng = random.Random("held out")
+    scenes = [sample_scene(rng, held_out=True) for _ in range(count)]
+    return scenes, [caption(scene.combination, rng) for scene in scenes]
+
+
+def evaluate(models: DemoModels, count: int, image: bool = False, guidance: float = GUIDANCE, negative: str = "") -> Score:
+    """Generates `count` clips and judges them; with `image`, the first frame of the scene is given."""
+    scenes, texts = held_out_prompts(count)
+    hits, errors = [], []
+    for start in range(0, count, BATCH):
+        batch = scenes[start : start + BATCH]
+        given = render(batch).to(models.transformer.device) if image else None
+        seeds = [FIRST_SEED + start + index for index in range(len(batch))]
+        clips = generate(models, texts[start : start + BATCH], seeds, guidance, negative, given).cpu()
+        hits += [_hits(scene, read(clip)) for scene, clip in zip(batch, clips, strict=True)]
+        if given is not None:
+            errors += [psnr(clip[:, 0], frame[:, 0]) for clip, frame in zip(clips, given.cpu(), strict=True)]
+    shares = torch.tensor(hits, dtype=torch.float64)
+    colours, shape, motion = shares.mean(0).tolist()
+    first = sum(errors) / len(errors) if errors else None
+    return Score(colours, shape, motion, shares.all(1).double().mean().item(), first)
+
+
+def read(clip: torch.Tensor) -> Verdict:
+    """The judge's verdict on a clip (3, frames, height, width) in [-1, 1], rounded to 8 bits as a saved video would be."""
+    return judge(((clip + 1) * 127.5).round().permute(1, 2, 3, 0).numpy())
+
+
+def _hits(scene: Scene, verdict: Verdict) -> tuple[bool, bool, bool]:
+    colours = (verdict.colour, verdict.background) == (scene.colour, scene.background)
+    return colours, verdict.shape == scene.shape, verdict.motion == scene.motion
+
+
+def psnr(image: torch.Tensor, reference: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of tensors in [-1, 1]."""
+    return float(10 * torch.log10(4 / (image - reference).square().mean()))

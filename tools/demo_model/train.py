@@ -1,0 +1,132 @@
+"""Trains every demo model from nothing and writes them: `python tools/demo_model/train.py`.
+
+An interrupted run continues from its checkpoints when started again. Works on two CPU cores or on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tools"))
+
+from demo_model.evaluation import evaluate, psnr  # noqa: E402
+from demo_model.export import save_text_encoder, save_transformer, save_vae  # noqa: E402
+from demo_model.latents import cached_latents, settle_statistics  # noqa: E402
+from demo_model.sampling import STEPS, DemoModels  # noqa: E402
+from demo_model.text import PromptEncoder, train_tokenizer  # noqa: E402
+from demo_model.train_transformers import (  # noqa: E402
+    BOUNDARY,
+    EXPERTS,
+    TextToVideo,
+    train_expert,
+    train_image_to_video,
+    train_text_to_video,
+)
+from demo_model.train_vae import train_vae  # noqa: E402
+from demo_model.transformer import SHIFT  # noqa: E402
+from demo_model.vae import build_vae, decode, encode  # noqa: E402
+from demo_model.world import render, sample_scene  # noqa: E402
+
+VERSION = "1"
+CLIPS = 5000
+MEASURED_CLIPS = 64
+SMALLEST_PSNR = 30.0  # dB on held-out clips; below it the transformers would learn a blurred world
+
+
+def arguments() -> argparse.Namespace:
+    """Where to work, on what, and how many prompts to judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoints", type=Path, default=REPOSITORY / ".runtime/demo_model")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "models/demo")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prompts", type=int, default=200)
+    return parser.parse_args()
+
+
+def trained_vae(options: argparse.Namespace) -> torch.nn.Module:
+    """The trained VAE with Wan's latent statistics; raises ValueError if it reconstructs too badly to go on."""
+    torch.manual_seed(options.seed)
+    vae = build_vae().to(options.device)
+    train_vae(vae, options.checkpoints, options.seed)
+    vae.requires_grad_(False)
+    settle_statistics(vae, scenes(128, held_out=False).to(options.device))
+    quality = reconstruction_psnr(vae)
+    print(f"VAE: {quality:.2f} dB on {MEASURED_CLIPS} held-out clips", flush=True)
+    if quality < SMALLEST_PSNR:
+        raise ValueError(f"the VAE reaches {quality:.1f} dB, {SMALLEST_PSNR} dB are needed: train it for more steps")
+    return vae
+
+
+def scenes(count: int, held_out: bool) -> torch.Tensor:
+    """Rendered clips, (count, 3, 17, 64, 64)."""
+    rng = random.Random(f"clips {held_out}")
+    return render([sample_scene(rng, held_out) for _ in range(count)])
+
+
+@torch.no_grad()
+def reconstruction_psnr(vae: torch.nn.Module) -> float:
+    """Mean PSNR in dB over held-out clips, encoded to their means and decoded."""
+    values = []
+    for clips in scenes(MEASURED_CLIPS, held_out=True).to(vae.device).split(8):
+        rebuilt = decode(vae, encode(vae, clips)).clamp(-1, 1)
+        values += [psnr(one, clip) for one, clip in zip(rebuilt, clips, strict=True)]
+    return sum(values) / len(values)
+
+
+def about(what: str, options: argparse.Namespace) -> dict[str, str]:
+    """The metadata of a file: what it is, how it was trained, how to sample."""
+    return {
+        "title": f"FastVideo Nodes demo Wan: {what}",
+        "version": VERSION,
+        "license": "Apache-2.0",
+        "training": f"tools/demo_model/train.py on a synthetic world of moving shapes, seed {options.seed}",
+        "sampling": f"{STEPS} euler steps, shift {SHIFT}, boundary {BOUNDARY} between high_noise and low_noise",
+    }
+
+
+def main() -> None:
+    """VAE, text-to-video with its text encoder, image-to-video, the two experts, then the judge's table."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    for folder in (options.checkpoints, options.output):
+        folder.mkdir(parents=True, exist_ok=True)
+    vae = trained_vae(options)
+    save_vae(vae, options.output / "demo_wan_vae.safetensors", about("VAE", options))
+    latents = cached_latents(vae, options.checkpoints / "latents.pt", CLIPS, options.seed)
+
+    torch.manual_seed(options.seed)
+    base = TextToVideo(PromptEncoder(train_tokenizer())).to(options.device)
+    train_text_to_video(base, latents, options.checkpoints, options.seed)
+    save_text_encoder(base.prompts, options.output / "demo_umt5.safetensors", about("text encoder", options))
+    save_transformer(base.transformer, options.output / "demo_wan_t2v.safetensors", about("text to video", options))
+    report("t2v", DemoModels(vae, base.prompts, base.transformer), options)
+
+    image = train_image_to_video(base, latents, options.checkpoints, options.seed)
+    save_transformer(image, options.output / "demo_wan_i2v.safetensors", about("image to video", options))
+    report("i2v", DemoModels(vae, base.prompts, image), options, image=True)
+
+    high, low = (train_expert(lesson, base, latents, options.checkpoints, options.seed) for lesson in EXPERTS)
+    for name, expert in (("high_noise", high), ("low_noise", low)):
+        save_transformer(expert, options.output / f"demo_wan_{name}.safetensors", about(f"{name} expert", options))
+    report("two experts", DemoModels(vae, base.prompts, high, low, BOUNDARY), options)
+
+
+def report(name: str, models: DemoModels, options: argparse.Namespace, image: bool = False) -> None:
+    """Prints the model's row of the table: with guidance, then without."""
+    for label, score in (
+        (name, evaluate(models, options.prompts, image)),
+        (f"{name}, no guidance", evaluate(models, options.prompts, image, guidance=1.0)),
+    ):
+        print(score.row(label), flush=True)
+
+
+if __name__ == "__main__":
+    main()

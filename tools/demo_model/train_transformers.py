@@ -1,0 +1,111 @@
+"""Trains the text encoder with the text-to-video transformer, and the other transformers from it."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import WanTransformer3DModel
+from torch import nn
+
+from .captions import caption
+from .latents import Latents
+from .loop import Stage, train_stage
+from .text import PromptEncoder
+from .transformer import build_transformer, flow_loss, image_to_video_from, shifted, unshifted
+
+STILLS = Stage("t2v_stills", steps=1200, batch=128, rate=2e-3, warmup=100, average=0.998)
+CLIPS = Stage("t2v", steps=2400, batch=64, rate=2e-3, warmup=100, average=0.998)
+IMAGE = Stage("i2v", steps=1000, batch=64, rate=1e-3, average=0.998)
+HIGH_NOISE = Stage("high_noise", steps=500, batch=64, rate=5e-4, average=0.998)
+LOW_NOISE = Stage("low_noise", steps=300, batch=64, rate=5e-4, average=0.998)
+BOUNDARY = 0.875  # sigma at which the low-noise expert takes over
+CAPTION_DROPOUT = 0.1
+
+
+class TextToVideo(nn.Module):
+    """What is trained together: the text encoder and its transformer."""
+
+    def __init__(self, prompts: PromptEncoder) -> None:
+        super().__init__()
+        self.prompts = prompts
+        self.transformer = build_transformer()
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one stage trains on: which sigmas, how many latent frames, with the first frame given or not."""
+
+    stage: Stage
+    low: float = 0.0
+    high: float = 1.0
+    frames: int = 5
+    image: bool = False
+
+    def sigmas(self, generator: torch.Generator) -> torch.Tensor:
+        """One sigma between `low` and `high` per clip, evenly spread over the batch before the shift."""
+        low, high = unshifted(self.low), unshifted(self.high)
+        places = torch.arange(self.stage.batch) + torch.rand(self.stage.batch, generator=generator)
+        return shifted(low + (high - low) * places / self.stage.batch)
+
+
+EXPERTS = (Lesson(HIGH_NOISE, low=BOUNDARY), Lesson(LOW_NOISE, high=BOUNDARY))
+
+
+def lesson_loss(
+    lesson: Lesson, transformer: WanTransformer3DModel, prompts: PromptEncoder, latents: Latents, step: int, seed: int
+) -> torch.Tensor:
+    """The flow loss of this step's batch, with some captions left out so that guidance has something to push from."""
+    rng = random.Random(f"{seed} {lesson.stage.name} {step}")
+    generator = torch.Generator().manual_seed(rng.getrandbits(60))
+    device = transformer.device
+    chosen = torch.tensor([rng.randrange(len(latents.scenes)) for _ in range(lesson.stage.batch)])
+    words = [caption(latents.scenes[index].combination, rng) for index in chosen]
+    texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in words]
+    clips = latents.clips[chosen, :, : lesson.frames].float()
+    noise = torch.randn(clips.shape, generator=generator)
+    condition = latents.condition(chosen)[:, :, : lesson.frames].to(device) if lesson.image else None
+    sigma = lesson.sigmas(generator).to(device)
+    with torch.autocast(device.type, torch.bfloat16):
+        return flow_loss(transformer, clips.to(device), prompts(texts), sigma, noise.to(device), condition)
+
+
+def train_text_to_video(model: TextToVideo, latents: Latents, folder: Path, seed: int) -> None:
+    """Stills first (a clip's first latent frame: shapes and colours), then clips (motion); text encoder included."""
+    for lesson in (Lesson(STILLS, frames=1), Lesson(CLIPS)):
+        _train(lesson, model, model.transformer, model.prompts, latents, folder, seed)
+
+
+def train_image_to_video(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
+    """The 36-channel transformer, from the text-to-video one; the text encoder stays as it is."""
+    model = image_to_video_from(base.transformer)
+    _train(Lesson(IMAGE, image=True), model, model, base.prompts, latents, folder, seed)
+    return model
+
+
+def train_expert(lesson: Lesson, base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
+    """One expert of the pair, from the text-to-video transformer, on its own side of the boundary."""
+    model = copy.deepcopy(base.transformer)
+    _train(lesson, model, model, base.prompts, latents, folder, seed)
+    return model
+
+
+def _train(
+    lesson: Lesson,
+    trained: nn.Module,
+    transformer: WanTransformer3DModel,
+    prompts: PromptEncoder,
+    latents: Latents,
+    folder: Path,
+    seed: int,
+) -> None:
+    prompts.requires_grad_(trained is not transformer)
+    train_stage(
+        lesson.stage,
+        trained,
+        lambda step: lesson_loss(lesson, transformer, prompts, latents, step, seed),
+        folder,
+    )
