@@ -2,12 +2,12 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import diffusers_model, guider, run_report, sampler, text_encode
+from . import demo_wan, diffusers_model, guider, run_report, sampler, text_encode
 
 
 class FastVideoExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*text_encode.NODES, *sampler.NODES, *guider.NODES, *diffusers_model.NODES, *run_report.NODES]
+        return [*text_encode.NODES, *sampler.NODES, *guider.NODES, *diffusers_model.NODES, *demo_wan.NODES, *run_report.NODES]
 
 
 async def comfy_entrypoint() -> FastVideoExtension:
