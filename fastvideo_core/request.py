@@ -1,5 +1,6 @@
 """What a person asks for: frozen, validated once, before anything is loaded or computed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import get_args
@@ -61,6 +62,9 @@ class SamplingRequest:
     def __post_init__(self) -> None:
         if self.solver not in get_args(SolverName):
             raise RequestError(f"solver is {self.solver!r}: use one of {', '.join(get_args(SolverName))}.")
+        for name in ("guidance_scale", "low_noise_guidance_scale"):
+            if not math.isfinite(getattr(self, name) or 0.0):
+                raise RequestError(f"{name} is {getattr(self, name)}: it must be a finite number (1 is off, Wan uses 3 to 6).")
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}: it must lie in 0 .. 2**64 - 1.")
 

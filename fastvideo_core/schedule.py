@@ -17,9 +17,18 @@ TIMESTEPS = 1000
 """Wan is trained on t = 1000 * sigma (Wan-Video/Wan2.1, wan/configs/shared_config.py, num_train_timesteps)."""
 
 
+SAME_LEVEL = 1e-5
+"""Noise levels this close, relatively, are one: they may have gone through float32 (6e-8) and sums of a few terms."""
+
+
 def shift_sigma(sigma: float, shift: float) -> float:
     """Moves a noise level towards noise: s*sigma / (1 + (s-1)*sigma) (Esser et al. 2024, arXiv 2403.03206, eq. 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def at_least(level: float, other: float) -> bool:
+    """level >= other, where levels that differ by less than `SAME_LEVEL` are equal."""
+    return level * (1 + SAME_LEVEL) >= other
 
 
 def shifted_sigmas(steps: int, shift: float) -> tuple[float, ...]:
@@ -73,11 +82,9 @@ class Schedule:
         return next(phase for phase in self.phases if step in phase.steps)
 
     def step_at(self, sigma: float) -> int:
-        """The step whose interval holds `sigma`; second-order solvers also ask between two levels.
-
-        A level counts for its own step, with a relative tolerance of 1e-5 for values that went through float32.
-        """
-        reached = [i for i, level in enumerate(self.sigmas[:-1]) if sigma <= level * (1 + 1e-5)]
+        """The step whose interval holds `sigma`, a level counting for its own step; second-order solvers also ask between
+        two levels."""
+        reached = [i for i, level in enumerate(self.sigmas[:-1]) if at_least(level, sigma)]
         return reached[-1] if reached else 0
 
 
@@ -114,7 +121,7 @@ def plan(
     if not 0 < boundary < 1:
         raise RequestError(f"boundary is {boundary}: it must lie between 0 and 1 (Wan 2.2: T2V 0.875, I2V 0.9).")
     low_scale = guidance_scale if low_noise_guidance_scale is None else low_noise_guidance_scale
-    experts: list[Expert] = ["high_noise" if level >= boundary else "low_noise" for level in levels[:-1]]
+    experts: list[Expert] = ["high_noise" if at_least(level, boundary) else "low_noise" for level in levels[:-1]]
     scale_of = {"high_noise": guidance_scale, "low_noise": low_scale}
     phases = []
     for expert, group in groupby(range(len(experts)), key=experts.__getitem__):
