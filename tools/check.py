@@ -26,7 +26,8 @@ def test(arguments: list[str], comfyui: Path | None = None) -> bool:
 
 def compat(arguments: list[str]) -> bool:
     """Run what touches ComfyUI on both ends of the supported range."""
-    return all([test([*(arguments or COMPAT_TESTS)], release.tree) for release in (OLDEST, NEWEST)])
+    passed = [test([*(arguments or COMPAT_TESTS)], release.tree) for release in (OLDEST, NEWEST)]
+    return all(passed)
 
 
 def _run(module: str, *arguments: str, environment: dict[str, str] | None = None) -> bool:

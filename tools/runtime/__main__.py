@@ -1,11 +1,11 @@
 """Command line of the runtime; see the package's docstring."""
 
-import argparse
 import os
 import shutil
 import subprocess
 import sys
 
+import tools.runtime
 from tools.runtime.environment import ensure_environment, python
 from tools.runtime.lock import make_locks
 from tools.runtime.pins import NEWEST, OLDEST, ROOT, RUNTIME, VENV, SetupError
@@ -46,22 +46,19 @@ def clean() -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.runtime")
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("setup", help="create what is missing of the environment and the ComfyUI trees")
-    commands.add_parser("clean", help="remove everything that setup made")
-    commands.add_parser("lock", help="make the locks of this Python and platform")
-    program = commands.add_parser("run", help="setup, then run the environment's Python")
-    program.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the Python interpreter")
-    given = parser.parse_args()
+    command, *arguments = sys.argv[1:] or ["--help"]
+    commands = {"setup": setup, "clean": clean, "lock": make_locks}
     try:
-        if given.command == "run":
-            return run(given.arguments)
-        {"setup": setup, "clean": clean, "lock": make_locks}[given.command]()
+        if command == "run" and arguments:
+            return run(arguments)
+        if command in commands and not arguments:
+            commands[command]()
+            return 0
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
-    return 0
+    print(tools.runtime.__doc__)
+    return 0 if command == "--help" else 2
 
 
 if __name__ == "__main__":
