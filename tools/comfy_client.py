@@ -6,7 +6,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,14 +97,23 @@ class ComfyClient:
             if event.type in LAST_EVENTS:
                 return
 
-    def wait(self, prompt_id: str, timeout: float = 600.0) -> list[Event]:
+    def wait(self, prompt_id: str, timeout: float = 600.0, on_event: Callable[[Event], None] | None = None) -> list[Event]:
         """Return all events of a prompt once it has ended, successfully or by an interrupt (the last event says which).
+
+        Args:
+            prompt_id: what `post` returned.
+            timeout: seconds.
+            on_event: sees each event as it comes.
 
         Raises:
             PromptFailed: a node raised.
             ServerError: the server died, or the prompt took longer than `timeout` seconds.
         """
-        events = list(self.events(prompt_id, timeout))
+        events = []
+        for event in self.events(prompt_id, timeout):
+            events.append(event)
+            if on_event is not None:
+                on_event(event)
         if events[-1].type == "execution_error":
             raise PromptFailed(events[-1].data)
         return events

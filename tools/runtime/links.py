@@ -1,6 +1,6 @@
 """Folders linked into other folders, on every platform."""
 
-import os
+import sys
 from pathlib import Path
 
 
@@ -18,7 +18,7 @@ def link_folder(target: Path, link: Path) -> None:
     elif link.exists():
         raise FileExistsError(f"{link} is in the way of the link to {target}: move it away and run this again.")
     link.parent.mkdir(parents=True, exist_ok=True)
-    if os.name == "nt":
+    if sys.platform == "win32":
         # A junction needs no administrator, a symbolic link does.
         import _winapi
 
@@ -28,4 +28,4 @@ def link_folder(target: Path, link: Path) -> None:
 
 
 def _is_junction(path: Path) -> bool:
-    return os.name == "nt" and path.exists() and path.resolve() != path.absolute()
+    return sys.platform == "win32" and path.exists() and path.resolve() != path.absolute()

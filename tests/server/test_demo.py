@@ -1,0 +1,77 @@
+"""`make demo` as a person uses it: videos where it says, and never a server left behind."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def video_prompt(images: int, size: int = 16) -> dict[str, Any]:
+    video = {"images": ["1", 0], "fps": 16.0}
+    saved = {"video": ["2", 0], "filename_prefix": "clip", "format": "auto", "codec": "auto"}
+    image = {"width": size, "height": size, "batch_size": images, "color": 255}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": image},
+        "2": {"class_type": "CreateVideo", "inputs": video},
+        "3": {"class_type": "SaveVideo", "inputs": saved},
+    }
+
+
+@pytest.fixture
+def start(comfyui_tree: Path, tmp_path: Path) -> Any:
+    """Start the demo with one prompt; its output ends up in `tmp_path / "videos"`."""
+
+    def start(prompt: dict[str, Any]) -> subprocess.Popen[str]:
+        (tmp_path / "prompt.json").write_text(json.dumps(prompt))
+        command = [sys.executable, "-m", "tools.demo", str(tmp_path / "prompt.json"), "--output", str(tmp_path / "videos")]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+def server_is_gone(output: str) -> bool:
+    found = re.search(r"at http://127\.0\.0\.1:(\d+)", output)
+    assert found, output
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(found[1]))) != 0
+
+
+def test_demo_shows_its_steps_saves_the_video_and_stops_the_server(start: Any, tmp_path: Path) -> None:
+    demo = start(video_prompt(images=4))
+    output, _ = demo.communicate(timeout=300)
+    assert demo.returncode == 0, output
+    (video,) = (tmp_path / "videos").glob("*.mp4")
+    assert re.search(rf"  {video}  \(\d+\.\d s\)\n$", output)
+    assert "Save Video" in output
+    assert server_is_gone(output)
+
+
+def test_demo_that_fails_shows_the_error_and_the_log_and_stops_the_server(start: Any) -> None:
+    prompt = video_prompt(images=4)
+    prompt["3"]["inputs"]["filename_prefix"] = "../../outside"
+    demo = start(prompt)
+    output, _ = demo.communicate(timeout=300)
+    assert demo.returncode == 1
+    assert "SaveVideo: Exception: " in output
+    assert "End of ComfyUI's log:" in output
+    assert server_is_gone(output)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_demo_that_is_stopped_stops_the_server(start: Any, number: signal.Signals, status: int) -> None:
+    demo = start(video_prompt(images=200, size=512))
+    output = ""
+    while "ComfyUI answers" not in output:
+        output += demo.stdout.readline()
+    demo.send_signal(number)
+    rest, _ = demo.communicate(timeout=60)
+    assert demo.returncode == status, output + rest
+    assert server_is_gone(output)
