@@ -4,9 +4,9 @@ Progress, preview and cancelling belong to whoever iterates; closing the iterato
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from .conditioning import Conditioning, GivenFrame
-from .errors import NumericsError
+from .errors import NumericsError, RequestError
 from .guidance import Denoiser, Guidance
 from .request import SamplingRequest
-from .schedule import Phase, Schedule
+from .schedule import Expert, Phase, Schedule
 from .solvers import Solver, make_solver
 
 
@@ -36,6 +36,11 @@ class Step:
 class Experts(Protocol):
     """The weights of one model, ready to denoise under one conditioning."""
 
+    @property
+    def names(self) -> Collection[Expert]:
+        """Those that the model has."""
+        ...
+
     def active(self, phase: Phase) -> AbstractContextManager[Denoiser]:
         """The denoiser of one phase: the only place where an expert's weights move."""
         ...
@@ -51,6 +56,8 @@ def denoise(
         guided = velocity(latents, sigma)
         denoised = latents - sigma * guided
         latents = solver.step(guided, i, latents)
+        if latents.is_cuda:
+            torch.cuda.synchronize(latents.device)  # a step that was yielded is done: progress, seconds, interrupt
         yield Step(i, schedule, phase, latents, denoised, time.perf_counter() - started)
 
 
@@ -59,21 +66,28 @@ def generate(
 ) -> Iterator[Step]:
     """A whole generation. The last step's latents are the video.
 
+    An expert's weights are back on their offload device when the iterator ends, is closed early, or raises.
+
     Args:
         noise: (B, C, T, H, W) float32, standard normal; see `seeded_noise`.
         guidance: of this generation, made for `request.plan()`; afterwards it holds the account of the transformer calls.
+
+    Raises:
+        RequestError: the schedule asks for other experts than the model has.
+        NumericsError: the latents are not finite at the end.
     """
-    schedule = guidance.schedule
+    schedule, frame = guidance.schedule, conditioning.first_frame
+    check_experts(schedule, experts.names)
     solver = make_solver(request.solver, schedule.sigmas, request.seed)
     latents = noise.float()
-    if conditioning.first_frame is not None:
-        latents = conditioning.first_frame.impose(latents)
-        solver = HoldingFrame(solver, conditioning.first_frame)
+    if frame is not None:
+        latents = frame.impose(latents)
+        solver = HoldingFrame(solver, frame)
     for phase in schedule.phases:
         with experts.active(phase) as denoiser:
             for step in denoise(partial(guidance.velocity, denoiser), latents, solver, schedule, phase):
                 latents = step.latents
-                yield step
+                yield step if frame is None else replace(step, denoised=frame.impose(step.denoised))
     check_finite(latents, "The generation")
 
 
@@ -92,6 +106,16 @@ def seeded_noise(shape: tuple[int, ...], seed: int, device: torch.device | str =
     """Standard normal noise drawn on the CPU, so that a seed means the same video on every device; the same numbers as
     ComfyUI's noise and as diffusers with a CPU generator. Returns float32 of `shape` on `device`."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def check_experts(schedule: Schedule, names: Collection[Expert]) -> None:
+    """Raises RequestError, before any step, when the schedule does not ask for exactly the experts of the model."""
+    asked = [phase.expert for phase in schedule.phases]
+    if set(asked) != set(names):
+        raise RequestError(
+            f"The schedule asks for the experts {', '.join(asked)}; the model has {', '.join(names)}. A model with a "
+            "high_noise and a low_noise expert needs a boundary, and a single one must not have any."
+        )
 
 
 def check_finite(latents: Tensor, what: str) -> None:

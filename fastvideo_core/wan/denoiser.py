@@ -1,6 +1,6 @@
 """Diffusers' `WanTransformer3DModel` as a denoiser: conditioning in, one transformer call, one velocity per branch out."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..conditioning import Conditioning
-from ..errors import ConditioningError, RequestError
+from ..errors import CapacityError
 from ..guidance import Branch, Prediction
 from ..schedule import TIMESTEPS, Expert, Phase
+from .fit import check_conditioning
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -28,26 +29,38 @@ class WanDenoiser:
 
     @torch.no_grad()
     def predict(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Prediction:
-        """One call with batch = len(branches) * B. The latents stay float32; the network computes in its own dtype."""
-        copies, condition = len(branches), self.conditioning
-        dtype = condition.positive.dtype
-        x = latents.to(dtype)
-        if condition.image is not None:
-            x = torch.cat([x, condition.image.expand(x.shape[0], -1, -1, -1, -1)], dim=1)
-        velocity = self.transformer(
-            hidden_states=torch.cat([x] * copies),
-            timestep=torch.cat([self._timestep(latents, sigma)] * copies),
-            encoder_hidden_states=torch.cat([self._rows(condition.text(b), latents) for b in branches]),
-            encoder_hidden_states_image=self._image_tokens(latents, copies),
-            return_dict=False,
-        )[0]
-        return Prediction(velocity.float().chunk(copies), [branches])
+        """One call with batch = len(branches) * B. The latents stay float32; the network computes in its own dtype.
+
+        Raises:
+            CapacityError: the device has not enough memory for this many branches.
+        """
+        try:
+            velocity = self._call(latents, sigma, branches)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise CapacityError(_out_of_memory(latents, len(branches))) from error
+            raise
+        return Prediction(velocity.float().chunk(len(branches)), [branches])
 
     def fits_batched(self) -> tuple[bool, str]:
         needed = activation_bytes(self.transformer, self.latent_shape, branches=2)
         free = free_bytes(self.conditioning.positive.device)
         words = f"both branches need about {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
         return needed < free, words
+
+    def _call(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Tensor:
+        copies, condition = len(branches), self.conditioning
+        x = latents.to(condition.positive.dtype)
+        if condition.image is not None:
+            x = torch.cat([x, condition.image.expand(x.shape[0], -1, -1, -1, -1)], dim=1)
+        velocity: Tensor = self.transformer(
+            hidden_states=torch.cat([x] * copies),
+            timestep=torch.cat([self._timestep(latents, sigma)] * copies),
+            encoder_hidden_states=torch.cat([self._rows(condition.text(b), latents) for b in branches]),
+            encoder_hidden_states_image=self._image_tokens(latents, copies),
+            return_dict=False,
+        )[0]
+        return velocity
 
     def _timestep(self, latents: Tensor, sigma: float) -> Tensor:
         timestep = sigma * TIMESTEPS
@@ -60,7 +73,14 @@ class WanDenoiser:
 
     def _image_tokens(self, latents: Tensor, copies: int) -> Tensor | None:
         tokens = self.conditioning.image_tokens
-        return None if tokens is None else torch.cat([self._rows(tokens, latents)] * copies)
+        if tokens is None:
+            return None
+        rows = torch.cat([self._rows(tokens, latents)] * copies)
+        if self.transformer.config.pos_embed_seq_len is None:
+            return rows
+        # With a position embedding (FLF2V) diffusers expects first and last image as neighbours in the batch and joins them
+        # itself (transformer_wan.py, WanImageEmbedding).
+        return rows.reshape(2 * rows.shape[0], -1, rows.shape[2])
 
 
 @dataclass(frozen=True)
@@ -78,13 +98,12 @@ class WanExperts:
         for expert, transformer in self.transformers.items():
             check_conditioning(transformer, self.conditioning, self.latent_shape, expert)
 
+    @property
+    def names(self) -> Collection[Expert]:
+        return self.transformers.keys()
+
     @contextmanager
     def active(self, phase: Phase) -> Iterator[WanDenoiser]:
-        if phase.expert not in self.transformers:
-            raise RequestError(
-                f"The schedule asks for the {phase.expert} expert; the model has {', '.join(self.transformers)}. A "
-                "boundary is for models with a high_noise and a low_noise expert."
-            )
         transformer = self.transformers[phase.expert]
         offloaded = is_group_offloaded(transformer)
         if not offloaded:
@@ -110,30 +129,19 @@ def compute_dtype(transformer: "WanTransformer3DModel") -> torch.dtype:
     return dtype
 
 
-def check_conditioning(
-    transformer: "WanTransformer3DModel", conditioning: Conditioning, latent_shape: tuple[int, ...], expert: str
-) -> None:
-    """Raises ConditioningError when latents, image, image tokens or text do not fit the network."""
-    config = transformer.config
-    channels = latent_shape[1]
-    given = channels + (0 if conditioning.image is None else conditioning.image.shape[1])
-    if config.in_channels != given:
-        image = "no image condition" if conditioning.image is None else f"an image condition of {given - channels}"
-        raise ConditioningError(
-            f"The {expert} network reads {config.in_channels} channels and got {given}: {channels} of latents and {image}. "
-            "36 channels are an image-to-video network, which needs a first image; 16 and 48 are text-to-video, which "
-            "take none (48 takes a given first frame)."
-        )
-    if (config.image_dim is not None) != (conditioning.image_tokens is not None):
-        wants = "reads CLIP image tokens" if config.image_dim is not None else "reads no CLIP image tokens"
-        has = "got none" if conditioning.image_tokens is None else "got some"
-        raise ConditioningError(f"The {expert} network {wants} and {has}. Wan 2.1 I2V and FLF2V read them, no other.")
-    width = conditioning.positive.shape[2]
-    if width != config.text_dim:
-        raise ConditioningError(
-            f"The text embedding is {width} wide and the {expert} network reads {config.text_dim}: the text encoder "
-            "belongs to another model (Wan reads UMT5-XXL, 4096)."
-        )
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate. On the CPU it says so only in words (c10/core/impl/alloc_cpu.cpp)."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _out_of_memory(latents: Tensor, branches: int) -> str:
+    what = "Both branches of the guidance in one call do" if branches > 1 else "One transformer call does"
+    remedy = "Use guidance mode sequential or auto" if branches > 1 else "Use group offloading or fp8_scaled weights"
+    size = " x ".join(map(str, latents.shape[2:]))
+    return (
+        f"{what} not fit into the memory of {latents.device}: latents {size} (frames x height x width). "
+        f"{remedy}, or make a smaller or shorter video."
+    )
 
 
 def activation_bytes(transformer: "WanTransformer3DModel", latent_shape: tuple[int, ...], branches: int) -> int:

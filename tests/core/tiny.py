@@ -3,14 +3,27 @@
 head_dim 12 is a small one that rotary embedding splits evenly into time, height and width; all is float32 on the CPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import Tensor
 
-from fastvideo_core import Conditioning, GivenFrame, image_condition
+from fastvideo_core import (
+    Conditioning,
+    GivenFrame,
+    Guidance,
+    SamplingRequest,
+    Step,
+    generate,
+    image_condition,
+    seeded_noise,
+)
+from fastvideo_core.schedule import Expert
+from fastvideo_core.wan import WanExperts
 
 TEXT_DIM = 16
 IMAGE_DIM = 20
@@ -112,3 +125,55 @@ def relative_error(value: Tensor, reference: Tensor) -> float:
     """||value - reference|| / ||reference||, in float64."""
     value, reference = value.double(), reference.double()
     return float((value - reference).norm() / reference.norm())
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network's factory and what it is told."""
+
+    network: Callable[[int], WanTransformer3DModel]
+    conditioning: Conditioning
+    shape: tuple[int, ...] = SHAPE
+
+
+def variants() -> dict[str, Variant]:
+    """Every way in which Wan's networks are conditioned."""
+    return {
+        "T2V": Variant(t2v, conditioning()),
+        "I2V with CLIP": Variant(i2v_clip, conditioning(image=True, clip_images=1)),
+        "FLF2V": Variant(flf2v, conditioning(image=True, clip_images=2)),
+        "I2V 2.2": Variant(i2v, conditioning(image=True)),
+        "TI2V": Variant(ti2v, conditioning(first_frame=True), SHAPE_48),
+        "TI2V without image": Variant(ti2v, conditioning(), SHAPE_48),
+    }
+
+
+def experts(
+    networks: Mapping[Expert, WanTransformer3DModel], condition: Conditioning, shape: tuple[int, ...] = SHAPE
+) -> WanExperts:
+    return WanExperts(networks, condition, shape, device=torch.device("cpu"), offload_device=torch.device("cpu"))
+
+
+def run(
+    request: SamplingRequest,
+    networks: Mapping[Expert, WanTransformer3DModel],
+    condition: Conditioning,
+    shape: tuple[int, ...] = SHAPE,
+) -> tuple[list[Step], Guidance]:
+    """A whole generation on the CPU: its steps, and the guidance with the account of calls."""
+    guidance = Guidance(request.plan(), request.guidance)
+    steps = generate(request, experts(networks, condition, shape), condition, seeded_noise(shape, request.seed), guidance)
+    return list(steps), guidance
+
+
+@contextmanager
+def recorded_batches(network: WanTransformer3DModel) -> Iterator[list[int]]:
+    """The batch size of every call of the network, counted inside it."""
+    batches: list[int] = []
+    handle = network.register_forward_pre_hook(
+        lambda module, args, kwargs: batches.append(kwargs["hidden_states"].shape[0]), with_kwargs=True
+    )
+    try:
+        yield batches
+    finally:
+        handle.remove()
