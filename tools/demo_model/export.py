@@ -50,6 +50,7 @@ VAE_NAMES = (
     (r"(middle|samples)\.(\d+)\.conv2\.", r"\1.\2.residual.6."),
     (r"\.conv_shortcut\.", ".shortcut."),
 )
+TEXT_SIZES = ("model_type", "vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")
 BLOCKS_PER_LEVEL = 3  # residual blocks of a decoder level with two blocks per encoder level
 
 
@@ -92,10 +93,11 @@ def save_text_encoder(prompts: PromptEncoder, path: Path, about: dict[str, str])
     """Writes the UMT5 encoder under its usual names with its tokenizer, a sentencepiece model, as bytes."""
     weights = prompts.encoder.state_dict()
     weights.pop("encoder.embed_tokens.weight", None)  # the same tensor as `shared.weight`
+    sizes = {name: getattr(prompts.encoder.config, name) for name in TEXT_SIZES}
     _save(
         weights,
         path,
-        {**about, "config": json.dumps(prompts.encoder.config.to_diff_dict())},
+        {**about, "config": json.dumps(sizes)},
         spiece_model=torch.frombuffer(bytearray(prompts.tokenizer_model), dtype=torch.uint8),
     )
 

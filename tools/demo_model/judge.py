@@ -38,7 +38,7 @@ def judge(frames: np.ndarray) -> Verdict:
     pixels = frames.astype(np.float64)
     background = np.median(_border(pixels).reshape(-1, 3), axis=0)
     contrast = np.linalg.norm(pixels - background, axis=-1)
-    inside = contrast > 0.75 * np.quantile(contrast, 0.985)
+    inside = contrast >= 0.75 * np.quantile(contrast, 0.985)
     colour = np.median(pixels[inside], axis=0)
     coverage = _coverage(pixels, background, colour)
     areas = coverage.sum(axis=(1, 2))

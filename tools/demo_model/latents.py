@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,10 @@ MASK_CHANNELS = 4
 
 @dataclass(frozen=True)
 class Latents:
-    """Normalized latents `clips` and, of the first frame followed by grey, `images`; each (N, 16, 5, 8, 8) in half precision."""
+    """Normalized latents `clips` of the scenes and `images` of the first frames (of the first scenes) followed by grey.
+
+    Both are (N, 16, 5, 8, 8) in half precision.
+    """
 
     scenes: list[Scene]
     clips: torch.Tensor
@@ -76,18 +80,28 @@ def settle_statistics(vae: AutoencoderKLWan, clips: torch.Tensor) -> None:
     outer.bias -= outer.weight.flatten(1) @ offset
 
 
-def cached_latents(vae: AutoencoderKLWan, path: Path, count: int, seed: int) -> Latents:
-    """Encodes `count` training clips, or reads them from `path` where an earlier run left them."""
-    scenes = [sample_scene(random.Random(f"{seed} latents {index}")) for index in range(count)]
+def cached_latents(vae: AutoencoderKLWan, folder: Path, counts: tuple[int, int], seed: int) -> Latents:
+    """Encodes training clips, and the first frames of the first of them, or reads what an earlier run left in `folder`.
+
+    `counts` are how many clips, and of how many the image condition too.
+    """
+    scenes = [sample_scene(random.Random(f"{seed} latents {index}")) for index in range(counts[0])]
+    clips = _cached(vae, folder / "clips.pt", scenes, lambda batch: batch)
+    images = _cached(vae, folder / "images.pt", scenes[: counts[1]], first_frame_clip)
+    return Latents(scenes, clips, images)
+
+
+def _cached(
+    vae: AutoencoderKLWan, path: Path, scenes: list[Scene], prepared: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
     if not path.exists():
-        clips, images = [], []
-        for start in range(0, count, BATCH):
-            batch = render(scenes[start : start + BATCH]).to(vae.device)
+        latents = []
+        for start in range(0, len(scenes), BATCH):
+            batch = prepared(render(scenes[start : start + BATCH])).to(vae.device)
             with torch.autocast(vae.device.type, torch.bfloat16):
-                clips.append(encode_normalized(vae, batch).half().cpu())
-                images.append(encode_normalized(vae, first_frame_clip(batch)).half().cpu())
-            print(f"latents {start + len(batch)}/{count}", flush=True)
-        torch.save({"clips": torch.cat(clips), "images": torch.cat(images)}, path.with_suffix(".tmp"))
+                latents.append(encode_normalized(vae, batch).half().cpu())
+            if start % (BATCH * 16) == 0:
+                print(f"{path.stem} {start}/{len(scenes)}", flush=True)
+        torch.save(torch.cat(latents), path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
-    state = torch.load(path, weights_only=True)
-    return Latents(scenes, state["clips"], state["images"])
+    return torch.load(path, weights_only=True)

@@ -17,11 +17,11 @@ from .loop import Stage, train_stage
 from .text import PromptEncoder
 from .transformer import build_transformer, flow_loss, image_to_video_from, shifted, unshifted
 
-STILLS = Stage("t2v_stills", steps=1200, batch=128, rate=2e-3, warmup=100, average=0.998)
-CLIPS = Stage("t2v", steps=2400, batch=64, rate=2e-3, warmup=100, average=0.998)
-IMAGE = Stage("i2v", steps=1000, batch=64, rate=1e-3, average=0.998)
-HIGH_NOISE = Stage("high_noise", steps=500, batch=64, rate=5e-4, average=0.998)
-LOW_NOISE = Stage("low_noise", steps=300, batch=64, rate=5e-4, average=0.998)
+STILLS = Stage("t2v_stills", steps=600, batch=128, rate=2e-3, warmup=100, average=0.998)
+CLIPS = Stage("t2v", steps=2000, batch=64, rate=2e-3, warmup=100, average=0.998)
+IMAGE = Stage("i2v", steps=600, batch=64, rate=1e-3, average=0.998)
+HIGH_NOISE = Stage("high_noise", steps=300, batch=64, rate=5e-4, average=0.998)
+LOW_NOISE = Stage("low_noise", steps=200, batch=64, rate=5e-4, average=0.998)
 BOUNDARY = 0.875  # sigma at which the low-noise expert takes over
 CAPTION_DROPOUT = 0.1
 
@@ -62,7 +62,8 @@ def lesson_loss(
     rng = random.Random(f"{seed} {lesson.stage.name} {step}")
     generator = torch.Generator().manual_seed(rng.getrandbits(60))
     device = transformer.device
-    chosen = torch.tensor([rng.randrange(len(latents.scenes)) for _ in range(lesson.stage.batch)])
+    available = len(latents.images) if lesson.image else len(latents.clips)
+    chosen = torch.tensor([rng.randrange(available) for _ in range(lesson.stage.batch)])
     words = [caption(latents.scenes[index].combination, rng) for index in chosen]
     texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in words]
     clips = latents.clips[chosen, :, : lesson.frames].float()
