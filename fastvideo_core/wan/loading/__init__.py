@@ -1,0 +1,19 @@
+"""Files into networks: transformers in every common format, LoRAs on top of them, and weights that visit the device in groups."""
+
+from .checkpoint import Checkpoint, StoredTensor, open_checkpoint
+from .keys import original_keys
+from .lora import LoraReport, apply_lora, remove_loras
+from .offload import group_offload
+from .transformer import load_transformer
+
+__all__ = [
+    "Checkpoint",
+    "LoraReport",
+    "StoredTensor",
+    "apply_lora",
+    "group_offload",
+    "load_transformer",
+    "open_checkpoint",
+    "original_keys",
+    "remove_loras",
+]

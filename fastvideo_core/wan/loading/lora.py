@@ -1,0 +1,76 @@
+"""LoRAs on a loaded transformer: weight + strength * alpha / rank * (up @ down), computed when the weight is used.
+
+A low-rank change of a linear layer is a torch parametrization of its weight: no second copy of the weight, and one product of
+small matrices per use, which does not grow with the number of tokens. Everything else (differences of norms, biases and
+modulation, the patch embedding) is replaced; the originals stay beside the replacements.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...errors import RequestError
+from ..denoiser import is_group_offloaded
+from .checkpoint import open_checkpoint
+from .lora_change import undo
+from .lora_layers import read_layers
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """What a LoRA did.
+
+    layers: diffusers' names of the layers that it changed. ignored: key in the file -> why it changed nothing.
+    """
+
+    name: str
+    strength: float
+    layers: tuple[str, ...]
+    ignored: Mapping[str, str]
+
+
+def apply_lora(transformer: "WanTransformer3DModel", path: Path, strength: float = 1.0, name: str | None = None) -> LoraReport:
+    """Add a LoRA; several add up. LoRAs come before `group_offload`.
+
+    Args:
+        path: a safetensors file of any of the trainers in `lora_keys`.
+        strength: factor of the whole change; 0 is the network without it.
+        name: for the report; None is the file's name.
+
+    Raises:
+        LoadError: nothing in the file fits the network, a shape differs, a pair is torn, or it is another kind of adapter.
+            The network is as before.
+        RequestError: the strength is not finite, or the network is group-offloaded.
+    """
+    if not math.isfinite(strength):
+        raise RequestError(f"LoRA strength {strength} was asked for. It must be a finite number; 1 is as trained.")
+    _check_not_offloaded(transformer)
+    path = Path(path)
+    layers, ignored = read_layers(transformer, open_checkpoint(path))
+    for layer in layers:
+        layer.apply(transformer, strength)
+    return LoraReport(name or path.stem, strength, tuple(layer.name for layer in layers), ignored)
+
+
+def remove_loras(transformer: "WanTransformer3DModel") -> None:
+    """Undo every `apply_lora`: the parameters hold the very tensors that they held before.
+
+    Raises:
+        RequestError: the network is group-offloaded.
+    """
+    _check_not_offloaded(transformer)
+    for module in list(transformer.modules()):
+        undo(module)
+
+
+def _check_not_offloaded(transformer: "WanTransformer3DModel") -> None:
+    if is_group_offloaded(transformer):
+        raise RequestError(
+            "LoRAs cannot change a transformer that is group-offloaded: its weights have fixed places. Apply LoRAs first, then "
+            "offload; to change them, load the transformer again."
+        )

@@ -1,0 +1,113 @@
+"""A LoRA file, read for one network: what it changes layer by layer, checked against the network before anything is touched."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ...errors import LoadError
+from .checkpoint import Checkpoint, StoredTensor
+from .keys import some
+from .kinds import kind_of
+from .lora_change import add_difference, add_low_rank, parameter_shapes
+from .lora_fit import Parts, Shapes, check_fit
+from .lora_keys import Change, Part, changes, other_adapters
+from .lora_scale import AdapterScale
+from .quantised import DTYPES
+
+_PATCHES = "patch_embedding.weight"
+
+
+@dataclass(frozen=True)
+class LayerChange:
+    """What a file has for one layer. parameter: diffusers' name of its weight; factor: alpha / rank."""
+
+    parameter: str
+    parts: Parts
+    factor: float
+
+    @property
+    def name(self) -> str:
+        return self.parameter.removesuffix(".weight")
+
+    def apply(self, transformer: nn.Module, strength: float) -> None:
+        path, _, name = self.parameter.rpartition(".")
+        module = transformer.get_submodule(path)
+        if "down" in self.parts:
+            self._apply_product(module, name, strength * self.factor)
+        self._apply_difference(module, name, "weight", strength)
+        self._apply_difference(module, "bias", "bias", strength)
+        self._apply_difference(module, "bias", "up_bias", strength * self.factor)
+
+    def _apply_product(self, module: nn.Module, name: str, scale: float) -> None:
+        down, up = self._value("down").flatten(1), self._value("up").flatten(1)
+        if isinstance(module, nn.Linear):
+            add_low_rank(module, down, up, scale)
+        else:
+            add_difference(module, name, scale * (up @ down))
+
+    def _apply_difference(self, module: nn.Module, name: str, part: Part, scale: float) -> None:
+        if part in self.parts:
+            add_difference(module, name, scale * self._value(part))
+
+    def _value(self, part: Part) -> Tensor:
+        return self.parts[part].read().float()
+
+
+def read_layers(transformer: nn.Module, checkpoint: Checkpoint) -> tuple[list[LayerChange], dict[str, str]]:
+    """The changes, and key -> why it changes nothing.
+
+    Raises:
+        LoadError: another kind of adapter or file, nothing that fits, a torn pair, or a wrong shape.
+    """
+    where, shapes, tensors = str(checkpoint.path), parameter_shapes(transformer), checkpoint.tensors
+    _refuse_other_adapters(tensors, where)
+    found, ignored = changes(tensors, shapes)
+    for key in _for_other_channels(found, tensors, shapes):
+        del found[key]
+        ignored[key] = "it is for a network that reads another number of channels (text-to-video, image-to-video)"
+    layers: dict[str, dict[Part, StoredTensor]] = {}
+    for key, change in found.items():
+        layers.setdefault(change.parameter, {})[change.part] = tensors[key]
+    if not any(parts.keys() - {"alpha"} for parts in layers.values()):
+        kind = kind_of(tensors)
+        looks = f"It looks like {kind}, made for another model" if kind else "It is no LoRA for Wan"
+        raise LoadError(f"Nothing in {where} fits this transformer. {looks}. It has {some(list(tensors))}. Use a LoRA for Wan.")
+    check_fit(layers, shapes, where)
+    scale = AdapterScale.of(checkpoint.metadata, where)
+    return [LayerChange(parameter, parts, _factor(parameter, parts, scale)) for parameter, parts in layers.items()], ignored
+
+
+def _refuse_other_adapters(tensors: Mapping[str, StoredTensor], where: str) -> None:
+    others = other_adapters(tensors)
+    if others:
+        raise LoadError(
+            f"{where} has parts of {' and '.join(sorted(others))}, which is not applied here. Merge it into a model file with "
+            "the tool that made it, or use a plain LoRA."
+        )
+    wrong = [f"{key} is {tensor.dtype}" for key, tensor in tensors.items() if tensor.dtype not in DTYPES]
+    if wrong:
+        raise LoadError(f"{where} is quantised: {some(wrong)}. Use the LoRA in bf16, fp16 or fp32.")
+
+
+def _for_other_channels(found: Mapping[str, Change], tensors: Mapping[str, StoredTensor], shapes: Shapes) -> list[str]:
+    """The keys for the patch embedding's weight when they read other channels than the network does.
+
+    LoRAs of text-to-video are used on image-to-video networks, where all their other layers fit.
+    """
+    keys = {
+        change.part: key
+        for key, change in found.items()
+        if change.parameter == _PATCHES and change.part not in ("bias", "up_bias")
+    }
+    reads = math.prod(shapes[_PATCHES][1:])
+    others = [part for part in ("down", "weight") if part in keys and math.prod(tensors[keys[part]].shape[1:]) != reads]
+    return list(keys.values()) if others else []
+
+
+def _factor(parameter: str, parts: Parts, scale: AdapterScale) -> float:
+    if "down" not in parts:
+        return 1.0
+    alpha = float(parts["alpha"].read().float().reshape(())) if "alpha" in parts else None
+    return scale.factor(parameter.removesuffix(".weight"), parts["down"].shape[0], alpha)
