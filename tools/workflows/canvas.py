@@ -1,0 +1,218 @@
+"""A ComfyUI canvas in code: nodes by name, links by socket, columns that lay themselves out.
+
+The sizes are those of LiteGraph, in pixels: a slot row is 20 high, a widget 24, a title 30 and drawn above a node's position.
+"""
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TITLE, SLOT, WIDGET, BOTTOM = 30, 20, 24, 8
+GAP, GROUP_MARGIN, COLUMN_GAP = 24, 16, 70
+GROUP_TITLE = 44
+TOP = 100
+ACTIVE, BYPASSED = 0, 4
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
+OPTIONAL_SHAPE = 7  # LiteGraph draws an optional socket hollow
+
+ObjectInfo = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file that a loader names: ComfyUI offers to download it from `url` into models/`directory`."""
+
+    name: str
+    url: str
+    directory: str
+
+
+@dataclass(frozen=True)
+class Socket:
+    node: "Node"
+    slot: int
+    type: str
+
+
+@dataclass
+class Input:
+    name: str
+    type: str
+    options: Mapping[str, Any]
+    optional: bool
+
+    @property
+    def is_widget(self) -> bool:
+        return self.type in WIDGET_TYPES
+
+    def default(self) -> Any:
+        if "default" in self.options:
+            return self.options["default"]
+        first = self.options["options"][0]
+        return first["key"] if isinstance(first, dict) else first
+
+    def values(self, value: Any) -> list[Any]:
+        """What the canvas stores for the widget, with the companion widgets that the frontend adds to some."""
+        if "control_after_generate" in self.options:
+            return [value, "fixed"]
+        return [value, "image"] if self.options.get("image_upload") else [value]
+
+
+class Node:
+    """One node of a canvas. `node["latent"]` is the output socket of that name."""
+
+    def __init__(self, identity: int, kind: str, definition: Mapping[str, Any], size: tuple[int, int]) -> None:
+        self.identity, self.kind, self.definition = identity, kind, definition
+        self.inputs = [*_inputs(definition, "required"), *_inputs(definition, "optional")]
+        self.sources: dict[str, Socket] = {}
+        self.widgets: dict[str, Any] = {}
+        self.models: Sequence[Model] = ()
+        self.mode = ACTIVE
+        self.width, self.height = size[0], max(size[1], self._smallest_height())
+        self.position = (0, 0)
+
+    def __getitem__(self, output: str) -> Socket:
+        slot = self.definition["output_name"].index(output)
+        return Socket(self, slot, self.definition["output"][slot])
+
+    def set(self, inputs: Mapping[str, Any]) -> None:
+        """Connects sockets and fills in widgets; what is not given keeps its default.
+
+        Raises:
+            ValueError: an input that the node does not have, or a required one that is missing.
+        """
+        unknown = inputs.keys() - {known.name for known in self.inputs}
+        if unknown:
+            raise ValueError(f"{self.kind} has no input {', '.join(sorted(unknown))}.")
+        for known in self.inputs:
+            given = inputs.get(known.name)
+            if isinstance(given, Socket):
+                self.sources[known.name] = given
+            elif known.is_widget:
+                self.widgets[known.name] = known.default() if given is None else given
+            elif not known.optional:
+                raise ValueError(f"{self.kind} needs its input {known.name}.")
+
+    def slots(self) -> list[Input]:
+        """The inputs in the frontend's order: sockets, then widgets, each with the optional ones last."""
+        return sorted(self.inputs, key=lambda known: known.is_widget)
+
+    def _smallest_height(self) -> int:
+        widgets = sum(len(known.values(None)) for known in self.inputs if known.is_widget)
+        sockets = max(sum(not known.is_widget for known in self.inputs), len(self.definition["output"]))
+        return sockets * SLOT + 6 + (widgets * WIDGET + BOTTOM if widgets else 0)
+
+
+class Canvas:
+    """Nodes in columns. `packs` gives (registry id, version) of the pack that a node comes from."""
+
+    def __init__(self, name: str, object_info: ObjectInfo, packs: "PackVersions") -> None:
+        self.name, self.object_info, self.packs = name, object_info, packs
+        self.nodes: list[Node] = []
+        self.notes: list[dict[str, Any]] = []
+        self.groups: list[dict[str, Any]] = []
+        self.right = 0
+
+    def node(self, kind: str, *, size: tuple[int, int] = (320, 0), models: Sequence[Model] = (), bypassed: bool = False,
+             **inputs: Any) -> Node:  # fmt: skip
+        """Adds a node at least as large as `size`; its inputs are sockets of other nodes or values of widgets."""
+        node = Node(len(self.nodes) + 1, kind, self.object_info[kind], size)
+        node.set(inputs)
+        node.models, node.mode = models, BYPASSED if bypassed else ACTIVE
+        self.nodes.append(node)
+        return node
+
+    def column(self, title: str, *nodes: Node) -> None:
+        """Stacks nodes in a group of that title, right of what is there."""
+        x, y = self.right + COLUMN_GAP, TOP + GROUP_TITLE
+        for node in nodes:
+            node.position = (x, y + TITLE)
+            y += TITLE + node.height + GAP
+        width = max(node.width for node in nodes)
+        for node in nodes:
+            node.width = width
+        self._group(title, x, y - GAP, width)
+
+    def note(self, text: str, size: tuple[int, int]) -> None:
+        """A column with a note in Markdown."""
+        identity = 1001 + len(self.notes)
+        self.notes.append({
+            "id": identity, "type": "MarkdownNote", "pos": [self.right + COLUMN_GAP, TOP + TITLE], "size": list(size),
+            "flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "About this workflow",
+            "properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#000",
+        })  # fmt: skip
+        self.right += COLUMN_GAP + size[0]
+
+    def json(self) -> dict[str, Any]:
+        """The workflow as the frontend saves it."""
+        links = self._links()
+        identity = str(uuid.uuid5(uuid.NAMESPACE_URL, f"fastvideo-nodes/{self.name}"))
+        return {
+            "id": identity, "revision": 0, "last_node_id": max(note["id"] for note in self.notes), "last_link_id": len(links),
+            "nodes": [*self.notes, *(self._node_json(order, node, links) for order, node in enumerate(self.nodes, 1))],
+            "links": links, "groups": self.groups, "config": {}, "extra": {}, "version": 0.4,
+        }  # fmt: skip
+
+    def _group(self, title: str, x: int, bottom: int, width: int) -> None:
+        bounding = [x - GROUP_MARGIN, TOP, width + 2 * GROUP_MARGIN, bottom - TOP + GROUP_MARGIN]
+        identity = len(self.groups) + 1
+        self.groups.append({"id": identity, "title": title, "bounding": bounding, "color": "#3f789e", "font_size": 24, "flags": {}})
+        self.right = x + width
+
+    def _links(self) -> list[list[Any]]:
+        """[link id, source node, source slot, target node, target slot, type], in the order of the targets."""
+        links: list[list[Any]] = []
+        for node in self.nodes:
+            for slot, known in enumerate(node.slots()):
+                source = node.sources.get(known.name)
+                if source is not None:
+                    links.append([len(links) + 1, source.node.identity, source.slot, node.identity, slot, source.type])
+        return links
+
+    def _node_json(self, order: int, node: Node, links: list[list[Any]]) -> dict[str, Any]:
+        into = {link[4]: link[0] for link in links if link[3] == node.identity}
+        values = [value for known in node.inputs if known.is_widget for value in known.values(node.widgets[known.name])]
+        registry_id, version = self.packs.of(node.definition)
+        properties: dict[str, Any] = {"Node name for S&R": node.kind, "cnr_id": registry_id, "ver": version}
+        if node.models:
+            properties["models"] = [vars(model) for model in node.models]
+        return {
+            "id": node.identity, "type": node.kind, "pos": list(node.position), "size": [node.width, node.height],
+            "flags": {}, "order": order, "mode": node.mode,
+            "inputs": [_input_json(known, into.get(slot)) for slot, known in enumerate(node.slots())],
+            "outputs": [self._output_json(node, slot, links) for slot in range(len(node.definition["output"]))],
+            "properties": properties, "widgets_values": values,
+        }  # fmt: skip
+
+    def _output_json(self, node: Node, slot: int, links: list[list[Any]]) -> dict[str, Any]:
+        outgoing = [link[0] for link in links if (link[1], link[2]) == (node.identity, slot)]
+        name, kind = node.definition["output_name"][slot], node.definition["output"][slot]
+        return {"name": name, "type": kind, "links": outgoing or None}
+
+
+@dataclass(frozen=True)
+class PackVersions:
+    """Registry id and version of ComfyUI's own nodes and of this pack's; a workflow asks for at least these."""
+
+    core: tuple[str, str]
+    pack: tuple[str, str]
+
+    def of(self, definition: Mapping[str, Any]) -> tuple[str, str]:
+        return self.pack if definition["python_module"].startswith("custom_nodes") else self.core
+
+
+def _inputs(definition: Mapping[str, Any], section: str) -> list[Input]:
+    found = []
+    for name, (kind, *options) in definition["input"].get(section, {}).items():
+        details = options[0] if options else {}
+        if isinstance(kind, list):  # the older way to write a combo
+            kind, details = "COMBO", {"options": kind, **details}
+        found.append(Input(name, kind, details, optional=section == "optional"))
+    return found
+
+
+def _input_json(known: Input, link: int | None) -> dict[str, Any]:
+    shape = {"shape": OPTIONAL_SHAPE} if known.optional else {}
+    widget = {"widget": {"name": known.name}} if known.is_widget else {}
+    return {"name": known.name, **shape, "type": known.type, **widget, "link": link}
