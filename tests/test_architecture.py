@@ -1,0 +1,146 @@
+"""The rules of ARCHITECTURE.md that a program can check, over the source itself: nothing is imported here."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = "fastvideo_core"
+HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview", "nodes", "server"}
+ACCELERATORS = ("step_cache", "attention", "parallel")
+LEAVES = ("schedule", "solvers", "guidance", "conditioning", "request", "errors", "report", "wan.variants")
+CONTAINERS = {"list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict"}
+# Written in two parts: this file is tracked too.
+REGISTRIES = re.compile("pypi" r"\.org|python" r"hosted\.org|registry\.npm" r"js\.org")
+MACHINE_PATHS = re.compile(r"(?<![\w.\-}~])/(?:work|root|home|opt|tmp)/\w")
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z", *patterns], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+PRODUCT = tracked("__init__.py", "nodes/*.py", f"{CORE}/*.py")
+EVERY_PYTHON_FILE = tracked("*.py")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[tuple[str, str, bool]]:
+    """Yield (absolute module, name or "", was it relative) of every import, at whatever depth it stands."""
+    package = module_of(path).split(".") if path.name == "__init__.py" else module_of(path).split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "", False) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from ((module, alias.name, node.level > 0) for alias in node.names)
+
+
+def exported(module: str) -> set[str]:
+    """The names in `__all__` of a package; nothing for a plain module."""
+    init = ROOT.joinpath(*module.split("."), "__init__.py")
+    body = ast.parse(init.read_text()).body if init.is_file() else []
+    lists = [node.value for node in body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    return {name for value in lists for name in ast.literal_eval(value)}
+
+
+def within(module: str, name: str, area: str) -> bool:
+    return f"{module}.{name}.".startswith(f"{CORE}.{area}.")
+
+
+def parametrize(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+@parametrize(tracked("nodes/*.py"))
+def test_nodes_use_public_names_of_the_engine_only(path: Path) -> None:
+    used = [(module, name) for module, name, _ in imports(path) if module.split(".")[0] == CORE]
+    assert [f"{module}.{name}" for module, name in used if name not in exported(module)] == []
+
+
+@parametrize(tracked(f"{CORE}/*.py"))
+def test_engine_is_host_free_and_relative_inside(path: Path) -> None:
+    absolute = [module for module, _, relative in imports(path) if not relative]
+    assert [module for module in absolute if module.split(".")[0] in {*HOST, CORE}] == []
+
+
+@pytest.mark.parametrize("area", ACCELERATORS)
+def test_accelerators_do_not_know_each_other(area: str) -> None:
+    others = [other for other in ACCELERATORS if other != area]
+    found = [(name_of(path), m, n) for path in tracked(f"{CORE}/{area}/*.py") for m, n, _ in imports(path)]
+    assert [entry for entry in found if any(within(*entry[1:], other) for other in others)] == []
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_leaves_need_torch_and_the_standard_library_only(leaf: str) -> None:
+    allowed = {f"{CORE}.{other}" for other in LEAVES}
+    used = {module for module, _, _ in imports(ROOT.joinpath(CORE, *leaf.split(".")).with_suffix(".py"))}
+    outside = {module for module in used - allowed if module.split(".")[0] not in {"torch", *sys.stdlib_module_names}}
+    assert outside == set()
+
+
+@parametrize(PRODUCT)
+def test_no_state_outside_the_three_homes(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Global)] == []
+    cached = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute | ast.Name | ast.alias)]
+    assert [node.lineno for node in cached if re.search(r"\b(lru_cache|functools\.cache)\b", ast.unparse(node))] == []
+    assigned = [node for node in tree.body if isinstance(node, ast.Assign | ast.AnnAssign) and is_container(node.value)]
+    names = [ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target) for node in assigned]
+    assert [name for name in names if name != "__all__" and not name.isupper()] == []
+
+
+def is_container(value: ast.expr | None) -> bool:
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func).split(".")[-1] in CONTAINERS
+    return isinstance(value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp | ast.SetComp)
+
+
+@parametrize(EVERY_PYTHON_FILE)
+def test_no_error_is_swallowed_unnamed(path: Path) -> None:
+    handlers = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler)]
+    blanket = [node for node in handlers if node.type is None or ast.unparse(node.type) in ("Exception", "BaseException")]
+    assert [node.lineno for node in blanket if not isinstance(node.body[-1], ast.Raise)] == []
+
+
+@parametrize(EVERY_PYTHON_FILE)
+def test_files_have_300_lines_and_functions_50_at_most(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 300
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [node.name for node in functions if lines_of_code(node) > 50] == []
+
+
+def lines_of_code(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    docstring = function.body[0] if ast.get_docstring(function) else None
+    return (function.end_lineno or 0) - function.lineno + 1 - (len(ast.unparse(docstring).splitlines()) if docstring else 0)
+
+
+def test_every_node_id_starts_with_fastvideo() -> None:
+    trees = [ast.parse(path.read_text()) for path in tracked("nodes/*.py")]
+    words = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.keyword)]
+    ids = [ast.unparse(word.value) for word in words if word.arg == "node_id"]
+    assert ids
+    assert [name for name in ids if not name.startswith("'FastVideo")] == []
+
+
+def test_no_tracked_file_names_a_registry_or_a_path_of_a_machine() -> None:
+    found = []
+    for path in tracked():
+        content = path.read_bytes()
+        text = "" if b"\0" in content else content.decode(errors="replace")
+        found += [(name_of(path), match[0]) for pattern in (REGISTRIES, MACHINE_PATHS) for match in pattern.finditer(text)]
+    assert found == []
