@@ -92,6 +92,7 @@ def run(names: list[str], output: Path) -> None:
                 print(f"ComfyUI answers after {time.monotonic() - started:.1f} s", flush=True)
                 for name, prompt in prompts.items():
                     play(name, prompt, server, node_names)
+                print(f"All in {time.monotonic() - started:.1f} s.", flush=True)
         except (PromptFailed, PromptRefused) as error:
             raise ServerError(f"{error}\nEnd of ComfyUI's log:\n{server.log_tail()}") from error
 

@@ -49,7 +49,7 @@ def test_demo_shows_its_steps_saves_the_video_and_stops_the_server(start: Any, t
     output, _ = demo.communicate(timeout=300)
     assert demo.returncode == 0, output
     (video,) = (tmp_path / "videos").glob("*.mp4")
-    assert re.search(rf"  {video}  \(\d+\.\d s\)\n$", output)
+    assert re.search(rf"  {video}  \(\d+\.\d s\)\nAll in \d+\.\d s\.\n$", output)
     assert "Save Video" in output
     assert server_is_gone(output)
 
