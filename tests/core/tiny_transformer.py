@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastvideo_core.wan.loading import original_keys
+from fastvideo_core.wan.loading.keys import original_key
 
 NETWORKS: Mapping[str, Callable[[], WanTransformer3DModel]] = {
     "t2v": tiny.t2v, "i2v_clip": tiny.i2v_clip, "flf2v": tiny.flf2v, "i2v": tiny.i2v, "ti2v": tiny.ti2v,
@@ -93,3 +95,33 @@ def comfy_quant(
 def as_bytes(value: object) -> Tensor:
     """JSON as the uint8 tensor in which ComfyUI stores it."""
     return torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def low_rank(shape: tuple[int, ...], seed: int, rank: int = 4) -> tuple[Tensor, Tensor]:
+    """down (rank, in) and up (out, rank) for a weight of this shape; their product is of the weight's own size."""
+    rows, columns = shape[0], math.prod(shape[1:])
+    return tiny.normal((rank, columns), seed) * (0.3 / columns**0.5), tiny.normal((rows, rank), seed + 1)
+
+
+def linears(network: WanTransformer3DModel) -> dict[str, tuple[int, ...]]:
+    """Original name of each linear layer -> the shape of its weight."""
+    layers = {name: tuple(module.weight.shape) for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
+    return {str(original_key(name)): shape for name, shape in layers.items()}
+
+
+def pairs(network: WanTransformer3DModel) -> dict[str, tuple[Tensor, Tensor]]:
+    """Original name of each linear layer -> (down, up)."""
+    return {name: low_rank(shape, 100 + 2 * i) for i, (name, shape) in enumerate(linears(network).items())}
+
+
+def lightx2v_lora(network: WanTransformer3DModel) -> dict[str, Tensor]:
+    """Pairs for the linear layers, differences for norms, biases and the patch embedding, under ComfyUI's prefix."""
+    lora: dict[str, Tensor] = {}
+    for name, (down, up) in pairs(network).items():
+        lora |= {f"diffusion_model.{name}.lora_down.weight": down, f"diffusion_model.{name}.lora_up.weight": up}
+    for i, (key, tensor) in enumerate(original(network).items()):
+        if key.endswith(".bias"):
+            lora["diffusion_model." + key.removesuffix("bias") + "diff_b"] = 0.1 * tiny.normal(tuple(tensor.shape), 900 + i)
+        elif key.endswith(".weight") and tensor.ndim != 2:
+            lora["diffusion_model." + key.removesuffix("weight") + "diff"] = 0.1 * tiny.normal(tuple(tensor.shape), 900 + i)
+    return lora

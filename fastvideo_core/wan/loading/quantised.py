@@ -85,14 +85,17 @@ def stored_weights(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, s
 
 
 def _layer_formats(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str], where: str) -> dict[str, str]:
-    """Weight -> name of its comfy_quant format."""
+    """Weight in the file -> name of its comfy_quant format."""
     told = read_json(metadata.get("_quantization_metadata", "{}"), f"{where}: metadata `_quantization_metadata`")
-    layers = dict(told.get("layers", {}))
+    layers = told.get("layers", {})
+    if not isinstance(layers, dict):
+        raise LoadError(f"{where}: metadata `_quantization_metadata` has no table of layers. Download the file again.")
     for key, tensor in tensors.items():
         if key.endswith(_FORMAT):
             text = bytes(tensor.read().flatten().tolist()).decode("utf-8", "replace")
             layers[key.removesuffix(_FORMAT)] = read_json(text, f"{where}: {key}")
-    return {f"{name}.weight": str(layer.get("format")) for name, layer in layers.items()}
+    formats = {f"{name}.weight": str(layer["format"] if "format" in layer else layer) for name, layer in layers.items()}
+    return {weight: name for weight, name in formats.items() if weight in tensors}
 
 
 def _refuse_formats(formats: set[str], where: str) -> None:
