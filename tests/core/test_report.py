@@ -1,0 +1,69 @@
+"""The report states what ran: its figures come from the account of calls, and it reads well for people and programs."""
+
+import json
+
+import tiny
+
+from fastvideo_core import Guidance, GuidanceSettings, RunReport, SamplingRequest, phase_reports, plan, shifted_sigmas
+
+
+def report(**changes: object) -> RunReport:
+    asked = SamplingRequest(
+        steps=6,
+        shift=5.0,
+        guidance_scale=4.0,
+        low_noise_guidance_scale=1.0,
+        boundary=0.875,
+        seed=3,
+        guidance=GuidanceSettings(mode="batched", gate=0.3),
+    )
+    networks = {"high_noise": tiny.t2v(1), "low_noise": tiny.t2v(2)}
+    steps, guidance = tiny.run(asked, networks, tiny.conditioning())
+    seconds = tuple(step.seconds for step in steps)
+    facts: dict[str, object] = {
+        "model": "tiny", "variant": "wan2.2_t2v_A14B", "solver": asked.solver, "sigmas": guidance.schedule.sigmas,
+        "guidance_mode": "batched", "guidance_reason": guidance.reason, "phases": phase_reports(guidance),
+        "latent_shape": tiny.SHAPE, "device": "cpu", "dtype": "float32", "seed": asked.seed, "step_seconds": seconds,
+        "total_seconds": sum(seconds), "peak_memory_bytes": None,
+    }  # fmt: skip
+    return RunReport(**(facts | changes))
+
+
+def test_phases_report_the_calls_that_were_made() -> None:
+    high, low = report().phases
+    assert (high.expert, high.steps, high.first_sigma, high.guidance_scale) == ("high_noise", 3, 1.0, 4.0)
+    assert (high.calls, high.reused_negative) == ({"1": 2, "2": 1}, 2)  # int(6 * 0.3) = 1 step before the gate
+    assert (low.expert, low.steps, low.guidance_scale) == ("low_noise", 3, 1.0)
+    assert (low.calls, low.reused_negative) == ({"1": 3}, 0)
+
+
+def test_json_holds_every_figure() -> None:
+    made = report(notes=("a note",))
+    data = json.loads(made.json())
+    assert data["seed"] == 3
+    assert data["phases"][0]["calls"] == {"1": 2, "2": 1}
+    assert data["sigmas"] == list(made.sigmas)
+    assert data["step_seconds"] == list(made.step_seconds)
+    assert data["notes"] == ["a note"]
+
+
+def test_text_says_what_ran_line_by_line() -> None:
+    made = report(step_seconds=(0.5, 0.2, 0.3), total_seconds=1.04, peak_memory_bytes=3 * 2**29, notes=("one thing", "another"))
+    assert made.text().splitlines() == [
+        "tiny (wan2.2_t2v_A14B), float32 on cpu",
+        "3 steps unipc, latents 1x16x3x4x6, seed 3",
+        "high-noise expert: 3 steps from sigma 1.000, guidance scale 4; calls: 2 x 1 branch, 1 x 2 branches; "
+        "negative branch reused in 2 steps",
+        "low-noise expert: 3 steps from sigma 0.833, guidance scale 1; calls: 3 x 1 branch",
+        "guidance: batched (as asked)",
+        "time: 1.0 s, 0.300 s per step (median)",
+        "peak memory: 1.50 GiB",
+        "note: one thing",
+        "note: another",
+    ]
+
+
+def test_a_run_stopped_before_its_first_step_is_reported_too() -> None:
+    guidance = Guidance(plan(shifted_sigmas(4, 5.0), 5.0), GuidanceSettings())
+    made = report(phases=phase_reports(guidance), step_seconds=(), total_seconds=0.0)
+    assert "single expert: 4 steps from sigma 1.000, guidance scale 5; calls: none" in made.text()
