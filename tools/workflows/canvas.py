@@ -10,6 +10,7 @@ from typing import Any
 
 TITLE, SLOT, WIDGET, BOTTOM = 30, 20, 24, 8
 GAP, GROUP_MARGIN, COLUMN_GAP = 24, 16, 70
+GROUP_BOTTOM = 36  # Vue nodes of a pack are a line higher: they say which pack they come from
 GROUP_TITLE = 44
 TOP = 100
 ACTIVE, BYPASSED = 0, 4
@@ -155,7 +156,7 @@ class Canvas:
         }  # fmt: skip
 
     def _group(self, title: str, x: int, bottom: int, width: int) -> None:
-        bounding = [x - GROUP_MARGIN, TOP, width + 2 * GROUP_MARGIN, bottom - TOP + GROUP_MARGIN]
+        bounding = [x - GROUP_MARGIN, TOP, width + 2 * GROUP_MARGIN, bottom - TOP + GROUP_BOTTOM]
         identity = len(self.groups) + 1
         self.groups.append({"id": identity, "title": title, "bounding": bounding, "color": "#3f789e", "font_size": 24, "flags": {}})
         self.right = x + width

@@ -10,7 +10,7 @@ TEXT_SIZE = (420, 360)
 IMAGE_SIZE = (340, 340)
 SAMPLER_SIZE = (360, 640)  # leaves room for the preview
 REPORT_SIZE = (360, 260)
-VIDEO_SIZE = (480, 520)  # leaves room for the player
+VIDEO_SIZE = (480, 600)  # leaves room for the player
 
 
 @dataclass(frozen=True)
