@@ -1,9 +1,12 @@
 """Diffusers' Wan network as a MODEL: what core's samplers, guiders and memory manager see is a Wan model like any other."""
 
 import json
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import comfy.ldm.common_dit
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -16,13 +19,13 @@ from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from fastvideo_core import LoadError, RequestError
+from fastvideo_core import TEXT_TOKENS, ConditioningError, LoadError, RequestError
 from fastvideo_core.wan import installed
 
 from .sockets import CATEGORY
 
 DTYPES = {"as stored": None, "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-REFUSED_INPUTS = ("control", "time_dim_concat", "reference_latent", "context_latents", "vace_context", "camera_conditions")
+READ_BEFORE = ("denoise_mask",)  # core's model turns it into timesteps per frame before it calls the network
 
 
 class DiffusersNetwork(nn.Module):
@@ -63,18 +66,41 @@ class DiffusersNetwork(nn.Module):
                  transformer_options: dict[str, Any], **kwargs: Any) -> Tensor:  # fmt: skip
         """x: (B, C, T, H, W); timestep: (B,) or per frame (B, T); context: (B, 512, D); clip_fea: (B, 257 or 514, 1280)."""
         _refuse_unread({"time_dim_concat": time_dim_concat, **kwargs}, transformer_options)
+        frames, height, width = x.shape[2:]
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, self.patch_size)
         call = {
             "hidden_states": x,
             "timestep": _per_token(timestep, x),
             "encoder_hidden_states": context,
-            "encoder_hidden_states_image": clip_fea,
+            "encoder_hidden_states_image": self._image_tokens(clip_fea, context),
             "return_dict": False,
         }
         replaces = transformer_options.get("patches_replace", {}).get("dit", {})
-        if not replaces:
-            return self.transformer(**call)[0]
-        with installed(self.transformer, _HostBlocks(self.blocks, replaces, transformer_options)):
-            return self.transformer(**call)[0]
+        stack = _HostBlocks(self.blocks, replaces, transformer_options)
+        with installed(self.transformer, stack) if replaces else nullcontext():
+            velocity = self.transformer(**call)[0]
+        return velocity[:, :, :frames, :height, :width]
+
+    def _image_tokens(self, tokens: Tensor | None, context: Tensor) -> Tensor | None:
+        """Core gives two images' tokens in one row, (B, 514, D); diffusers reads them as neighbours, (2 * B, 257, D)."""
+        reads = tokens_read(self.transformer.config)
+        given = 0 if tokens is None else tokens.shape[1]
+        if given != reads:
+            raise ConditioningError(
+                f"This model reads {reads} CLIP image tokens and got {given}: 257 for each image that CLIPVisionEncode encoded "
+                "and that is connected to WanImageToVideo or WanFirstLastFrameToVideo. Only Wan 2.1 image-to-video reads any."
+            )
+        if tokens is not None and context.shape[1] != TEXT_TOKENS:
+            raise ConditioningError(
+                f"The prompt has {context.shape[1]} rows, and an image-to-video model of diffusers reads {TEXT_TOKENS}: encode "
+                "it with FastVideo Text Encode."
+            )
+        return tokens if tokens is None else tokens.reshape(-1, 257, tokens.shape[2])
+
+
+def tokens_read(config: Any) -> int:
+    """CLIP image tokens of a diffusers Wan network: 257 per image, two images where there are positions for them."""
+    return 0 if config.image_dim is None else config.pos_embed_seq_len or 257
 
 
 class _ImageEmbedder:
@@ -118,17 +144,17 @@ def _per_token(timestep: Tensor, x: Tensor) -> Tensor:
 
 def _refuse_unread(inputs: dict[str, Any], options: dict[str, Any]) -> None:
     """What would be ignored is an error."""
-    unread = [name for name in REFUSED_INPUTS if inputs.get(name) is not None]
+    unread = [name for name, value in inputs.items() if value is not None and name not in READ_BEFORE]
     unread += [name for name, patches in options.get("patches", {}).items() if patches]
     unread += ["optimized_attention_override"] if "optimized_attention_override" in options else []
     if unread:
         raise RequestError(
-            f"A model from FastVideo Load Diffusers Model does not read {', '.join(unread)}, which a node before the sampler set. "
-            "Load the file with core's Load Diffusion Model instead, or remove that node."
+            f"A model from FastVideo Load Diffusers Model does not read {', '.join(unread)}, which a node before the sampler "
+            "set. Load the file with core's Load Diffusion Model instead, or remove that node."
         )
 
 
-class _DiffusersWan21(comfy.model_base.WAN21):
+class DiffusersWan21(comfy.model_base.WAN21):
     """Core's model with its conditioning, timesteps and memory estimate, and diffusers' network inside."""
 
     def __init__(self, model_config: Any, network: DiffusersNetwork, image_to_video: bool) -> None:
@@ -137,7 +163,7 @@ class _DiffusersWan21(comfy.model_base.WAN21):
         self.diffusion_model = network.requires_grad_(False).eval()
 
 
-class _DiffusersWan22(_DiffusersWan21, comfy.model_base.WAN22):
+class DiffusersWan22(DiffusersWan21, comfy.model_base.WAN22):
     pass
 
 
@@ -149,7 +175,7 @@ def as_model(transformer: Any) -> comfy.model_patcher.ModelPatcher:
     config_class = comfy.supported_models.WAN22_T2V if channels == 48 else comfy.supported_models.WAN21_T2V
     config = config_class({"image_model": "wan2.1", "dim": network.dim, "disable_unet_model_creation": True})
     config.set_inference_dtype(network.dtype, None)
-    base_class = _DiffusersWan22 if channels == 48 else _DiffusersWan21
+    base_class = DiffusersWan22 if channels == 48 else DiffusersWan21
     base = base_class(config, network, image_to_video=transformer.config.in_channels == channels + 20)
     return comfy.model_patcher.ModelPatcher(
         base, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
@@ -204,7 +230,9 @@ class FastVideoLoadDiffusersModel(io.ComfyNode):
                     "lora_name", options=["none", *folder_paths.get_filename_list("loras")], default="none",
                     tooltip="A LoRA for this network. Core's LoRA loaders know core's key names only, so it is chosen here.",
                 ),
-                io.Float.Input("lora_strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="How strongly the LoRA acts."),
+                io.Float.Input(
+                    "lora_strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="How strongly the LoRA acts.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
         )  # fmt: skip
@@ -224,8 +252,8 @@ class FastVideoLoadDiffusersModel(io.ComfyNode):
 def model_file(folder: str, name: str) -> Path:
     """A file of that name inside ComfyUI's model folders, and nowhere else."""
     path = folder_paths.get_full_path(folder, name)
-    roots = [Path(root).resolve() for root in folder_paths.get_folder_paths(folder)]
-    if path is None or not any(Path(path).absolute().is_relative_to(root) for root in roots):
+    roots = [os.path.abspath(root) for root in folder_paths.get_folder_paths(folder)]  # links inside them are the user's
+    if path is None or not any(Path(os.path.abspath(path)).is_relative_to(root) for root in roots):
         raise LoadError(
             f"There is no {name!r} in ComfyUI's {folder} folders. Put the file there and press R to refresh the list."
         )

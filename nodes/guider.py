@@ -4,65 +4,101 @@ The high-noise expert is the guider itself; the low-noise expert is a second one
 wrappers of both MODELs see a whole run, and whose weights are loaded when the boundary is passed.
 """
 
+import logging
 from typing import Any
 
-import comfy.patcher_extension
 import comfy.samplers
 from comfy_api.latest import io
-from comfy.patcher_extension import WrappersMP
 
-from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError
+from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError, RunReport, check_finite
 
-from .native_run import GuiderSettings, LowNoiseExpert, NativeRun
+from .low_noise import LowNoiseExpert
+from .native_run import GuiderSettings, NativeRun
+from .run_report import native_report
 from .sockets import CATEGORY, guidance_inputs
-from .wan_model import check_conditioning, check_experts, wan_facts
+from .wan_model import check_conditioning, check_experts, check_frames, check_latent, wan_facts
 
 
 class WanGuider(comfy.samplers.CFGGuider):
-    """A core GUIDER. `run` is the last generation, for whoever reports it."""
+    """A core GUIDER. `report` is the last finished generation's."""
 
-    def __init__(
-        self, model: Any, low_noise_model: Any | None, positive: Any, negative: Any, settings: GuiderSettings
-    ) -> None:
+    def __init__(self, model: Any, low_noise_model: Any | None, positive: Any, negative: Any, settings: GuiderSettings) -> None:
         super().__init__(model)
         self.facts = wan_facts(model)
-        check_conditioning(positive, self.facts)
+        self.settings = settings
+        guided = settings.guidance_scale != 1 or settings.low_noise_guidance_scale not in (None, 1)
+        check_conditioning({"positive": positive, **({"negative": negative} if guided else {})}, self.facts)
+        _check_rescale(settings, model, low_noise_model)
+        self.low_noise = None
         if low_noise_model is not None:
             check_experts(self.facts, wan_facts(low_noise_model, "low_noise_model"))
-        elif settings.boundary is not None:
-            raise RequestError("A boundary without a low-noise model: connect low_noise_model.")
-        self.settings = settings
-        self.low_noise = None if low_noise_model is None else LowNoiseExpert(low_noise_model)
-        self.run: NativeRun | None = None
+            self.low_noise = LowNoiseExpert(low_noise_model)
+            self.low_noise.set_conds(positive, negative)
+            self.low_noise.set_cfg(settings.low_noise_guidance_scale)
         self.set_conds(positive, negative)
         self.set_cfg(settings.guidance_scale)
-        if self.low_noise is not None:
-            self.low_noise.set_conds(positive, negative)
 
-    def sample(self, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
-        self.run = NativeRun(self, self.low_noise, self.settings, sigmas)
-        if self.low_noise is None:
-            return super().sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
-        return self.low_noise.sample_around(super().sample, noise, latent_image, sampler, sigmas, *args, **kwargs)
+    def sample(self, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
+               callback: Any = None, disable_pbar: bool = False, seed: int | None = None) -> Any:  # fmt: skip
+        """Core's signature. Returns the latents (B, C, T, H, W)."""
+        self._check_inputs(latent_image, denoise_mask)
+        self.latent_shape = latent_image.shape
+        self.run = run = NativeRun(self, self.low_noise, self.settings, sigmas)
+
+        def after_step(step: int, denoised: Any, latents: Any, steps: int) -> None:
+            run.stopwatch.lap()
+            if callback is not None:
+                callback(step, denoised, latents, steps)
+
+        arguments = (noise, latent_image, sampler, sigmas, denoise_mask, after_step, disable_pbar, seed)
+        sample = super().sample
+        video = sample(*arguments) if self.low_noise is None else self.low_noise.sample_around(sample, *arguments)
+        check_finite(video, "The sampler")
+        self.report: RunReport = native_report(self, sampler, seed or 0, tuple(video.shape))
+        logging.info("%s", self.report.text())
+        return video
 
     def outer_sample(self, *args: Any, **kwargs: Any) -> Any:
-        assert self.run is not None
-        comfy.patcher_extension.add_wrapper_with_key(
-            WrappersMP.APPLY_MODEL, "fastvideo_calls", self.run.count_call, self.model_options, is_model_options=True
-        )
+        self.run.count_calls_of(self)
         return super().outer_sample(*args, **kwargs)
 
     def inner_sample(self, noise: Any, latent_image: Any, device: Any, sampler: Any, sigmas: Any, denoise_mask: Any,
                      callback: Any, disable_pbar: bool, seed: int, **kwargs: Any) -> Any:  # fmt: skip
         if self.low_noise is not None:
             self.low_noise.remember(noise, latent_image, device, sigmas, denoise_mask, seed, **kwargs)
+        self.run.stopwatch.start()
         return super().inner_sample(
             noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs
         )
 
+    def outer_predict_noise(self, x: Any, timestep: Any, model_options: dict[str, Any] = {}, seed: Any = None) -> Any:  # noqa: B006
+        """Core's, which runs the PREDICT_NOISE wrappers, of the expert of this noise level."""
+        expert, options = self.run.at(timestep, model_options)
+        outer = super().outer_predict_noise if expert is self else expert.outer_predict_noise
+        return outer(x, timestep, options, seed)
+
     def predict_noise(self, x: Any, timestep: Any, model_options: dict[str, Any] = {}, seed: Any = None) -> Any:  # noqa: B006
-        assert self.run is not None
-        return self.run.denoised(x, timestep, model_options)
+        return self.run.denoised(self, x, timestep, model_options)
+
+    def _check_inputs(self, latent: Any, denoise_mask: Any) -> None:
+        check_latent(latent, self.facts)
+        check_frames(self.original_conds, latent, self.facts)
+        if denoise_mask is None or self.low_noise is None:
+            return
+        experts = (self, self.low_noise)
+        if len({"denoise_mask_function" in expert.model_options for expert in experts}) == 2:
+            raise RequestError(
+                "Only one of the two experts has a patch of the noise mask, such as Differential Diffusion, and the mask acts on "
+                "both. Put that node on both models, or on neither."
+            )
+
+
+def _check_rescale(settings: GuiderSettings, *models: Any) -> None:
+    if settings.guidance.rescale > 0 and any("sampler_cfg_function" in m.model_options for m in models if m is not None):
+        raise RequestError(
+            f"guidance_rescale is {settings.guidance.rescale:g} and a node before the sampler (such as RescaleCFG) replaces the "
+            "guidance formula of the model. Set guidance_rescale to 0 or remove that node."
+        )
 
 
 class FastVideoGuider(io.ComfyNode):
@@ -79,9 +115,7 @@ class FastVideoGuider(io.ComfyNode):
                 io.Model.Input("model", tooltip="Wan diffusion model; the high-noise expert where there are two."),
                 io.Model.Input("low_noise_model", optional=True, tooltip="Low-noise expert of Wan 2.2 T2V/I2V A14B."),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
-                io.Conditioning.Input(
-                    "negative", tooltip="What it must not show; only read where the guidance scale is not 1."
-                ),
+                io.Conditioning.Input("negative", tooltip="What it must not show; only read where the guidance scale is not 1."),
                 *guidance_inputs(),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced. The run's figures appear in the server's log.")],
@@ -92,10 +126,11 @@ class FastVideoGuider(io.ComfyNode):
         cls, model: Any, positive: Any, negative: Any, guidance_scale: float, low_noise_guidance_scale: float, boundary: float,
         guidance_mode: GuidanceMode, gate: float, guidance_rescale: float, low_noise_model: Any | None = None,
     ) -> io.NodeOutput:  # fmt: skip
+        two_experts = low_noise_model is not None
         settings = GuiderSettings(
             guidance_scale=guidance_scale,
-            low_noise_guidance_scale=low_noise_guidance_scale,
-            boundary=None if low_noise_model is None else boundary,
+            low_noise_guidance_scale=low_noise_guidance_scale if two_experts else None,
+            boundary=boundary if two_experts else None,
             guidance=GuidanceSettings(mode=guidance_mode, gate=gate, rescale=guidance_rescale),
         )
         return io.NodeOutput(WanGuider(model, low_noise_model, positive, negative, settings))

@@ -7,7 +7,7 @@ import psutil
 import torch
 from comfy_api.latest import io, ui
 
-from fastvideo_core import RunReport, SamplingRequest, phase_reports
+from fastvideo_core import Guidance, RunReport, phase_reports
 
 from .sockets import CATEGORY, RunReportSocket
 
@@ -17,20 +17,30 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.started = time.perf_counter()
+        self.created = self._last = time.perf_counter()
         self.laps: list[float] = []
         self._peak = psutil.Process().memory_info().rss
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
-    def lap(self, seconds: float) -> None:
-        self.laps.append(seconds)
+    def start(self) -> None:
+        """The weights are loaded; the first step begins."""
+        self._last = time.perf_counter()
+
+    def lap(self) -> None:
+        """A step is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # what was started is not done before this
+        now = time.perf_counter()
+        self.laps.append(now - self._last)
+        self._last = now
         if self.device.type == "cpu":
             self._peak = max(self._peak, psutil.Process().memory_info().rss)
 
     @property
     def seconds(self) -> float:
-        return time.perf_counter() - self.started
+        """Since the run began, loading included."""
+        return time.perf_counter() - self.created
 
     @property
     def peak_bytes(self) -> int | None:
@@ -40,54 +50,59 @@ class Stopwatch:
         return self._peak if self.device.type == "cpu" else None
 
 
-def native_report(guider: Any, request: SamplingRequest, shape: tuple[int, ...], stopwatch: Stopwatch) -> RunReport:
-    """The report of a run on native MODELs. guider: a WanGuider after sampling."""
+def native_report(guider: Any, sampler: Any, seed: int, shape: tuple[int, ...]) -> RunReport:
+    """The report of a run on native MODELs. guider: a WanGuider after sampling; sampler: the core SAMPLER that drove it."""
     run = guider.run
     variants = guider.facts.variants(guider.low_noise is not None)
+    mode, reason = _ran_as(run.guidance)
     return RunReport(
         model=guider.facts.name,
         variant=" or ".join(row.title for row in variants) or "not a published size",
-        solver=request.solver,
+        solver=_solver_name(sampler),
         sigmas=run.schedule.sigmas,
-        guidance_mode=request.guidance.mode,
-        guidance_reason=_ran_as(run.guidance.calls),
+        guidance_mode=mode,
+        guidance_reason=reason,
         phases=phase_reports(run.guidance),
         latent_shape=shape,
         device=str(guider.model_patcher.load_device),
         dtype=str(guider.model_patcher.model.get_dtype_inference()).removeprefix("torch."),
-        seed=request.seed,
-        step_seconds=tuple(stopwatch.laps),
-        total_seconds=stopwatch.seconds,
-        peak_memory_bytes=stopwatch.peak_bytes,
-        notes=tuple(_notes(request, variants, run.extra_calls)),
+        seed=seed,
+        step_seconds=tuple(run.stopwatch.laps),
+        total_seconds=run.stopwatch.seconds,
+        peak_memory_bytes=run.stopwatch.peak_bytes,
+        notes=tuple(_notes(run, guider.settings, variants)),
     )
 
 
-def _ran_as(calls: Any) -> str:
-    kinds = {len(set(call.branches)) for call in calls if len(calls)}
-    guided = {call.step for call in calls if "negative" in call.branches}
+def _solver_name(sampler: Any) -> str:
+    """ "euler" of core's sampler function `sample_euler`; the class of a sampler that is none of core's."""
+    function = getattr(sampler, "sampler_function", sampler)
+    return str(getattr(function, "__name__", type(function).__name__)).removeprefix("sample_")
+
+
+def _ran_as(guidance: Guidance) -> tuple[str, str]:
+    """How the guided steps ran, and why."""
+    guided = {call.step for call in guidance.calls if "negative" in call.branches}
     if not guided:
-        return "off: every guidance scale is 1"
-    joined = all(len(set(call.branches)) == 2 for call in calls if call.step in guided)
-    if joined:
-        return "both branches in one call"
-    return (
-        "one branch per call"
-        if kinds == {1}
-        else "both branches in one call in some steps only: memory was short in the others"
-    )
+        return "off", "no step ran the negative branch"
+    apart = {call.step for call in guidance.calls if call.step in guided and len(set(call.branches)) < 2}
+    if guidance.settings.mode != "auto":
+        return ("sequential" if apart else "batched"), "as asked"
+    if not apart:
+        return "batched", "auto: ComfyUI joins the branches when 1.5 times the estimated memory is free"
+    if apart == guided:
+        return "sequential", "auto: ComfyUI ran the branches apart, for want of memory or because their shapes differ"
+    return f"batched in {len(guided - apart)} of {len(guided)} guided steps", "auto: ComfyUI was short of memory in the others"
 
 
-def _notes(request: SamplingRequest, variants: Any, extra_calls: int) -> list[str]:
+def _notes(run: Any, settings: Any, variants: Any) -> list[str]:
     notes = []
-    if extra_calls:
-        notes.append(f"patches of other packs added {extra_calls} passes of their own")
+    if run.extra_calls:
+        notes.append(f"patches of other packs added {run.extra_calls} passes of their own")
     published = {(row.shift, row.boundary) for row in variants}
-    asked = (request.shift, request.boundary)
-    if variants and request.sigmas is None and request.steps > 8 and asked not in published:
+    if settings.shift and run.schedule.steps > 8 and published and (settings.shift, settings.boundary) not in published:
         rows = "; ".join(
-            f"{row.title}: shift {row.shift:g}" + (f", boundary {row.boundary:g}" if row.boundary else "")
-            for row in variants
+            f"{row.title}: shift {row.shift:g}" + (f", boundary {row.boundary:g}" if row.boundary else "") for row in variants
         )
         notes.append(f"shift or boundary differ from the published ones ({rows})")
     return notes

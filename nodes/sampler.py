@@ -17,19 +17,17 @@ from tqdm.auto import tqdm
 from fastvideo_core import (
     GuidanceMode,
     GuidanceSettings,
+    RunReport,
     SamplingRequest,
     SolverName,
     Step,
-    check_finite,
     denoise,
     make_solver,
 )
 
 from .guider import WanGuider
 from .native_run import GuiderSettings
-from .run_report import Stopwatch, native_report
 from .sockets import CATEGORY, RunReportSocket, guidance_inputs
-from .wan_model import check_latent, wan_facts
 
 
 @dataclass(frozen=True)
@@ -38,34 +36,35 @@ class EngineLoop:
 
     guider: WanGuider
     request: SamplingRequest
-    stopwatch: Stopwatch
 
-    def __call__(
-        self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool
-    ) -> Tensor:
+    @property
+    def __name__(self) -> str:
+        """What core's log and the report call it."""
+        return self.request.solver
+
+    def __call__(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool) -> Tensor:
         """x: noisy latents (B, C, T, H, W). Returns the clean latents."""
         run = self.guider.run
-        assert run is not None
         solver = make_solver(self.request.solver, run.schedule.sigmas, self.request.seed)
         ones = x.new_ones(x.shape[0])
 
         def velocity(latents: Tensor, sigma: float) -> Tensor:
-            run.sigma = sigma
+            run.exact_sigma = sigma
             return (latents - model(latents, sigma * ones, **extra_args)) / sigma
 
         with tqdm(total=run.schedule.steps, disable=disable) as bar:
             for phase in run.schedule.phases:
                 for step in denoise(velocity, x, solver, run.schedule, phase):
                     x = step.latents
-                    self._tell(step, callback)
+                    _tell(step, callback)
                     bar.update()
         return x
 
-    def _tell(self, step: Step, callback: Any) -> None:
-        """Progress, preview and interrupt: core's callback raises when the run was interrupted."""
-        self.stopwatch.lap(step.seconds)
-        sigma = step.schedule.sigmas[step.index]
-        callback({"i": step.index, "x": step.latents, "denoised": step.denoised, "sigma": sigma, "sigma_hat": sigma})
+
+def _tell(step: Step, callback: Any) -> None:
+    """Progress, preview and interrupt: core's callback raises when the run was interrupted."""
+    sigma = step.schedule.sigmas[step.index]
+    callback({"i": step.index, "x": step.latents, "denoised": step.denoised, "sigma": sigma, "sigma_hat": sigma})
 
 
 class FastVideoSampler(io.ComfyNode):
@@ -87,10 +86,13 @@ class FastVideoSampler(io.ComfyNode):
                     "seed", default=0, min=0, max=2**64 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="The same seed and settings give the same video.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Denoising steps: 20 to 50; 4 to 8 for distilled models."),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=1000, tooltip="Denoising steps: 20 to 50; 4 to 8 for distilled models.",
+                ),
                 io.Float.Input(
                     "shift", default=5.0, min=0.01, max=100.0, step=0.1,
-                    tooltip="Moves the noise levels towards noise. Wan 2.1: 1.3B 8, 14B 5, I2V 480P 3; Wan 2.2: T2V 12, others 5.",
+                    tooltip="Moves the noise levels towards noise. Wan 2.1: 1.3B 8, 14B 5, I2V 480P 3; Wan 2.2: T2V 12, others "
+                    "5.",
                 ),
                 io.Combo.Input(
                     "solver", options=["unipc", "euler", "dpmpp_2m", "dmd"], default="unipc",
@@ -115,53 +117,49 @@ class FastVideoSampler(io.ComfyNode):
         low_noise_model: Any | None = None, sigmas: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
         request = SamplingRequest(
-            steps=steps,
+            steps=steps if sigmas is None else len(sigmas) - 1,
             shift=shift,
             guidance_scale=guidance_scale,
-            low_noise_guidance_scale=low_noise_guidance_scale,
+            low_noise_guidance_scale=None if low_noise_model is None else low_noise_guidance_scale,
             boundary=None if low_noise_model is None else boundary,
             solver=solver,
             seed=seed,
             sigmas=None if sigmas is None else sigmas.tolist(),
             guidance=GuidanceSettings(mode=guidance_mode, gate=gate, rescale=guidance_rescale),
         )
-        samples = check_latent(latent, wan_facts(model))
-        experts = [None if expert is None else _shifted(expert, request) for expert in (model, low_noise_model)]
-        output, report = sample(experts[0], experts[1], positive, negative, latent, samples, request)
-        return io.NodeOutput(output, report)
+        return io.NodeOutput(*sample(model, low_noise_model, positive, negative, latent, request))
 
 
-def sample(model: Any, low_noise_model: Any | None, positive: Any, negative: Any, latent: dict[str, Any], samples: Tensor,
-           request: SamplingRequest) -> tuple[dict[str, Any], Any]:  # fmt: skip
-    """One generation on native MODELs. Returns LATENT and RunReport."""
-    schedule = request.plan()
+def sample(model: Any, low_noise_model: Any | None, positive: Any, negative: Any, latent: dict[str, Any],
+           request: SamplingRequest) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
+    """One generation on native MODELs. Returns LATENT and the run's report."""
+    schedule, samples = request.plan(), latent["samples"]
     settings = GuiderSettings(
         guidance_scale=request.guidance_scale,
-        low_noise_guidance_scale=request.low_noise_guidance_scale or request.guidance_scale,
+        low_noise_guidance_scale=request.low_noise_guidance_scale,
         boundary=request.boundary,
         guidance=request.guidance,
+        shift=None if request.sigmas is not None else request.shift,
     )
-    guider = WanGuider(model, low_noise_model, positive, negative, settings)
-    stopwatch = Stopwatch(model.load_device)
+    experts = [None if expert is None else _shifted(expert, settings) for expert in (model, low_noise_model)]
+    guider = WanGuider(experts[0], experts[1], positive, negative, settings)
     video = guider.sample(
         comfy.sample.prepare_noise(samples, request.seed, latent.get("batch_index")),
         samples,
-        comfy.samplers.KSAMPLER(EngineLoop(guider, request, stopwatch)),
+        comfy.samplers.KSAMPLER(EngineLoop(guider, request)),
         torch.tensor(schedule.sigmas, dtype=torch.float32),
         denoise_mask=latent.get("noise_mask"),
         callback=latent_preview.prepare_callback(model, schedule.steps),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=request.seed,
-    ).to(comfy.model_management.intermediate_device())
-    check_finite(video, "The sampler")
-    report = native_report(guider, request, tuple(video.shape), stopwatch)
+    )
     kept = {name: value for name, value in latent.items() if not name.startswith("downscale_ratio")}
-    return {**kept, "samples": video}, report
+    return {**kept, "samples": video.to(comfy.model_management.intermediate_device())}, guider.report
 
 
-def _shifted(model: Any, request: SamplingRequest) -> Any:
+def _shifted(model: Any, settings: GuiderSettings) -> Any:
     """The MODEL with this shift, so that whatever reads percentages of the schedule (other patches) sees the same one."""
-    return model if request.sigmas is not None else ModelSamplingSD3().patch(model, request.shift)[0]
+    return model if settings.shift is None else ModelSamplingSD3().patch(model, settings.shift)[0]
 
 
 NODES = [FastVideoSampler]

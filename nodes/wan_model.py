@@ -1,10 +1,11 @@
 """What a native Wan MODEL is, read from its weights, and whether the other inputs fit it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from comfy.model_base import WAN21, WAN22
+from comfy.model_base import WAN21, WAN22, ModelType
 
 from fastvideo_core import ConditioningError, RequestError, check_finite
 from fastvideo_core.wan import WanVariant, recognise
@@ -40,7 +41,7 @@ class WanFacts:
 def wan_facts(model: Any, socket: str = "model") -> WanFacts:
     """Reads a MODEL. Raises RequestError for one that is not Wan."""
     base = model.model
-    if not isinstance(base, WAN21):
+    if not isinstance(base, WAN21) or base.model_type is not ModelType.FLOW:
         raise RequestError(
             f"The {socket} input holds a {type(base).__name__} model; this node samples Wan 2.1 and 2.2. Connect a Wan diffusion "
             "model, or use core's KSampler for this one."
@@ -56,8 +57,7 @@ def wan_facts(model: Any, socket: str = "model") -> WanFacts:
         dim=network.dim,
         layers=len(network.blocks),
         image_tokens=image_tokens,
-        plain=type(base).concat_cond is WAN21.concat_cond
-        and type(base).extra_conds in (WAN21.extra_conds, WAN22.extra_conds),
+        plain=type(base).concat_cond is WAN21.concat_cond and type(base).extra_conds in (WAN21.extra_conds, WAN22.extra_conds),
     )
 
 
@@ -70,9 +70,8 @@ def check_experts(high_noise: WanFacts, low_noise: WanFacts) -> None:
         )
 
 
-def check_latent(latent: dict[str, Any], facts: WanFacts) -> torch.Tensor:
-    """The LATENT's samples (B, C, T, H, W), if the network can sample them."""
-    samples = latent["samples"]
+def check_latent(samples: Any, facts: WanFacts) -> None:
+    """Whether the network can sample these latents, (B, C, T, H, W)."""
     if getattr(samples, "is_nested", False) or samples.ndim != 5:
         raise ConditioningError(
             f"The latent has shape {tuple(samples.shape)}: Wan needs a video latent (batch, channels, frames, height, width). "
@@ -90,29 +89,54 @@ def check_latent(latent: dict[str, Any], facts: WanFacts) -> torch.Tensor:
             f"height that are multiples of {16 if facts.latent_channels == 16 else 32} pixels."
         )
     check_finite(samples, "The node that made the LATENT input")
-    return samples
 
 
-def check_conditioning(positive: list[Any], facts: WanFacts) -> None:
-    """An image condition that the network would not read, or one that it misses, changes the video without a word in core."""
-    if not facts.plain:
-        return
-    has_image = any("concat_latent_image" in entry for _, entry in positive)
-    has_tokens = any(entry.get("clip_vision_output") is not None for _, entry in positive)
-    if facts.in_channels == facts.latent_channels and has_image:
+def check_conditioning(conditionings: Mapping[str, Any], facts: WanFacts) -> None:
+    """An image condition that the network would not read, or one that it misses, changes the video without a word in core.
+
+    Args:
+        conditionings: branch -> CONDITIONING, of the branches that run.
+    """
+    for branch, conditioning in conditionings.items():
+        for _, entry in conditioning if facts.plain else ():
+            _check_image(branch, entry.get("concat_latent_image") is not None, facts)
+            _check_image_tokens(branch, entry.get("clip_vision_output") is not None, facts)
+
+
+def check_frames(conditionings: Mapping[str, Any], samples: torch.Tensor, facts: WanFacts) -> None:
+    """Whether a start image's frames, (B, 16, T, H, W), are those of the latents. Core fits width and height, not frames."""
+    images = [entry.get("concat_latent_image") for entries in conditionings.values() for entry in entries]
+    for image in images if facts.plain else ():
+        if image is not None and image.shape[2] != samples.shape[2]:
+            raise ConditioningError(
+                f"The start image was encoded for {image.shape[2]} latent frames and the latent has {samples.shape[2]}: use the "
+                "latent that comes out of the same WanImageToVideo node, or give both the same length."
+            )
+
+
+def _check_image(branch: str, given: bool, facts: WanFacts) -> None:
+    if facts.in_channels == facts.latent_channels and given:
         raise ConditioningError(
-            f"The conditioning holds a start image, and {facts.name} is a text-to-video network with {facts.in_channels} input "
-            "channels that cannot read it. Load an image-to-video model, or remove WanImageToVideo."
+            f"The {branch} conditioning holds a start image, and {facts.name} is a text-to-video network with "
+            f"{facts.in_channels} input channels that cannot read it. Load an image-to-video model, or remove WanImageToVideo."
         )
-    if facts.in_channels == facts.latent_channels + 20 and not has_image:
+    if facts.in_channels == facts.latent_channels + 20 and not given:
         raise ConditioningError(
-            f"{facts.name} is an image-to-video network ({facts.in_channels} input channels) and the conditioning holds no start "
-            "image. Pass the conditioning through WanImageToVideo with a start_image, or load a text-to-video model."
+            f"{facts.name} is an image-to-video network ({facts.in_channels} input channels) and the {branch} conditioning holds "
+            "no start image. Pass both conditionings through WanImageToVideo with a start_image, or load a text-to-video model."
         )
-    if facts.image_tokens and not has_tokens:
+
+
+def _check_image_tokens(branch: str, given: bool, facts: WanFacts) -> None:
+    if facts.image_tokens and not given:
         raise ConditioningError(
-            f"{facts.name} (Wan 2.1 image-to-video) reads CLIP image tokens and the conditioning holds none. Connect "
+            f"{facts.name} (Wan 2.1 image-to-video) reads CLIP image tokens and the {branch} conditioning holds none. Connect "
             "CLIPVisionEncode to WanImageToVideo's clip_vision_output."
+        )
+    if given and not facts.image_tokens:
+        raise ConditioningError(
+            f"The {branch} conditioning holds CLIP image tokens, which {facts.name} does not read: only Wan 2.1 image-to-video "
+            "does. Remove clip_vision_output from WanImageToVideo, or load that model."
         )
 
 

@@ -1,0 +1,87 @@
+"""The low-noise expert: a second guider, whose run is opened around the first one's and whose weights come at the boundary."""
+
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_patcher
+import comfy.patcher_extension
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from comfy.patcher_extension import WrappersMP
+
+if TYPE_CHECKING:
+    from .native_run import NativeRun
+
+
+class LowNoiseExpert(comfy.samplers.CFGGuider):
+    """Core's guider of the second MODEL. Its wrappers see a whole run; its weights are loaded when they are needed."""
+
+    conds: dict[str, list[Any]]  # of the run that is open: core makes them in `sample`
+
+    def sample_around(
+        self, sample: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """sample: the first expert's `CFGGuider.sample`, which runs inside this expert's run."""
+        self.inner_sampling = sample
+        return self.sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+
+    def outer_sample(self, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("latent_shapes", None)
+        self.inner_model = None
+        self.loaded_models: list[Any] = []
+        try:
+            return self.inner_sampling(noise, latent_image, _InsideWrappers(sampler, self), sigmas, *args, **kwargs)
+        finally:
+            if self.inner_model is not None:
+                self.model_patcher.cleanup()
+                comfy.sampler_helpers.cleanup_models(self.conds, self.loaded_models)
+                self.inner_model = None
+
+    def remember(
+        self, noise: Any, latent_image: Any, device: Any, sigmas: Any, denoise_mask: Any, seed: Any, **kwargs: Any
+    ) -> None:
+        """What loading will need, once the first expert's run has put it on the device."""
+        self.inputs = (noise, latent_image, device, sigmas, denoise_mask, seed, kwargs)
+
+    def load(self, run: "NativeRun") -> None:
+        """Loads the weights and prepares the conditioning, as core's outer_sample and inner_sample do for a whole run."""
+        noise, latent_image, device, sigmas, denoise_mask, seed, kwargs = self.inputs
+        self.run = run
+        run.count_calls_of(self)
+        inner_model, conds, self.loaded_models = comfy.sampler_helpers.prepare_sampling(
+            self.model_patcher, noise.shape, self.conds, self.model_options
+        )
+        self.inner_model = inner_model
+        comfy.samplers.cast_to_load_options(self.model_options, device=device, dtype=self.model_patcher.model_dtype())
+        self.model_patcher.pre_run()
+        if latent_image is not None and latent_image.count_nonzero() > 0:
+            latent_image = inner_model.process_latent_in(latent_image)
+        self.conds = comfy.samplers.process_conds(inner_model, noise, conds, device, latent_image, denoise_mask, seed, **kwargs)
+        self.run_options = comfy.model_patcher.create_model_options_clone(self.model_options)
+        self.run_options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
+
+    def predict_noise(self, x: Any, timestep: Any, model_options: dict[str, Any] = {}, seed: Any = None) -> Any:  # noqa: B006
+        return self.run.denoised(self, x, timestep, model_options)
+
+
+class _InsideWrappers(comfy.samplers.Sampler):
+    """A sampler inside the SAMPLER_SAMPLE wrappers of the low-noise MODEL; the guider adds those of its own.
+
+    The noise is the first expert's: as in the second of two chained samplers, what the wrappers get in its place is zero.
+    """
+
+    def __init__(self, sampler: Any, expert: LowNoiseExpert) -> None:
+        self.sampler, self.expert = sampler, expert
+
+    def max_denoise(self, model_wrap: Any, sigmas: Any) -> bool:
+        return bool(self.sampler.max_denoise(model_wrap, sigmas))
+
+    def sample(self, model_wrap: Any, sigmas: Any, extra_args: Any, callback: Any, noise: Any, *args: Any) -> Any:
+        def inside(model_wrap: Any, sigmas: Any, extra_args: Any, callback: Any, _: Any, *args: Any) -> Any:
+            return self.sampler.sample(model_wrap, sigmas, extra_args, callback, noise, *args)
+
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            WrappersMP.SAMPLER_SAMPLE, self.expert.model_options, is_model_options=True
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(inside, self.sampler, wrappers)
+        return executor.execute(model_wrap, sigmas, extra_args, callback, torch.zeros_like(noise), *args)

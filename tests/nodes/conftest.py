@@ -1,0 +1,47 @@
+"""Tiny real Wan MODELs in the ComfyUI of this process, and calls of nodes without a prompt."""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tools.comfy_in_process import ComfyInProcess
+
+sys.path.append(str(Path(__file__).resolve().parent))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny networks are slower on several threads, and a fixed number makes sums repeat bit for bit."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def load_wan(comfy: ComfyInProcess) -> Callable[..., Any]:
+    """(kind, seed) -> MODEL of core's loader, the same one for the whole session: a test that changed it would break others."""
+    from comfy.sd import load_diffusion_model
+    from tiny_wan import save_wan
+
+    @cache
+    def load(kind: str = "t2v", seed: int = 0) -> Any:
+        path = save_wan(comfy.model_folder("diffusion_models"), f"{kind}_{seed}", kind, seed)
+        with torch.inference_mode():
+            return load_diffusion_model(str(path))
+
+    return load
+
+
+@pytest.fixture
+def direct(comfy: ComfyInProcess) -> Iterator[ComfyInProcess]:
+    """For calls of nodes outside a prompt: inference mode as in a prompt, and no progress, which belongs to one."""
+    from comfy import utils
+
+    hook = utils.PROGRESS_BAR_HOOK
+    utils.set_progress_bar_global_hook(None)
+    with torch.inference_mode():
+        yield comfy
+    utils.set_progress_bar_global_hook(hook)
