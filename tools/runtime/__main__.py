@@ -57,6 +57,9 @@ def main() -> int:
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nStopped. Run it again to go on from here.", file=sys.stderr)
+        return 130
     print(tools.runtime.__doc__)
     return 0 if command == "--help" else 2
 
