@@ -115,7 +115,7 @@ def test_query_norms_of_early_folders_are_left_out_as_diffusers_does(tmp_path: P
 
 
 def test_a_dtype_that_nothing_computes_in_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="computes in float32, bfloat16 or float16, not torch.float8_e4m3fn"):
+    with pytest.raises(RequestError, match=r"computes in float32, bfloat16 or float16, not torch\.float8_e4m3fn"):
         load_transformer(tmp_path, torch.float8_e4m3fn)
 
 

@@ -71,7 +71,9 @@ def test_a_truncated_file_says_so(kept: float, tmp_path: Path) -> None:
     assert "is not a whole safetensors file" in (words := refused(path)) and "download it again" in words
 
 
-@pytest.mark.parametrize(("name", "words"), [("wan.gguf", "GGUF"), ("wan.txt", "no .safetensors file"), ("wan", "no .safetensors")])
+@pytest.mark.parametrize(
+    ("name", "words"), [("wan.gguf", "GGUF"), ("wan.txt", "no .safetensors file"), ("wan", "no .safetensors")]
+)
 def test_a_file_of_another_suffix_is_refused(name: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(b"text")
@@ -165,7 +167,10 @@ def change_config(folder: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"_class_name": "WanVACETransformer3DModel"}, "holds a WanVACETransformer3DModel; a WanTransformer3DModel was asked for"),
+        (
+            {"_class_name": "WanVACETransformer3DModel"},
+            "holds a WanVACETransformer3DModel; a WanTransformer3DModel was asked for",
+        ),
         ({"quantization_config": {"quant_method": "torchao"}}, "is quantised by {'quant_method': 'torchao'}"),
     ],
 )

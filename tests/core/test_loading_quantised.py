@@ -121,3 +121,5 @@ def test_a_broken_quantisation_header_is_refused(tmp_path: Path) -> None:
     for text in ("{", '{"layers": [1]}'):
         words = refused(files.original(tiny.t2v()), tmp_path / "wan.safetensors", {"_quantization_metadata": text})
         assert "metadata `_quantization_metadata`" in words
+    strange = {"_quantization_metadata": json.dumps({"layers": {QUERY: 1}})}
+    assert "is quantised as 1" in refused(files.original(tiny.t2v()), tmp_path / "strange.safetensors", strange)

@@ -22,27 +22,32 @@ TWO_HEADS = {"config": json.dumps({"transformer": {"num_heads": 2}})}
 """The tiny networks' heads are 12 wide, so files of them must say how many there are."""
 
 
-@torch.no_grad()
 def velocity(network: WanTransformer3DModel) -> Tensor:
     """One call with fixed inputs that fit the network.
 
     Of a copy: weights that lie in a mapped file are not aligned as fresh ones are, and CPU kernels then round differently (5e-7).
     """
-    network = copy.deepcopy(network)
+    return velocity_in_place(copy.deepcopy(network))
+
+
+@torch.no_grad()
+def velocity_in_place(network: WanTransformer3DModel, device: str = "cpu") -> Tensor:
+    """The same, for a network that must not be copied (hooks, compiled blocks) or that computes on another device."""
     config = network.config
     dtype = network.patch_embedding.weight.dtype
     image = None
     if config.image_dim is not None:
         # One image (257 tokens), or for FLF2V two in the batch, which the network joins.
-        image = tiny.normal((2 if config.pos_embed_seq_len else 1, tiny.CLIP_TOKENS, config.image_dim), 3).to(dtype)
+        image = tiny.normal((2 if config.pos_embed_seq_len else 1, tiny.CLIP_TOKENS, config.image_dim), 3).to(device, dtype)
     timestep = torch.full((1, 3 * 2 * 3), 700.0) if config.in_channels == 48 else torch.tensor([700.0])
-    return network(
-        hidden_states=tiny.normal((1, config.in_channels, 3, 4, 6), 1).to(dtype),
-        timestep=timestep,
-        encoder_hidden_states=tiny.normal((1, 512, config.text_dim), 2).to(dtype),
+    output = network(
+        hidden_states=tiny.normal((1, config.in_channels, 3, 4, 6), 1).to(device, dtype),
+        timestep=timestep.to(device),
+        encoder_hidden_states=tiny.normal((1, 512, config.text_dim), 2).to(device, dtype),
         encoder_hidden_states_image=image,
         return_dict=False,
-    )[0].float()
+    )[0]
+    return output.float().cpu()
 
 
 def save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = TWO_HEADS) -> Path:

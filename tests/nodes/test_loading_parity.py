@@ -24,9 +24,7 @@ SIZES = {"num_attention_heads": 2, "attention_head_dim": 128, "ffn_dim": 64, "fr
 METADATA = {"config": json.dumps({"transformer": {"text_dim": tiny.TEXT_DIM}})}
 NETWORKS: Mapping[str, Callable[[], WanTransformer3DModel]] = {
     "t2v": lambda: tiny.transformer(in_channels=16, out_channels=16, **SIZES),
-    "i2v_clip": lambda: tiny.transformer(
-        in_channels=36, out_channels=16, image_dim=CLIP_WIDTH, added_kv_proj_dim=256, **SIZES
-    ),
+    "i2v_clip": lambda: tiny.transformer(in_channels=36, out_channels=16, image_dim=CLIP_WIDTH, added_kv_proj_dim=256, **SIZES),
 }
 FILES: Mapping[str, Callable[[Weights], Weights]] = {
     "float32": lambda weights: weights,

@@ -92,10 +92,10 @@ def _layer_formats(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, s
         raise LoadError(f"{where}: metadata `_quantization_metadata` has no table of layers. Download the file again.")
     for key, tensor in tensors.items():
         if key.endswith(_FORMAT):
-            text = bytes(tensor.read().flatten().tolist()).decode("utf-8", "replace")
+            text = bytes(tensor.read().to(torch.uint8).flatten().tolist()).decode("utf-8", "replace")
             layers[key.removesuffix(_FORMAT)] = read_json(text, f"{where}: {key}")
-    formats = {f"{name}.weight": str(layer["format"] if "format" in layer else layer) for name, layer in layers.items()}
-    return {weight: name for weight, name in formats.items() if weight in tensors}
+    named = {f"{name}.weight": layer.get("format") if isinstance(layer, dict) else layer for name, layer in layers.items()}
+    return {weight: str(name) for weight, name in named.items() if weight in tensors}
 
 
 def _refuse_formats(formats: set[str], where: str) -> None:
