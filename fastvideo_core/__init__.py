@@ -1,19 +1,47 @@
-"""Fast Wan 2.1 / 2.2 video generation, host-free: start reading at generate.py."""
+"""Fast Wan 2.1 / 2.2 video generation, host-free. The loop is in generate.py: start reading there.
+
+From a diffusers repository on disk to frames:
+
+>>> from fastvideo_core import SamplingRequest, WanModel
+>>> model = WanModel.load(folder, torch.float32, device=device)
+>>> size = model.video_size(width=64, height=32, frames=9)
+>>> conditioning = model.condition("a red circle moves to the left", "blurry", size)
+>>> request = SamplingRequest(steps=4, shift=5.0, guidance_scale=5.0, seed=7)
+>>> generation = model.generate(request, conditioning, size)
+>>> for step in generation:
+...     show_progress(step.index + 1, step.schedule.steps, step.seconds)
+>>> frames = model.decode(generation.latents)
+>>> tuple(frames.shape), bool(0 <= frames.min() <= frames.max() <= 1)
+((1, 3, 9, 32, 64), True)
+>>> report = generation.report().text()
+
+`WanModel.from_files` takes single files (ComfyUI's too) instead of a repository. An image-to-video model is told its image by
+`model.condition(..., first_image=image)`; two experts need `SamplingRequest(boundary=model.boundary, ...)`.
+"""
 
 from .conditioning import TEXT_TOKENS, Conditioning, GivenFrame, image_condition
 from .errors import CapacityError, ConditioningError, FastVideoError, LoadError, NumericsError, RequestError
 from .generate import Step, check_finite, denoise, generate, seeded_noise
 from .guidance import Branch, Call, Denoiser, Guidance, GuidanceMode, GuidanceSettings, Prediction, guide
-from .report import PhaseReport, RunReport, phase_reports
+from .report import PhaseReport, RunReport, phase_reports, ran_as
 from .request import SamplingRequest, VideoSize
 from .schedule import TIMESTEPS, Phase, Schedule, plan, shifted_sigmas
 from .solvers import Solver, SolverName, make_solver
 from .text import clean_prompt, pad_rows
+from .wan.generation import Generation
+from .wan.image_encoder import ImageEncoder
+from .wan.loading import apply_lora, group_offload, load_transformer
+from .wan.model import WanModel
+from .wan.text_encoder import TextEncoder
+from .wan.tokenizer import Tokenizer
+from .wan.vae import VideoVAE
+from .wan.variants import VARIANTS, WanVariant
 
 __all__ = [
-    "TEXT_TOKENS", "TIMESTEPS", "Branch", "Call", "CapacityError", "Conditioning", "ConditioningError", "Denoiser",
-    "FastVideoError", "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "LoadError", "NumericsError", "Phase",
-    "PhaseReport", "Prediction", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "Step",
-    "VideoSize", "check_finite", "clean_prompt", "denoise", "generate", "guide", "image_condition", "make_solver", "pad_rows", "phase_reports", "plan",
-    "seeded_noise", "shifted_sigmas",
+    "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Branch", "Call", "CapacityError", "Conditioning", "ConditioningError", "Denoiser",
+    "FastVideoError", "Generation", "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "ImageEncoder", "LoadError",
+    "NumericsError", "Phase", "PhaseReport", "Prediction", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
+    "SolverName", "Step", "TextEncoder", "Tokenizer", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "apply_lora",
+    "check_finite", "clean_prompt", "denoise", "generate", "group_offload", "guide", "image_condition", "load_transformer",
+    "make_solver", "pad_rows", "phase_reports", "plan", "ran_as", "seeded_noise", "shifted_sigmas",
 ]  # fmt: skip

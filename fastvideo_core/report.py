@@ -79,6 +79,15 @@ def phase_reports(guidance: Guidance) -> tuple[PhaseReport, ...]:
     return tuple(reports)
 
 
+def ran_as(guidance: Guidance) -> tuple[str, str]:
+    """How the guided steps of a generation ran ("batched", "sequential", "off"), and why."""
+    guided = {call.step for call in guidance.calls if "negative" in call.branches}
+    if not guided:
+        return "off", "no step ran the negative branch"
+    joined = all(len(call.branches) == 2 for call in guidance.calls if call.step in guided)
+    return "batched" if joined else "sequential", guidance.reason
+
+
 def _phase_line(phase: PhaseReport) -> str:
     calls = ", ".join(f"{n} x {size} branch{'' if size == '1' else 'es'}" for size, n in phase.calls.items())
     gate = f"; negative branch reused in {phase.reused_negative} steps" if phase.reused_negative else ""

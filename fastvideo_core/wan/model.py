@@ -1,0 +1,258 @@
+"""A Wan checkpoint ready to work: prompt and images to conditioning, conditioning to latents, latents to frames."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..conditioning import Conditioning, GivenFrame, image_condition
+from ..errors import ConditioningError, RequestError
+from ..request import SamplingRequest, VideoSize
+from ..schedule import Expert
+from .generation import Generation
+from .image_encoder import ImageEncoder
+from .loading.transformer import load_transformer
+from .parts import check_parts, read_index, recognised
+from .text_encoder import TextEncoder
+from .vae import VideoVAE
+from .variants import WanVariant
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanModel:
+    """The networks of one checkpoint; it keeps nothing of a generation.
+
+    transformers: "single", or "high_noise" and "low_noise". LoRAs and group offloading are applied to them, in this order:
+        `apply_lora(model.transformers[expert], path)`, `group_offload(model.transformers[expert], device, 1)`.
+    image_encoder: for Wan 2.1 I2V and FLF2V.
+    variant: the published checkpoint that this is; None for another size, or where several have this size.
+    boundary: noise level at which the low-noise expert takes over, for `SamplingRequest`.
+    first_frame: whether it takes a first image as clean latents (Wan2.2 TI2V-5B).
+    device, offload_device: a network is on the first while it works, on the second while it does not.
+    """
+
+    name: str
+    transformers: Mapping[Expert, "WanTransformer3DModel"]
+    vae: VideoVAE
+    text_encoder: TextEncoder
+    image_encoder: ImageEncoder | None = None
+    variant: WanVariant | None = None
+    boundary: float | None = None
+    first_frame: bool = False
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+    offload_device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+
+    def __post_init__(self) -> None:
+        check_parts(self.transformers, self.vae, self.text_encoder, self.image_encoder)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        offload_device: torch.device | str = "cpu",
+    ) -> "WanModel":
+        """From a diffusers repository on disk: a folder with model_index.json.
+
+        Args:
+            dtype: of the transformers and both encoders; as stored when None. The VAE stays as stored.
+
+        Raises:
+            LoadError: a part is missing or broken, or it is no text- or image-to-video repository of Wan.
+        """
+        folder = Path(folder)
+        index = read_index(folder)
+        two_experts, image_encoder = (index.get(part, [None])[0] is not None for part in ("transformer_2", "image_encoder"))
+        model = cls.from_files(
+            transformer=folder / "transformer",
+            low_noise_transformer=folder / "transformer_2" if two_experts else None,
+            vae=folder,
+            text_encoder=folder,
+            image_encoder=folder if image_encoder else None,
+            dtype=dtype,
+            device=device,
+            offload_device=offload_device,
+        )
+        first_frame = bool(index.get("expand_timesteps", False))
+        return replace(model, name=folder.name, boundary=index.get("boundary_ratio"), first_frame=first_frame)
+
+    @classmethod
+    def from_files(
+        cls,
+        *,
+        transformer: Path | str,
+        vae: Path | str,
+        text_encoder: Path | str,
+        low_noise_transformer: Path | str | None = None,
+        image_encoder: Path | str | None = None,
+        tokenizer: Path | str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+        offload_device: torch.device | str = "cpu",
+    ) -> "WanModel":
+        """From single files or component folders, in any mixture.
+
+        Args:
+            transformer: the only one, or the high-noise expert where `low_noise_transformer` is given.
+            tokenizer: where the text encoder does not carry one; see `TextEncoder.load`.
+            dtype: of the transformers and both encoders; as stored when None. The VAE stays as stored.
+
+        Raises:
+            LoadError: a file is missing or broken, or the parts do not belong together.
+        """
+        device, offload_device = torch.device(device), torch.device(offload_device)
+        paths: dict[Expert, Path] = {"single": Path(transformer)}
+        if low_noise_transformer is not None:
+            paths = {"high_noise": Path(transformer), "low_noise": Path(low_noise_transformer)}
+        transformers = {expert: load_transformer(path, dtype) for expert, path in paths.items()}
+        video_vae = VideoVAE.load(vae, device=device, offload_device=offload_device)
+        texts = TextEncoder.load(text_encoder, tokenizer, dtype, device=device, offload_device=offload_device)
+        images = None
+        if image_encoder is not None:
+            images = ImageEncoder.load(image_encoder, dtype, device=device, offload_device=offload_device)
+        rows = recognised(transformers)
+        return cls(
+            name=Path(transformer).stem,
+            transformers=transformers,
+            vae=video_vae,
+            text_encoder=texts,
+            image_encoder=images,
+            variant=rows[0] if len(rows) == 1 else None,
+            boundary=rows[0].boundary if rows else None,
+            first_frame=video_vae.channels == 48,  # the VAE of TI2V-5B alone
+            device=device,
+            offload_device=offload_device,
+        )
+
+    def video_size(self, *, width: int, height: int, frames: int) -> VideoSize:
+        """A size on the grid of this model's VAE.
+
+        Raises:
+            RequestError: it is off the grid; the message names the nearest one.
+        """
+        return VideoSize(width=width, height=height, frames=frames, spatial=self.vae.spatial, temporal=self.vae.temporal)
+
+    @property
+    def title(self) -> str:
+        """The published checkpoint, or those that have this size."""
+        rows = [self.variant] if self.variant is not None else recognised(self.transformers)
+        return " or ".join(row.title for row in rows) or "not a published size"
+
+    @property
+    def takes_image_channels(self) -> bool:
+        """Whether it is an image-to-video network, which reads mask and image beside the noise."""
+        return bool(self._any_transformer.config.in_channels != self.vae.channels)
+
+    def condition(
+        self,
+        prompt: str,
+        negative: str | None,
+        size: VideoSize,
+        first_image: Tensor | None = None,
+        last_image: Tensor | None = None,
+    ) -> Conditioning:
+        """What a generation of `size` is told.
+
+        Args:
+            negative: the negative prompt; None where no step is guided.
+            first_image, last_image: (1, 3, height, width) in 0..1, of exactly `size`. Image-to-video models need the first
+                one; FLF2V both; Wan2.2 I2V takes both; TI2V-5B may have the first one; text-to-video takes none.
+
+        Raises:
+            ConditioningError: an image is missing, too many, or of another size; a prompt is too long.
+            RequestError: the size is made for another VAE.
+        """
+        self._check_size(size)
+        self._check_images(size, first_image, last_image)
+        rows = self.text_encoder.encode([prompt] if negative is None else [prompt, negative])
+        images = [image for image in (first_image, last_image) if image is not None]
+        return Conditioning(
+            positive=rows[:1],
+            negative=None if negative is None else rows[1:],
+            image=self._image_channels(size, images) if self.takes_image_channels else None,
+            image_tokens=self._image_tokens(images),
+            first_frame=self._given_frame(first_image),
+        )
+
+    def generate(self, request: SamplingRequest, conditioning: Conditioning, size: VideoSize) -> Generation:
+        """The generation, to be iterated: nothing runs before its first step is asked for.
+
+        Raises:
+            RequestError: the request contradicts itself or the model.
+            ConditioningError: the conditioning does not fit the model or the size.
+        """
+        self._check_size(size)
+        return Generation(self, request, conditioning, size.latent_shape(self.vae.channels))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Frames (B, 3, F, height, width) in 0..1, float32, of normalised latents (B, C, T, H, W)."""
+        return self.vae.decode(latents)
+
+    @property
+    def _any_transformer(self) -> "WanTransformer3DModel":
+        return next(iter(self.transformers.values()))
+
+    def _check_size(self, size: VideoSize) -> None:
+        if (size.spatial, size.temporal) != (self.vae.spatial, self.vae.temporal):
+            raise RequestError(
+                f"The size is for a VAE that compresses {size.spatial} x {size.spatial} x {size.temporal}; this model's does "
+                f"{self.vae.spatial} x {self.vae.spatial} x {self.vae.temporal}. Make it with model.video_size(...)."
+            )
+
+    def _check_images(self, size: VideoSize, first: Tensor | None, last: Tensor | None) -> None:
+        config = self._any_transformer.config
+        if not (self.takes_image_channels or self.first_frame) and (first is not None or last is not None):
+            raise ConditioningError(
+                "An image was given to a text-to-video model, which cannot read it. Leave it out, or load an image-to-video "
+                "model (I2V, FLF2V, TI2V-5B)."
+            )
+        if first is None and (last is not None or self.takes_image_channels):
+            raise ConditioningError("There is no first image, and an image-to-video model starts from one. Give first_image.")
+        if config.pos_embed_seq_len is not None and last is None:
+            raise ConditioningError("FLF2V goes from a first to a last image and there is no last one. Give last_image.")
+        if last is not None and (self.first_frame or (config.image_dim is not None and config.pos_embed_seq_len is None)):
+            raise ConditioningError(
+                "A last image was given to a model that reads the first one only. Leave it out, or load Wan 2.1 FLF2V or "
+                "Wan 2.2 I2V-A14B, which read both."
+            )
+        for which, image in (("first", first), ("last", last)):
+            if image is not None:
+                _check_image(which, image, size)
+
+    def _image_channels(self, size: VideoSize, images: Sequence[Tensor]) -> Tensor:
+        """(1, 20, T, H, W), of a video that is mid-grey but for the first and, where given, the last frame."""
+        frames = torch.zeros(1, 3, size.frames, size.height, size.width)
+        known = torch.zeros(size.frames, dtype=torch.bool)
+        for place, image in zip((0, -1), images, strict=False):
+            frames[:, :, place] = image * 2 - 1
+            known[place] = True
+        return image_condition(self.vae.encode(frames), known)
+
+    def _image_tokens(self, images: Sequence[Tensor]) -> Tensor | None:
+        """(1, 257 per image, 1280), for the networks that read them."""
+        if self.image_encoder is None or self._any_transformer.config.image_dim is None:
+            return None
+        return self.image_encoder.encode(torch.cat(list(images))).flatten(0, 1)[None]
+
+    def _given_frame(self, image: Tensor | None) -> GivenFrame | None:
+        if image is None or not self.first_frame:
+            return None
+        return GivenFrame(self.vae.encode(image[:, :, None] * 2 - 1))
+
+
+def _check_image(which: str, image: Tensor, size: VideoSize) -> None:
+    if image.shape != (1, 3, size.height, size.width):
+        raise ConditioningError(
+            f"The {which} image has shape {tuple(image.shape)}; the video needs (1, 3, {size.height}, {size.width}). Crop and "
+            "resize it to the size of the video."
+        )
+    low, high = image.aminmax()
+    if not (low >= 0 and high <= 1):
+        raise ConditioningError(f"The {which} image has values from {low:g} to {high:g}; they must lie in 0..1.")

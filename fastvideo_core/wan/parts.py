@@ -1,0 +1,92 @@
+"""The parts of a checkpoint: which they are in a repository, and whether they belong together."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import LoadError
+from ..schedule import Expert
+from .image_encoder import ImageEncoder
+from .loading.checkpoint import read_json
+from .text_encoder import TextEncoder
+from .vae import VideoVAE
+from .variants import WanVariant, recognise
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+Transformers = Mapping[Expert, "WanTransformer3DModel"]
+MASK_CHANNELS = 4
+PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """model_index.json of a Wan repository."""
+    file = folder / "model_index.json"
+    if not file.is_file():
+        raise LoadError(
+            f"{folder} has no model_index.json, so it is no diffusers repository. Give the folder that has one, or load single "
+            "files with WanModel.from_files."
+        )
+    index = read_json(file.read_text("utf-8"), str(file))
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise LoadError(f"{folder} is a repository for {pipeline}; give one for {' or '.join(PIPELINES)}.")
+    return index
+
+
+def recognised(transformers: Transformers) -> Sequence[WanVariant]:
+    """The published checkpoints of this size: none for another size, several where the weights do not tell them apart."""
+    config = next(iter(transformers.values())).config
+    image_tokens = 0 if config.image_dim is None else config.pos_embed_seq_len or 257
+    return recognise(
+        in_channels=config.in_channels,
+        latent_channels=config.out_channels,
+        dim=config.num_attention_heads * config.attention_head_dim,
+        layers=config.num_layers,
+        image_tokens=image_tokens,
+        two_experts=len(transformers) > 1,
+    )
+
+
+def check_parts(transformers: Transformers, vae: VideoVAE, text_encoder: TextEncoder, image_encoder: ImageEncoder | None) -> None:
+    """Raises LoadError when the networks are not those of one checkpoint."""
+    _check_experts(transformers)
+    transformer = next(iter(transformers.values())).config
+    channels, width = vae.channels, text_encoder.network.config.d_model
+    if transformer.out_channels != channels:
+        raise LoadError(
+            f"The transformer makes latents of {transformer.out_channels} channels and the VAE has {channels}: 16 are Wan 2.1 "
+            "and Wan 2.2 A14B, 48 are Wan 2.2 TI2V-5B. Give the VAE of the same checkpoint."
+        )
+    if transformer.in_channels not in (channels, 2 * channels + MASK_CHANNELS):
+        raise LoadError(
+            f"The transformer reads {transformer.in_channels} channels, which is neither text-to-video ({channels}) nor "
+            f"image-to-video ({2 * channels + MASK_CHANNELS}). It is a kind of model that is not conditioned here."
+        )
+    if transformer.text_dim != width:
+        raise LoadError(
+            f"The transformer reads text rows {transformer.text_dim} wide and the text encoder gives {width}: Wan reads "
+            "UMT5-XXL, 4096. Give the text encoder of the same checkpoint."
+        )
+    if transformer.image_dim is not None and image_encoder is None:
+        raise LoadError(
+            "The transformer reads CLIP image tokens (Wan 2.1 I2V or FLF2V) and there is no image encoder. Give image_encoder: "
+            "the repository's folder, or clip_vision_h.safetensors."
+        )
+
+
+def _check_experts(transformers: Transformers) -> None:
+    sizes = {expert: _inputs(transformer) for expert, transformer in transformers.items()}
+    if set(sizes) not in ({"single"}, {"high_noise", "low_noise"}):
+        raise LoadError(f"Transformers were given as {', '.join(sizes)}: give one as single, or high_noise and low_noise.")
+    if len(set(sizes.values())) > 1:
+        words = "; ".join(f"{expert} {', '.join(f'{name} {value}' for name, value in size)}" for expert, size in sizes.items())
+        raise LoadError(f"The transformers are not the two experts of one checkpoint: {words}. Give both of the same one.")
+
+
+def _inputs(transformer: "WanTransformer3DModel") -> tuple[tuple[str, int | None], ...]:
+    """What two experts have in common."""
+    config = transformer.config
+    names = ("in_channels", "out_channels", "num_attention_heads", "num_layers", "text_dim", "image_dim")
+    return tuple((name, config[name]) for name in names)
