@@ -1,0 +1,183 @@
+"""Measuring a ratio table: one dense generation, and at the seam the norm of each step's residual against the last one's."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from ..conditioning import Conditioning
+from ..errors import NumericsError, RequestError
+from ..generate import generate
+from ..guidance import Branch, Guidance
+from ..request import SamplingRequest
+from ..schedule import Expert, Phase, Schedule
+from ..wan.blocks import BlockStack
+from .experts import CachedExperts
+from .ratios import PerStep, PhaseRatios, RatioTable
+
+if TYPE_CHECKING:
+    from ..wan.denoiser import WanExperts
+
+SAMPLED = 4096
+"""Values of each weight that go into the hash, evenly spread: a changed weight changes nearly all of its values."""
+
+
+class StepRatio(NamedTuple):
+    """A step's residual r against that of the step before, p, over the tokens: mean and standard deviation of |r| / |p|,
+    mean of 1 - cos(r, p)."""
+
+    ratio: float
+    deviation: float
+    cosine_distance: float
+
+
+FIRST = StepRatio(1.0, 0.0, 0.0)
+"""Of the first step of a phase, which has none before it."""
+
+
+def step_ratio(residual: Tensor, previous: Tensor) -> StepRatio:
+    """residual, previous: (B, L, D)."""
+    residual, previous = residual.float(), previous.float()
+    ratios = residual.norm(dim=-1) / previous.norm(dim=-1)
+    distance = 1 - cosine_similarity(residual, previous, dim=-1)
+    return StepRatio(float(ratios.mean()), float(ratios.std(correction=0)), float(distance.mean()))
+
+
+class RatioMeter:
+    """Measures one phase; every call runs."""
+
+    def __init__(self) -> None:
+        self.measured: dict[Branch, list[StepRatio]] = {}
+        self._residuals: dict[Branch, Tensor] = {}
+        self._branches: tuple[Branch, ...] = ()
+
+    def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
+        self._branches = branches
+
+    def wrap(self, blocks: BlockStack) -> BlockStack:
+        return MeasuredStack(blocks, self)
+
+    def measure(self, before: Tensor, after: Tensor) -> None:
+        """before, after: (branches * B, L, D) around the blocks."""
+        count = len(self._branches)
+        for branch, x, out in zip(self._branches, before.chunk(count), after.chunk(count), strict=True):
+            residual, previous = out - x, self._residuals.get(branch)
+            self.measured.setdefault(branch, []).append(FIRST if previous is None else step_ratio(residual, previous))
+            self._residuals[branch] = residual
+
+    def close(self) -> None:
+        self._residuals.clear()
+
+
+@dataclass(frozen=True)
+class MeasuredStack:
+    """The blocks, and a look at what they add."""
+
+    blocks: BlockStack
+    meter: RatioMeter
+
+    def __call__(self, x: Tensor, context: Tensor, time_mod: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        out = self.blocks(x, context, time_mod, rope)
+        self.meter.measure(x, out)
+        return out
+
+
+class Calibration:
+    """Measures one generation, to be run through `CachedExperts` as a cache that never skips."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self._meters: dict[Phase, RatioMeter] = {}
+
+    @contextmanager
+    def session(self, phase: Phase) -> Iterator[RatioMeter]:
+        meter = self._meters[phase] = RatioMeter()
+        try:
+            yield meter
+        finally:
+            meter.close()
+
+    def phases(self) -> tuple[PhaseRatios, ...]:
+        """What was measured.
+
+        Raises:
+            RequestError: a branch did not run in every step of a phase, or the generation did not end.
+            NumericsError: a residual was zero or not finite.
+        """
+        return tuple(self._phase(phase) for phase in self.schedule.phases)
+
+    def _phase(self, phase: Phase) -> PhaseRatios:
+        measured = self._meters[phase].measured if phase in self._meters else {}
+        if not measured or any(len(rows) != len(phase.steps) for rows in measured.values()):
+            counts = ", ".join(f"{branch} {len(rows)}" for branch, rows in measured.items()) or "none"
+            raise RequestError(
+                f"A calibration needs each branch once in each of the {len(phase.steps)} steps of the {phase.expert} expert; "
+                f"measured: {counts}. Let the generation run to its end, with guidance gate 1."
+            )
+        if not all(math.isfinite(value) for rows in measured.values() for row in rows for value in row):
+            raise NumericsError(f"The {phase.expert} expert's residuals are zero or not finite: there is nothing to calibrate.")
+        return PhaseRatios(
+            expert=phase.expert,
+            sigmas=self.schedule.sigmas[phase.start : phase.stop],
+            ratios=_column(measured, "ratio"),
+            deviation=_column(measured, "deviation"),
+            cosine_distance=_column(measured, "cosine_distance"),
+        )
+
+
+def _column(measured: Mapping[Branch, list[StepRatio]], name: str) -> PerStep:
+    return {branch: tuple(round(getattr(row, name), 5) for row in rows) for branch, rows in measured.items()}
+
+
+def calibrate(request: SamplingRequest, experts: "WanExperts", conditioning: Conditioning, noise: Tensor) -> RatioTable:
+    """Runs one dense generation and measures it. The table's name is the hash of the weights.
+
+    Args:
+        noise: (B, C, T, H, W) float32, standard normal.
+
+    Raises:
+        RequestError: the guidance has a gate, behind which the negative branch would not be measured.
+    """
+    if request.guidance.gate < 1:
+        raise RequestError(f"gate is {request.guidance.gate:g}: a calibration measures both branches in every step. Set it to 1.")
+    schedule = request.plan()
+    calibration = Calibration(schedule)
+    for _ in generate(
+        request, CachedExperts(experts, schedule, calibration), conditioning, noise, Guidance(schedule, request.guidance)
+    ):
+        pass
+    phases = calibration.phases()
+    return RatioTable(
+        name=weights_hash(experts.transformers),
+        sigmas=schedule.sigmas,
+        shift=request.shift if request.sigmas is None else None,
+        boundary=request.boundary,
+        phases=phases,
+        source={
+            "measured": "one dense generation",
+            "dtype": str(next(iter(experts.transformers.values())).dtype).removeprefix("torch."),
+            "latents": "x".join(map(str, noise.shape)),
+            "guidance_scales": ", ".join(f"{phase.guidance_scale:g}" for phase in schedule.phases),
+            "solver": request.solver,
+            "seed": str(request.seed),
+        },
+    )
+
+
+def weights_hash(transformers: Mapping[Expert, nn.Module]) -> str:
+    """16 hexadecimal digits that tell weights apart: SHA-256 over the name, shape, dtype and `SAMPLED` values of each, for
+    a hash over all of them would read tens of gigabytes."""
+    digest = hashlib.sha256()
+    for expert in sorted(transformers):
+        for name, weight in sorted(transformers[expert].state_dict().items()):
+            values = weight.detach().flatten()
+            sample = values[:: max(1, values.numel() // SAMPLED)].contiguous().cpu()
+            digest.update(f"{expert} {name} {tuple(weight.shape)} {weight.dtype}".encode())
+            digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,198 @@
+"""MagCache's decisions (Ma et al. 2025, arXiv 2506.09045): a pure rule over a schedule and a ratio table, known before the
+run.
+
+Skipping a step reuses the residual of the last computed one. Its norm is off by |1 - product of the ratios since then|, and
+the sum of this over the steps skipped in a row is the error that the threshold bounds.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from ..errors import RequestError
+from ..guidance import BOTH, Branch
+from ..schedule import Phase, Schedule
+from .ratios import RatioTable
+from .reading import phase_ratios
+from .settings import MagCacheSettings
+
+FEW_STEPS = 8
+"""Without guidance and in so few steps a distilled model is at work: no two of its steps resemble each other."""
+
+Action = Literal["compute", "skip", "bypass"]
+"""bypass: compute and leave the cache alone."""
+
+
+class Decision(NamedTuple):
+    """What one transformer call does, and why."""
+
+    step: int
+    branches: tuple[Branch, ...]
+    action: Action
+    reason: str
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a branch has come since it last computed. step: where it is now."""
+
+    step: int
+    magnitude: float = 1.0
+    error: float = 0.0
+    skips: int = 0
+
+    def after(self, ratio: float) -> "Drift":
+        """One more step skipped."""
+        magnitude = self.magnitude * ratio
+        return Drift(self.step + 1, magnitude, self.error + abs(1 - magnitude), self.skips + 1)
+
+
+class PhaseRule:
+    """The decisions of one phase, call by call.
+
+    All branches of a call must agree to skip: the blocks run for all of them or for none. Branches in calls of their own
+    decide by themselves.
+    """
+
+    def __init__(self, phase: Phase, ratios: Mapping[Branch, Sequence[float]], settings: MagCacheSettings) -> None:
+        """ratios: one per step of the phase."""
+        self._phase, self._ratios, self._settings = phase, ratios, settings
+        self._retained = phase.start + settings.retained_steps(phase)
+        self._drifts: dict[Branch, Drift] = {}
+
+    def decide(self, step: int, branches: tuple[Branch, ...]) -> Decision:
+        """What the next call, in `step` over `branches`, does. To be asked once per call, in order."""
+        self._check(branches)
+        drifts = [self._drifts.get(branch) for branch in branches]
+        if any(drift is not None and drift.step == step for drift in drifts):
+            return Decision(step, branches, "bypass", "a second call in one step")
+        reason = self._compulsory(step, drifts)
+        if not reason:
+            moved = {branch: self._moved(branch) for branch in branches}
+            reason = next((why for branch, drift in moved.items() if (why := self._excess(branch, drift))), "")
+            if not reason:
+                self._drifts.update(moved)
+                error = max(drift.error for drift in moved.values())
+                return Decision(step, branches, "skip", f"error {error:.4g} is below {self._settings.threshold:g}")
+        self._drifts.update(dict.fromkeys(branches, Drift(step)))
+        return Decision(step, branches, "compute", reason)
+
+    def _check(self, branches: tuple[Branch, ...]) -> None:
+        missing = [branch for branch in branches if branch not in self._ratios]
+        if missing:
+            raise RequestError(
+                f"The ratio table says nothing about the {missing[0]} branch of the {self._phase.expert} expert. Calibrate with "
+                "a guidance scale other than 1."
+            )
+
+    def _compulsory(self, step: int, drifts: Sequence[Drift | None]) -> str:
+        """Why the call computes whatever the error, or nothing."""
+        if step == self._phase.start:
+            return "first step of the phase"
+        if step < self._retained:
+            return "retention"
+        if any(drift is None or drift.step != step - 1 for drift in drifts):
+            return "a branch did not run in the step before"
+        return ""
+
+    def _moved(self, branch: Branch) -> Drift:
+        drift = self._drifts[branch]
+        return drift.after(self._ratios[branch][drift.step + 1 - self._phase.start])
+
+    def _excess(self, branch: Branch, drift: Drift) -> str:
+        """Which limit the branch would pass, or nothing."""
+        if drift.error >= self._settings.threshold:
+            return f"{branch}: error {drift.error:.4g} reaches {self._settings.threshold:g}"
+        return f"{branch}: {self._settings.max_skips} steps skipped in a row" if drift.skips > self._settings.max_skips else ""
+
+
+@dataclass(frozen=True)
+class PhaseDecisions:
+    """The decisions of one phase, call by call."""
+
+    phase: Phase
+    decisions: tuple[Decision, ...]
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Those that run in this phase."""
+        return [branch for branch in BOTH if any(branch in decision.branches for decision in self.decisions)]
+
+    def text(self, branch: Branch) -> str:
+        skipped = self.count(branch, "skip")
+        return f"{self.phase.expert} {branch} {self.actions(branch)} ({skipped} of {len(self.phase.steps)} skipped)"
+
+    def actions(self, branch: Branch) -> str:
+        """One letter per step: C computed, S skipped, - where the branch does not run."""
+        done = {d.step: d.action for d in self.decisions if branch in d.branches and d.action != "bypass"}
+        return "".join({"compute": "C", "skip": "S"}.get(done.get(step, ""), "-") for step in self.phase.steps)
+
+    def count(self, branch: Branch, action: Action) -> int:
+        return sum(branch in decision.branches and decision.action == action for decision in self.decisions)
+
+
+@dataclass(frozen=True)
+class MagCachePlan:
+    """What a generation will do, or what it did. aside: why the cache does nothing, empty where it works."""
+
+    phases: tuple[PhaseDecisions, ...]
+    aside: str = ""
+
+    def text(self) -> str:
+        """As a person reads it: `high_noise positive CCCCSSCSS...` with the count of skipped steps."""
+        if self.aside:
+            return f"MagCache stands aside: {self.aside}"
+        return "\n".join(part.text(branch) for part in self.phases for branch in part.branches)
+
+
+def reason_to_stand_aside(schedule: Schedule, settings: MagCacheSettings) -> str:
+    """Why MagCache would only do harm, and what helps instead; nothing where it may work."""
+    if settings.threshold == 0:
+        return "its threshold is 0, which is off."
+    if schedule.steps <= FEW_STEPS and not any(phase.guided for phase in schedule.phases):
+        return (
+            f"{schedule.steps} steps without guidance are those of a distilled model, in which no step resembles the one before. "
+            "A faster attention backend and compiled blocks help instead."
+        )
+    return ""
+
+
+def make_rule(schedule: Schedule, phase: Phase, table: RatioTable, settings: MagCacheSettings) -> PhaseRule:
+    """A fresh rule for one phase of one generation."""
+    return PhaseRule(phase, phase_ratios(table, schedule, phase, settings.mode), settings)
+
+
+def plan_magcache(
+    schedule: Schedule, table: RatioTable, settings: MagCacheSettings, joint: bool, gate: float = 1.0
+) -> MagCachePlan:
+    """What MagCache will do in a generation.
+
+    Args:
+        joint: whether both branches run in one call (batched guidance) and so decide together.
+        gate: as in `GuidanceSettings`: from this fraction of the steps only the positive branch runs.
+
+    Raises:
+        RequestError: the table does not fit the schedule.
+    """
+    aside = reason_to_stand_aside(schedule, settings)
+    phases = []
+    for phase in schedule.phases:
+        calls = _calls(phase, int(schedule.steps * gate), joint)
+        if aside:
+            decisions = [Decision(step, branches, "compute", aside) for step, branches in calls]
+        else:
+            rule = make_rule(schedule, phase, table, settings)
+            decisions = [rule.decide(step, branches) for step, branches in calls]
+        phases.append(PhaseDecisions(phase, tuple(decisions)))
+    return MagCachePlan(tuple(phases), aside)
+
+
+def _calls(phase: Phase, gate_step: int, joint: bool) -> Iterator[tuple[int, tuple[Branch, ...]]]:
+    """The calls that `Guidance` makes: behind the gate the negative branch runs in the first step of a phase only."""
+    for step in phase.steps:
+        if not phase.guided or (step >= gate_step and step > phase.start):
+            yield step, ("positive",)
+        elif joint:
+            yield step, BOTH
+        else:
+            yield from ((step, (branch,)) for branch in BOTH)

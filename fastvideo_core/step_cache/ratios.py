@@ -1,0 +1,132 @@
+"""Ratio tables: how the residual of a network shrinks from step to step, measured once, with where it was measured.
+
+The residual is what the blocks add to the tokens: x after the last block minus x before the first.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import LoadError, RequestError
+from ..guidance import Branch
+from ..schedule import Expert, plan, shifted_sigmas
+from .settings import MagCacheSettings
+
+PerStep = Mapping[Branch, tuple[float, ...]]
+"""One number per step of a phase, for each branch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseRatios:
+    """One phase of a dense generation.
+
+    sigmas: the noise level of each step.
+    ratios: mean over the tokens of the residual's norm over that of the step before; 1 in the first step.
+    deviation: standard deviation of the same over the tokens. cosine_distance: mean of 1 - cos of the angle between the two
+        residuals. Both are empty where the source does not state them.
+    """
+
+    expert: Expert
+    sigmas: tuple[float, ...]
+    ratios: PerStep
+    deviation: PerStep = field(default_factory=dict)
+    cosine_distance: PerStep = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(ratio) and ratio > 0 for row in self.ratios.values() for ratio in row):
+            raise LoadError(f"A ratio table has ratios of the {self.expert} expert that are not positive. Calibrate again.")
+        for values in (self.ratios, self.deviation, self.cosine_distance):
+            for branch, row in values.items():
+                if len(row) != len(self.sigmas):
+                    raise LoadError(
+                        f"A ratio table has {len(row)} values for {len(self.sigmas)} steps of the {self.expert} expert's "
+                        f"{branch} branch. Calibrate again."
+                    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioTable:
+    """sigmas: steps + 1 noise levels of the generation it was measured in. shift: of these, None for another scheduler.
+    boundary: where the experts changed, None for a single one. source: where the numbers come from, in words.
+    presets: settings that its authors recommend, by name."""
+
+    name: str
+    sigmas: tuple[float, ...]
+    shift: float | None
+    boundary: float | None
+    phases: tuple[PhaseRatios, ...]
+    source: Mapping[str, str]
+    presets: Mapping[str, MagCacheSettings] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    def phase(self, expert: Expert) -> PhaseRatios:
+        for phase in self.phases:
+            if phase.expert == expert:
+                return phase
+        raise RequestError(
+            f"The ratio table {self.name} holds the experts {', '.join(phase.expert for phase in self.phases)}, not "
+            f"{expert}. Use the table of this model, or calibrate it."
+        )
+
+    def json(self) -> str:
+        rows = [{name: value for name, value in asdict(phase).items() if value and name != "sigmas"} for phase in self.phases]
+        about = {"name": self.name, "steps": self.steps, "shift": self.shift, "sigmas": self.sigmas, "boundary": self.boundary}
+        presets = {name: asdict(settings) for name, settings in self.presets.items()}
+        return json.dumps({**about, "source": dict(self.source), "presets": presets, "phases": rows}, indent=1, allow_nan=False)
+
+
+def published_tables() -> Mapping[str, RatioTable]:
+    """The tables that MagCache's authors published, by name: that of the Wan variant, and for TI2V-5B with _t2v and _i2v."""
+    data = json.loads(files(__package__).joinpath("mag_ratios.json").read_text("utf-8"))
+    return {row["name"]: _table(row) for row in data["tables"]}
+
+
+def read_table(file: Path) -> RatioTable:
+    """A table that `RatioTable.json` wrote.
+
+    Raises:
+        LoadError: the file is missing or no such table.
+    """
+    if not file.is_file():
+        raise LoadError(f"There is no ratio table at {file}. Calibrate the model to make it.")
+    try:
+        return _table(json.loads(file.read_text("utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{file} is no ratio table: {error!r}. Calibrate the model to make it anew.") from error
+
+
+def _table(row: Mapping[str, Any]) -> RatioTable:
+    """Published tables tell steps and shift; the noise levels follow."""
+    sigmas = tuple(row.get("sigmas") or shifted_sigmas(row["steps"], row["shift"]))
+    phases = plan(sigmas, 1.0, None, row["boundary"]).phases
+    parts = [
+        PhaseRatios(
+            expert=part["expert"],
+            sigmas=sigmas[phase.start : phase.stop],
+            ratios=_per_step(part["ratios"]),
+            deviation=_per_step(part.get("deviation", {})),
+            cosine_distance=_per_step(part.get("cosine_distance", {})),
+        )
+        for phase, part in zip(phases, row["phases"], strict=True)
+    ]
+    presets = {name: MagCacheSettings(**settings) for name, settings in row["presets"].items()}
+    return RatioTable(
+        name=row["name"],
+        sigmas=sigmas,
+        shift=row["shift"],
+        boundary=row["boundary"],
+        phases=tuple(parts),
+        source=row["source"],
+        presets=presets,
+    )
+
+
+def _per_step(rows: Mapping[Branch, Sequence[float]]) -> PerStep:
+    return {branch: tuple(values) for branch, values in rows.items()}

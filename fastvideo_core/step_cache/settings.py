@@ -1,0 +1,49 @@
+"""What a person may set of MagCache."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ..errors import RequestError
+from ..schedule import Phase
+
+MagCacheMode = Literal["resampled", "nearest", "official"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagCacheSettings:
+    """When a step may reuse the residual of an earlier one (Ma et al. 2025, arXiv 2506.09045).
+
+    threshold: sum of the estimated errors over skipped steps that makes the next step compute; 0 is off.
+    max_skips: steps in a row that may be skipped (the paper's K).
+    retention: fraction of a phase's first steps that always compute; of the high-noise phase, or of the single one.
+    low_noise_retention: of the low-noise phase; the same as `retention` when None.
+    mode: how a ratio table is read. "resampled" reads it by noise level, for any steps, shift and scheduler; "nearest"
+        by step number, as MagCache's authors do for other step counts; "official" wants the table's own schedule.
+    residuals_on_cpu: whether the residuals wait in the computer's memory, not on the GPU.
+    """
+
+    threshold: float
+    max_skips: int
+    retention: float = 0.2
+    low_noise_retention: float | None = None
+    mode: MagCacheMode = "resampled"
+    residuals_on_cpu: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise RequestError(f"MagCache's threshold is {self.threshold}: it is 0 (off) or more, usually 0.02 to 0.24.")
+        if self.max_skips < 1:
+            raise RequestError(f"MagCache's max_skips is {self.max_skips}: it is 1 or more. Threshold 0 switches the cache off.")
+        for name in ("retention", "low_noise_retention"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise RequestError(f"MagCache's {name} is {value}: it is the fraction of steps that always compute, 0 to 1.")
+        if self.mode not in get_args(MagCacheMode):
+            raise RequestError(f"MagCache's mode is {self.mode!r}: use one of {', '.join(get_args(MagCacheMode))}.")
+
+    def retained_steps(self, phase: Phase) -> int:
+        """How many steps at the start of a phase always compute: whole steps, so that no branch lags behind the other."""
+        low = phase.expert == "low_noise" and self.low_noise_retention is not None
+        retention = self.low_noise_retention if low else self.retention
+        return int(len(phase.steps) * (retention or 0.0) + 1e-9)  # 0.12 * 25 is a hair more or less than 3
