@@ -9,7 +9,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from tools.demo_model import loop
 from tools.demo_model.captions import caption
-from tools.demo_model.latents import Latents, cached_latents, settle_statistics
+from tools.demo_model.latents import Latents, cached_latents, settle_statistics, with_images
 from tools.demo_model.text import TEXT_DIM, PromptEncoder, train_tokenizer
 from tools.demo_model.train_transformers import CLIPS, EXPERTS, IMAGE, Lesson, TextToVideo, lesson_loss
 from tools.demo_model.train_vae import STAGES, training_clips, vae_loss
@@ -37,7 +37,7 @@ def tiny_vae():
 
 
 def short(stage, steps):
-    return dataclasses.replace(stage, steps=steps, batch=4)
+    return dataclasses.replace(stage, steps=steps, batch=2, warmup=1)
 
 
 def latents(count):
@@ -89,13 +89,12 @@ def test_an_image_to_video_model_starts_as_the_text_to_video_one():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+@pytest.mark.parametrize("stage", [STAGES[0], STAGES[2]], ids=lambda stage: stage.name)
 def test_a_few_steps_lower_the_vaes_loss(stage, tmp_path):
-    vae, stage = build_vae(base_dim=4), short(stage, 12)
-    fixed = [vae_loss(vae, stage, 0, 0).item()]
-    loop.train_stage(dataclasses.replace(stage, warmup=2), vae, lambda step: vae_loss(vae, stage, 0, 0), tmp_path)
-    fixed.append(vae_loss(vae, stage, 0, 0).item())
-    assert fixed[1] < 0.9 * fixed[0]
+    vae, stage = build_vae(), short(stage, 8)
+    before = vae_loss(vae, stage, 0, 0).item()
+    loop.train_stage(stage, vae, lambda step: vae_loss(vae, stage, 0, 0), tmp_path)
+    assert vae_loss(vae, stage, 0, 0).item() < 0.9 * before
 
 
 @pytest.mark.parametrize("lesson", [Lesson(CLIPS), Lesson(IMAGE, image=True), *EXPERTS], ids=lambda x: x.stage.name)
@@ -103,7 +102,7 @@ def test_a_few_steps_lower_the_transformers_loss(lesson, tmp_path):
     model, data = TextToVideo(PromptEncoder(train_tokenizer())), latents(4)
     if lesson.image:
         model.transformer = image_to_video_from(model.transformer)
-    lesson = dataclasses.replace(lesson, stage=dataclasses.replace(short(lesson.stage, 12), warmup=2))
+    lesson = dataclasses.replace(lesson, stage=short(lesson.stage, 8))
 
     def loss(step):
         return lesson_loss(lesson, model.transformer, model.prompts, data, 0, 0)
@@ -119,7 +118,7 @@ def test_an_interrupted_stage_continues_exactly(tmp_path, monkeypatch):
 
     def train(folder, stop):
         torch.manual_seed(0)
-        vae = build_vae(base_dim=4)
+        vae = build_vae()
 
         def loss(step):
             if step == stop:
@@ -138,17 +137,20 @@ def test_an_interrupted_stage_continues_exactly(tmp_path, monkeypatch):
 
 
 def test_windows_have_the_stages_size():
-    for stage, shape in zip(STAGES, ((1, 32), (5, 32), (17, 32), (17, 64)), strict=True):
-        assert training_clips(short(stage, 1), 0, 0).shape == (4, 3, shape[0], shape[1], shape[1])
+    for stage, shape in zip(STAGES, ((1, 32), (5, 32), (17, 32)), strict=True):
+        assert training_clips(short(stage, 1), 0, 0).shape == (2, 3, shape[0], shape[1], shape[1])
+
+
+def _cached(vae, folder):
+    return with_images(vae, cached_latents(vae, folder / "clips.pt", 4, 0), folder / "images.pt", 3)
 
 
 def test_cached_latents_are_read_back_and_the_first_frame_is_alike(tmp_path):
     vae = tiny_vae().requires_grad_(False)
-    first = cached_latents(vae, tmp_path, (3, 3), 0)
-    again = cached_latents(vae, tmp_path, (3, 3), 0)
+    first, again = (_cached(vae, tmp_path) for _ in range(2))
     assert first.scenes == again.scenes
     assert torch.equal(first.clips, again.clips)
-    torch.testing.assert_close(first.images[:, :, 0], first.clips[:, :, 0])  # causal: later frames do not matter
+    torch.testing.assert_close(first.images[:, :, 0], first.clips[:3, :, 0])  # causal: later frames do not matter
     condition = first.condition(torch.tensor([0, 2]))
     assert condition.shape == (2, 20, 5, 8, 8)
     assert condition[:, :4, 0].eq(1).all()

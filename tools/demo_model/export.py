@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import save_file
+from torch import nn
 
 from .text import TEXT_DIM, PromptEncoder
 from .transformer import HEADS
@@ -54,14 +56,14 @@ TEXT_SIZES = ("model_type", "vocab_size", "d_model", "d_kv", "d_ff", "num_heads"
 BLOCKS_PER_LEVEL = 3  # residual blocks of a decoder level with two blocks per encoder level
 
 
-def transformer_weights(model: WanTransformer3DModel) -> dict[str, torch.Tensor]:
-    """The transformer's weights under the original names."""
-    return {_renamed(name, TRANSFORMER_NAMES): value for name, value in model.state_dict().items()}
+def transformer_name(name: str) -> str:
+    """The original name of a weight of diffusers' transformer."""
+    return _renamed(name, TRANSFORMER_NAMES)
 
 
-def vae_weights(vae: AutoencoderKLWan) -> dict[str, torch.Tensor]:
-    """The VAE's weights under the original names, which count a decoder's layers through all levels."""
-    return {_renamed(_flat_decoder(name), VAE_NAMES): value for name, value in vae.state_dict().items()}
+def vae_name(name: str) -> str:
+    """The original name of a weight of diffusers' VAE; there a decoder's layers are counted through all levels."""
+    return _renamed(_flat_decoder(name), VAE_NAMES)
 
 
 def _flat_decoder(name: str) -> str:
@@ -81,12 +83,12 @@ def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
 def save_transformer(model: WanTransformer3DModel, path: Path, about: dict[str, str]) -> None:
     """Writes a transformer; `config` tells loaders what they cannot see in the weights' shapes."""
     config = {"transformer": {"text_dim": TEXT_DIM, "num_heads": HEADS}}
-    _save(transformer_weights(model), path, {**about, "config": json.dumps(config)})
+    _save(_named(model, transformer_name), path, {**about, "config": json.dumps(config)})
 
 
 def save_vae(vae: AutoencoderKLWan, path: Path, about: dict[str, str]) -> None:
     """Writes the VAE."""
-    _save(vae_weights(vae), path, about)
+    _save(_named(vae, vae_name), path, about)
 
 
 def save_text_encoder(prompts: PromptEncoder, path: Path, about: dict[str, str]) -> None:
@@ -100,6 +102,10 @@ def save_text_encoder(prompts: PromptEncoder, path: Path, about: dict[str, str])
         {**about, "config": json.dumps(sizes)},
         spiece_model=torch.frombuffer(bytearray(prompts.tokenizer_model), dtype=torch.uint8),
     )
+
+
+def _named(module: nn.Module, name: Callable[[str], str]) -> dict[str, torch.Tensor]:
+    return {name(key): value for key, value in module.state_dict().items()}
 
 
 def _save(weights: dict[str, torch.Tensor], path: Path, about: dict[str, str], **extra: torch.Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,14 +20,14 @@ MASK_CHANNELS = 4
 
 @dataclass(frozen=True)
 class Latents:
-    """Normalized latents `clips` of the scenes and `images` of the first frames (of the first scenes) followed by grey.
+    """Scenes and their normalized latents, (N, 16, 5, 8, 8) in half precision.
 
-    Both are (N, 16, 5, 8, 8) in half precision.
+    `images` are the latents of the first frames followed by grey, of the first so many scenes.
     """
 
     scenes: list[Scene]
     clips: torch.Tensor
-    images: torch.Tensor
+    images: torch.Tensor | None = None
 
     def condition(self, chosen: torch.Tensor) -> torch.Tensor:
         """The 20 extra channels of an image-to-video model: a mask of known frames, then the image latents."""
@@ -80,15 +80,15 @@ def settle_statistics(vae: AutoencoderKLWan, clips: torch.Tensor) -> None:
     outer.bias -= outer.weight.flatten(1) @ offset
 
 
-def cached_latents(vae: AutoencoderKLWan, folder: Path, counts: tuple[int, int], seed: int) -> Latents:
-    """Encodes training clips, and the first frames of the first of them, or reads what an earlier run left in `folder`.
+def cached_latents(vae: AutoencoderKLWan, path: Path, count: int, seed: int) -> Latents:
+    """Encodes `count` training clips, or reads the latents that an earlier run left at `path`."""
+    scenes = [sample_scene(random.Random(f"{seed} latents {index}")) for index in range(count)]
+    return Latents(scenes, _cached(vae, path, scenes, lambda batch: batch))
 
-    `counts` are how many clips, and of how many the image condition too.
-    """
-    scenes = [sample_scene(random.Random(f"{seed} latents {index}")) for index in range(counts[0])]
-    clips = _cached(vae, folder / "clips.pt", scenes, lambda batch: batch)
-    images = _cached(vae, folder / "images.pt", scenes[: counts[1]], first_frame_clip)
-    return Latents(scenes, clips, images)
+
+def with_images(vae: AutoencoderKLWan, latents: Latents, path: Path, count: int) -> Latents:
+    """Adds the image conditions of the first `count` scenes, encoded now or read from `path`."""
+    return replace(latents, images=_cached(vae, path, latents.scenes[:count], first_frame_clip))
 
 
 def _cached(

@@ -10,12 +10,14 @@ import random
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLWan
 
 from .evaluation import evaluate, psnr
 from .export import save_text_encoder, save_transformer, save_vae
-from .latents import cached_latents, settle_statistics
+from .latents import cached_latents, settle_statistics, with_images
 from .sampling import GUIDANCE, STEPS, DemoModels
 from .text import PromptEncoder, train_tokenizer
+from .train_text import train_text
 from .train_transformers import (
     BOUNDARY,
     EXPERTS,
@@ -31,7 +33,7 @@ from .world import render, sample_scene
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSION = "1"
-CLIPS, IMAGES = 3600, 1800  # encoded once; the transformers learn from these
+CLIPS, IMAGES = 1500, 800  # encoded once; the transformers learn from these
 MEASURED_CLIPS = 64
 SMALLEST_PSNR = 30.0  # dB on held-out clips; below it the transformers would learn a blurred world
 
@@ -48,18 +50,20 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def trained_vae(options: argparse.Namespace) -> torch.nn.Module:
+def trained_vae(options: argparse.Namespace) -> AutoencoderKLWan:
     """The trained VAE with Wan's latent statistics; raises ValueError if it reconstructs too badly to go on."""
     torch.manual_seed(options.seed)
-    vae = build_vae().to(options.device)
-    train_vae(vae, options.checkpoints, options.seed)
-    vae.requires_grad_(False)
-    settle_statistics(vae, scenes(128, held_out=False).to(options.device))
-    quality = reconstruction_psnr(vae)
-    print(f"VAE: {quality:.2f} dB on {MEASURED_CLIPS} held-out clips", flush=True)
-    if quality < SMALLEST_PSNR:
-        raise ValueError(f"the VAE reaches {quality:.1f} dB, {SMALLEST_PSNR} dB are needed: train it for more steps")
-    return vae
+    vae, settled = build_vae().to(options.device), options.checkpoints / "vae.pt"
+    if not settled.exists():
+        train_vae(vae, options.checkpoints, options.seed)
+        settle_statistics(vae, scenes(64, held_out=False).to(options.device))
+        torch.save(vae.state_dict(), settled)
+        quality = reconstruction_psnr(vae)
+        print(f"VAE: {quality:.2f} dB on {MEASURED_CLIPS} held-out clips", flush=True)
+        if quality < SMALLEST_PSNR:
+            raise ValueError(f"the VAE reaches {quality:.1f} dB, {SMALLEST_PSNR} dB are needed: train it for more steps")
+    vae.load_state_dict(torch.load(settled, weights_only=True))
+    return vae.requires_grad_(False)
 
 
 def scenes(count: int, held_out: bool) -> torch.Tensor:
@@ -99,16 +103,18 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     vae = trained_vae(options)
     save_vae(vae, options.output / "demo_wan_vae.safetensors", about("VAE", options))
-    latents = cached_latents(vae, options.checkpoints, (CLIPS, IMAGES), options.seed)
+    latents = cached_latents(vae, options.checkpoints / "clips.pt", CLIPS, options.seed)
 
     torch.manual_seed(options.seed)
     base = TextToVideo(PromptEncoder(train_tokenizer())).to(options.device)
+    train_text(base.prompts, options.checkpoints, options.seed)
     train_text_to_video(base, latents, options.checkpoints, options.seed)
     save_text_encoder(base.prompts, options.output / "demo_umt5.safetensors", about("text encoder", options))
     save_transformer(base.transformer, options.output / "demo_wan_t2v.safetensors", about("text to video", options))
     report("t2v", DemoModels(vae, base.prompts, base.transformer), options)
 
-    image = train_image_to_video(base, latents, options.checkpoints, options.seed)
+    with_first_frames = with_images(vae, latents, options.checkpoints / "images.pt", IMAGES)
+    image = train_image_to_video(base, with_first_frames, options.checkpoints, options.seed)
     save_transformer(image, options.output / "demo_wan_i2v.safetensors", about("image to video", options))
     report("i2v", DemoModels(vae, base.prompts, image), options, image=True)
 

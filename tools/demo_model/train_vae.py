@@ -1,4 +1,4 @@
-"""Trains the VAE: single frames first, then clips of 5 frames, then whole clips."""
+"""Trains the VAE: single frames first, then clips of 5 frames, then of all 17."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from .world import FRAMES, SIZE, render, sample_scene
 STAGES = (
     Stage("vae_frames", steps=450, batch=48, rate=2e-3, warmup=100),
     Stage("vae_short", steps=250, batch=16, rate=1.5e-3),
-    Stage("vae_cropped", steps=400, batch=8, rate=1.5e-3),
-    Stage("vae_clips", steps=150, batch=4, rate=6e-4),
+    Stage("vae_clips", steps=80, batch=8, rate=5e-4),
 )
-WINDOWS = {"vae_frames": (1, 32), "vae_short": (5, 32), "vae_cropped": (FRAMES, 32), "vae_clips": (FRAMES, SIZE)}
+WINDOWS = {"vae_frames": (1, 32), "vae_short": (5, 32), "vae_clips": (FRAMES, 32)}
 ABSOLUTE_WEIGHT = 0.1
 PRIOR_WEIGHT = 1e-4  # pulls the latents towards unit variance
 

@@ -1,0 +1,56 @@
+"""Reads the shipped files back into diffusers' modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import load_file
+from torch import nn
+
+from .export import transformer_name, vae_name
+from .sampling import DemoModels
+from .text import PromptEncoder
+from .train_transformers import BOUNDARY
+from .transformer import build_transformer
+from .vae import build_vae
+
+Module = TypeVar("Module", bound=nn.Module)
+FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
+
+
+def shipped_vae(folder: Path = FOLDER) -> AutoencoderKLWan:
+    """The VAE in single precision."""
+    return _filled(build_vae(), load_file(folder / "demo_wan_vae.safetensors"), vae_name)
+
+
+def shipped_text_encoder(folder: Path = FOLDER) -> PromptEncoder:
+    """The text encoder with its tokenizer, in single precision."""
+    weights = load_file(folder / "demo_umt5.safetensors")
+    prompts = PromptEncoder(weights.pop("spiece_model").numpy().tobytes())
+    weights["encoder.embed_tokens.weight"] = weights["shared.weight"]
+    _filled(prompts.encoder, weights, lambda name: name)
+    return prompts
+
+
+def shipped_transformer(name: str, folder: Path = FOLDER) -> WanTransformer3DModel:
+    """`t2v`, `i2v`, `high_noise` or `low_noise`, in single precision, for prompts of `shipped_text_encoder`."""
+    weights = load_file(folder / f"demo_wan_{name}.safetensors")
+    return _filled(build_transformer(weights["patch_embedding.weight"].shape[1]), weights, transformer_name)
+
+
+def shipped_models(kind: str, folder: Path = FOLDER) -> DemoModels:
+    """All that `sampling.generate` needs; `kind` is `t2v`, `i2v` or `two experts`."""
+    vae, prompts = shipped_vae(folder), shipped_text_encoder(folder)
+    if kind == "two experts":
+        high, low = (shipped_transformer(name, folder) for name in ("high_noise", "low_noise"))
+        return DemoModels(vae, prompts, high, low, BOUNDARY)
+    return DemoModels(vae, prompts, shipped_transformer(kind, folder))
+
+
+def _filled(module: Module, weights: dict[str, torch.Tensor], renamed: Callable[[str], str]) -> Module:
+    module.load_state_dict({name: weights[renamed(name)].float() for name in module.state_dict()})
+    return module.requires_grad_(False)
