@@ -43,8 +43,12 @@ class MagCacheSession:
         for branch, x, out in rows:
             residual = out - x
             self._residuals[branch] = residual.cpu() if self.on_cpu else residual
-        held = sum(residual.nbytes for residual in self._residuals.values())
-        self.peak_bytes = max(self.peak_bytes, held)
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the residuals now."""
+        return sum(residual.nbytes for residual in self._residuals.values())
 
     def apply(self, branches: tuple[Branch, ...], x: Tensor) -> Tensor:
         """x (branches * B, L, D) plus the residual of each branch."""
@@ -104,6 +108,11 @@ class MagCache:
         """The decisions of every phase that has begun."""
         phases = [PhaseDecisions(phase, tuple(session.decisions)) for phase, session in self._sessions.items()]
         return MagCachePlan(tuple(phases), self.aside)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the residuals now."""
+        return sum(session.held_bytes for session in self._sessions.values())
 
     @property
     def peak_bytes(self) -> int:

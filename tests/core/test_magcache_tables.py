@@ -90,7 +90,7 @@ def test_resampling_reads_any_scheduler_by_noise_level() -> None:
     schedule = plan(NO_SHIFT, 4.0, None, 0.875)
     for phase in schedule.phases:
         read = phase_ratios(T2V_A14B, schedule, phase, "resampled")
-        assert all(len(row) == len(phase.steps) and 0 < min(row) for row in read.values())
+        assert all(len(row) == len(phase.steps) and min(row) > 0 for row in read.values())
 
 
 @pytest.mark.parametrize(("steps", "shift"), [(40, 5.0), (20, 8.0), (4, 12.0)])
@@ -148,7 +148,7 @@ def test_another_scheduler_than_the_tables_is_refused(mode: MagCacheMode) -> Non
 
 def test_other_steps_than_the_tables_are_refused_by_official_alone() -> None:
     schedule = schedule_for(T2V_14B, 30, 5.0)
-    with pytest.raises(RequestError, match="measured with 50 steps .* there are 30. Set steps to 50, or use mode resampled"):
+    with pytest.raises(RequestError, match=r"measured with 50 steps .* there are 30. Set steps to 50, or use mode resampled"):
         phase_ratios(T2V_14B, schedule, schedule.phases[0], "official")
     for mode in ("nearest", "resampled"):
         assert len(phase_ratios(T2V_14B, schedule, schedule.phases[0], mode)["positive"]) == 30
@@ -171,7 +171,7 @@ def test_another_boundary_than_the_tables_is_refused_with_the_right_one(boundary
 
 
 def test_a_table_for_other_experts_is_refused() -> None:
-    with pytest.raises(RequestError, match="is of two experts, the schedule has one. Set boundary to 0.875"):
+    with pytest.raises(RequestError, match=r"is of two experts, the schedule has one. Set boundary to 0.875"):
         phase_ratios(T2V_A14B, plan(T2V_A14B.sigmas, 4.0), plan(T2V_A14B.sigmas, 4.0).phases[0], "resampled")
     schedule = plan(T2V_14B.sigmas, 4.0, None, 0.875)
     with pytest.raises(RequestError, match="is of one expert, the schedule has two"):
