@@ -1,0 +1,28 @@
+"""`make bench`, or python -m tools.bench [--device cuda --size 1.3B-480p] [--steps 10] [--rounds 9].
+
+Needs COMFYUI_PATH, which `make bench` sets.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--size", default="small", help="small, or 1.3B-480p with random weights")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=9)
+    asked = vars(parser.parse_args())
+    if asked["device"] == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # ComfyUI would take a GPU that it sees
+    from . import loop
+
+    command = shlex.join(["python", "-m", "tools.bench", *sys.argv[1:]])
+    print(loop.report(loop.run(**asked), **asked, command=command))
+
+
+if __name__ == "__main__":
+    main()
