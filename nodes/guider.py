@@ -28,7 +28,7 @@ class WanGuider(comfy.samplers.CFGGuider):
         self.settings = settings
         guided = settings.guidance_scale != 1 or settings.low_noise_guidance_scale not in (None, 1)
         check_conditioning({"positive": positive, **({"negative": negative} if guided else {})}, self.facts)
-        _check_rescale(settings, model, low_noise_model)
+        _check_patches(settings.guidance, [model] if low_noise_model is None else [model, low_noise_model])
         self.low_noise = None
         if low_noise_model is not None:
             check_experts(self.facts, wan_facts(low_noise_model, "low_noise_model"))
@@ -37,6 +37,7 @@ class WanGuider(comfy.samplers.CFGGuider):
             self.low_noise.set_cfg(settings.low_noise_guidance_scale)
         self.set_conds(positive, negative)
         self.set_cfg(settings.guidance_scale)
+        self.run: NativeRun
 
     def sample(self, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
                callback: Any = None, disable_pbar: bool = False, seed: int | None = None) -> Any:  # fmt: skip
@@ -52,9 +53,12 @@ class WanGuider(comfy.samplers.CFGGuider):
 
         arguments = (noise, latent_image, sampler, sigmas, denoise_mask, after_step, disable_pbar, seed)
         sample = super().sample
-        video = sample(*arguments) if self.low_noise is None else self.low_noise.sample_around(sample, *arguments)
+        try:
+            video = sample(*arguments) if self.low_noise is None else self.low_noise.sample_around(sample, *arguments)
+        finally:
+            del self.run  # it holds latents and conditions of this generation, and this object
         check_finite(video, "The sampler")
-        self.report: RunReport = native_report(self, sampler, seed or 0, tuple(video.shape))
+        self.report: RunReport = native_report(self, run, sampler, seed or 0, tuple(video.shape))
         logging.info("%s", self.report.text())
         return video
 
@@ -93,11 +97,17 @@ class WanGuider(comfy.samplers.CFGGuider):
             )
 
 
-def _check_rescale(settings: GuiderSettings, *models: Any) -> None:
-    if settings.guidance.rescale > 0 and any("sampler_cfg_function" in m.model_options for m in models if m is not None):
+def _check_patches(guidance: GuidanceSettings, models: list[Any]) -> None:
+    """Settings that a patch of another pack on one of the MODELs would undo, or that would undo the patch."""
+    if guidance.rescale > 0 and any("sampler_cfg_function" in model.model_options for model in models):
         raise RequestError(
-            f"guidance_rescale is {settings.guidance.rescale:g} and a node before the sampler (such as RescaleCFG) replaces the "
-            "guidance formula of the model. Set guidance_rescale to 0 or remove that node."
+            f"guidance_rescale is {guidance.rescale:g} and a node before the sampler (such as RescaleCFG) replaces the guidance "
+            "formula of the model. Set guidance_rescale to 0 or remove that node."
+        )
+    if guidance.gate < 1 and any(model.model_options.get("disable_cfg1_optimization") for model in models):
+        raise RequestError(
+            f"gate is {guidance.gate:g} and a node before the sampler (such as NAGuidance) needs the negative branch in every "
+            "step. Set gate to 1 or remove that node."
         )
 
 

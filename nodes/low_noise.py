@@ -23,7 +23,10 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
     ) -> Any:
         """sample: the first expert's `CFGGuider.sample`, which runs inside this expert's run."""
         self.inner_sampling = sample
-        return self.sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        try:
+            return self.sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        finally:
+            del self.inner_sampling
 
     def outer_sample(self, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs.pop("latent_shapes", None)
@@ -35,7 +38,8 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
             if self.inner_model is not None:
                 self.model_patcher.cleanup()
                 comfy.sampler_helpers.cleanup_models(self.conds, self.loaded_models)
-                self.inner_model = None
+            for state in ("inner_model", "loaded_models", "inputs", "run", "run_options"):
+                self.__dict__.pop(state, None)  # of this generation; what was not reached is not there
 
     def remember(
         self, noise: Any, latent_image: Any, device: Any, sigmas: Any, denoise_mask: Any, seed: Any, **kwargs: Any

@@ -50,9 +50,8 @@ class Stopwatch:
         return self._peak if self.device.type == "cpu" else None
 
 
-def native_report(guider: Any, sampler: Any, seed: int, shape: tuple[int, ...]) -> RunReport:
-    """The report of a run on native MODELs. guider: a WanGuider after sampling; sampler: the core SAMPLER that drove it."""
-    run = guider.run
+def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[int, ...]) -> RunReport:
+    """The report of a finished NativeRun of a WanGuider. sampler: the core SAMPLER that drove it."""
     variants = guider.facts.variants(guider.low_noise is not None)
     mode, reason = _ran_as(run.guidance)
     return RunReport(

@@ -38,10 +38,11 @@ def load_wan(comfy: ComfyInProcess) -> Callable[..., Any]:
 @pytest.fixture
 def direct(comfy: ComfyInProcess) -> Iterator[ComfyInProcess]:
     """For calls of nodes outside a prompt: inference mode as in a prompt, and no progress, which belongs to one."""
-    from comfy import utils
+    from comfy import model_management, utils
 
     hook = utils.PROGRESS_BAR_HOOK
     utils.set_progress_bar_global_hook(None)
     with torch.inference_mode():
         yield comfy
     utils.set_progress_bar_global_hook(hook)
+    model_management.unload_all_models()  # what a test patched and dropped would slow the next ones down

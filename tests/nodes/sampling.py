@@ -64,13 +64,14 @@ def run_ksampler(
     return _ksampler(model, cfg, shift, **inputs)
 
 
-def run_chain(high: Any, low: Any, kind: str, first_steps: int, steps: int = 8, cfgs: tuple[float, float] = (4.0, 3.0)) -> Tensor:
-    """Two chained KSamplerAdvanced, as people run Wan 2.2 without a node for two experts."""
+def run_chain(high: Any, low: Any, kind: str, first_steps: int, steps: int = 8, latent: Any = None, **prompts: Any) -> Tensor:
+    """Two chained KSamplerAdvanced at scales 4 and 3, as people run Wan 2.2 without a node for two experts."""
     positive, negative = conditions_of(kind)
-    common = {"steps": steps, "sampler_name": "euler", "positive": positive, "negative": negative}
-    middle = _ksampler(high, cfgs[0], latent=latent_of(kind), start_step=0, last_step=first_steps, **common)
+    latent = latent_of(kind) if latent is None else latent
+    common = {"steps": steps, "sampler_name": "euler", "positive": positive, "negative": negative, **prompts}
+    middle = _ksampler(high, 4.0, latent=latent, start_step=0, last_step=first_steps, **common)
     rest = {"start_step": first_steps, "last_step": steps, "disable_noise": True, "force_full_denoise": True}
-    return _ksampler(low, cfgs[1], latent={**latent_of(kind), "samples": middle}, **rest, **common)
+    return _ksampler(low, 3.0, latent={**latent, "samples": middle}, **rest, **common)
 
 
 def _ksampler(model: Any, cfg: float, shift: float = 5.0, **inputs: Any) -> Tensor:
@@ -80,13 +81,14 @@ def _ksampler(model: Any, cfg: float, shift: float = 5.0, **inputs: Any) -> Tens
     return nodes.common_ksampler(model=shifted(model, shift), cfg=cfg, **inputs)[0]["samples"]
 
 
-def run_guider(guider: Any, sampler: str, sigmas: Tensor, kind: str = "t2v", seed: int = 3, latent: Any = None) -> Tensor:
-    """Core's SamplerCustomAdvanced."""
-    from comfy_extras.nodes_custom_sampler import Noise_RandomNoise, SamplerCustomAdvanced
+def run_guider(guider: Any, sampler: Any, sigmas: Tensor, kind: str = "t2v", seed: int | None = 3, latent: Any = None) -> Tensor:
+    """Core's SamplerCustomAdvanced. sampler: a SAMPLER or core's name of one; seed None: no noise."""
+    from comfy_extras.nodes_custom_sampler import DisableNoise, RandomNoise, SamplerCustomAdvanced
 
     core = core_sampler(sampler) if isinstance(sampler, str) else sampler
     latent = latent_of(kind) if latent is None else latent
-    return SamplerCustomAdvanced.execute(Noise_RandomNoise(seed), guider, core, sigmas, latent).args[0]["samples"]
+    noise = (DisableNoise.execute() if seed is None else RandomNoise.execute(seed)).args[0]
+    return SamplerCustomAdvanced.execute(noise, guider, core, sigmas, latent).args[0]["samples"]
 
 
 def core_guider(model: Any, kind: str = "t2v", cfg: float = 4.0) -> Any:

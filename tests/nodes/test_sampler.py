@@ -81,7 +81,7 @@ def test_gate_runs_the_negative_branch_in_the_first_steps_only(comfy: Any, load_
     assert 0 < relative_error(gated, exact) < relative_error(unguided, exact)
 
 
-def test_rescale_equals_core_rescale_cfg_in_velocity(comfy: Any, load_wan: Any) -> None:
+def test_rescale_is_the_formula_on_velocities(comfy: Any, load_wan: Any) -> None:
     """Against the formula, applied by a cfg function of core's kind on the same model."""
     from fastvideo_core import guide
 
@@ -89,7 +89,7 @@ def test_rescale_equals_core_rescale_cfg_in_velocity(comfy: Any, load_wan: Any) 
     patched.set_model_sampler_cfg_function(lambda a: guide(a["cond"], a["uncond"], a["cond_scale"], 0.7))
     ours, _ = run_node(comfy, load_wan(), guidance_rescale=0.7)
     assert relative_error(ours, run_ksampler(patched)) < 1e-5
-    assert relative_error(ours, run_node(comfy, load_wan())[0]) > 1e-3
+    assert relative_error(ours, run_node(comfy, load_wan())[0]) > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["t2v", "i2v"])
@@ -122,7 +122,7 @@ def test_each_expert_has_its_own_gate_difference(comfy: Any, load_wan: Any) -> N
 def test_one_network_patched_in_two_ways_is_two_experts(comfy: Any, load_wan: Any) -> None:
     """Two clones of one MODEL with different weight patches, as two LoRAs on one file are."""
     patched = load_wan().clone()
-    patched.add_patches({"diffusion_model.blocks.0.ffn.0.weight": (normal(31, 256, 128) * 0.05,)})
+    patched.add_patches({"diffusion_model.blocks.0.ffn.0.weight": (normal(31, 128, 64) * 0.05,)})
     ours, report = run_node(comfy, load_wan(), "t2v", patched)
     assert relative_error(ours, run_chain(load_wan(), patched, "t2v", report.phases[0].steps)) < 1e-5
     again, _ = run_node(comfy, load_wan(), "t2v", patched)

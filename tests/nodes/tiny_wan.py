@@ -17,7 +17,7 @@ KINDS: dict[str, dict[str, Any]] = {
 TEXT_DIM = 32
 
 
-def random_weights(kind: str, seed: int, dim: int = 128, layers: int = 2) -> dict[str, torch.Tensor]:
+def random_weights(kind: str, seed: int, dim: int = 64, layers: int = 2) -> dict[str, torch.Tensor]:
     """State dict of core's network of that kind, in original Wan keys, scaled so that activations stay near 1."""
     import comfy.ops
     from comfy.ldm.wan.model import WanModel
@@ -39,7 +39,7 @@ def random_weights(kind: str, seed: int, dim: int = 128, layers: int = 2) -> dic
     return weights
 
 
-def save_wan(folder: Path, name: str, kind: str, seed: int = 0, dim: int = 128, layers: int = 2) -> Path:
+def save_wan(folder: Path, name: str, kind: str, seed: int = 0, dim: int = 64, layers: int = 2) -> Path:
     """Writes `name`.safetensors with the metadata that tells core's loader of the small sizes."""
     config = {"transformer": {"text_dim": TEXT_DIM, "num_heads": dim // 64}}
     path = folder / f"{name}.safetensors"
