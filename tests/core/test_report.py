@@ -2,9 +2,10 @@
 
 import json
 
+import pytest
 import tiny
 
-from fastvideo_core import Guidance, GuidanceSettings, RunReport, SamplingRequest, phase_reports, plan, shifted_sigmas
+from fastvideo_core import Guidance, GuidanceSettings, RunReport, SamplingRequest, phase_reports, plan, ran_as, shifted_sigmas
 
 
 def report(**changes: object) -> RunReport:
@@ -67,3 +68,17 @@ def test_a_run_stopped_before_its_first_step_is_reported_too() -> None:
     guidance = Guidance(plan(shifted_sigmas(4, 5.0), 5.0), GuidanceSettings())
     made = report(phases=phase_reports(guidance), step_seconds=(), total_seconds=0.0)
     assert "single expert: 4 steps from sigma 1.000, guidance scale 5; calls: none" in made.text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale", "ran"),
+    [
+        (GuidanceSettings(mode="batched"), 4.0, ("batched", "as asked")),
+        (GuidanceSettings(mode="batched", gate=0.5), 4.0, ("batched", "as asked")),
+        (GuidanceSettings(mode="sequential"), 4.0, ("sequential", "as asked")),
+        (GuidanceSettings(mode="batched"), 1.0, ("off", "no step ran the negative branch")),
+    ],
+)
+def test_how_guidance_ran_is_read_from_the_calls(settings: GuidanceSettings, scale: float, ran: tuple[str, str]) -> None:
+    asked = SamplingRequest(steps=4, shift=5.0, guidance_scale=scale, guidance=settings)
+    assert ran_as(tiny.run(asked, {"single": tiny.t2v()}, tiny.conditioning())[1]) == ran
