@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from sampling import Calls, conditions_of, latent_of, normal, relative_error, run_chain, run_ksampler, run_node
+from tiny_wan import save_lora
 from torch import Tensor
+
+from fastvideo_core import RequestError
 
 pytestmark = pytest.mark.usefixtures("direct")
 
@@ -33,14 +35,7 @@ def skip_layer_guidance(host: Any, model: Any) -> Any:
 
 
 def lora(host: Any, model: Any) -> Any:
-    file = host.model_folder("loras") / "tiny.safetensors"
-    if not file.exists():
-        layers = {"self_attn.q": (64, 64), "ffn.0": (64, 128)}
-        weights = {}
-        for name, (inner, outer) in layers.items():
-            weights[f"diffusion_model.blocks.0.{name}.lora_A.weight"] = normal(40, 4, inner) * 0.3
-            weights[f"diffusion_model.blocks.0.{name}.lora_B.weight"] = normal(41, outer, 4) * 0.3
-        save_file(weights, file)
+    file = save_lora(host.model_folder("loras"))
     return core_node(host, "LoraLoaderModelOnly", model=model, lora_name=file.name, strength_model=0.8)
 
 
@@ -227,8 +222,6 @@ def test_differential_diffusion(comfy: Any, load_wan: Any) -> None:
 
 
 def test_differential_diffusion_on_one_of_two_experts_is_refused(comfy: Any, load_wan: Any) -> None:
-    from fastvideo_core import RequestError
-
     latent = {**latent_of("t2v"), "noise_mask": torch.ones(1, 1, 3, 8, 8)}
     patched = core_node(comfy, "DifferentialDiffusion", model=load_wan(), strength=1.0)
     with pytest.raises(RequestError, match=r"Only one of the two experts has a patch of the noise mask.*Put that node on both"):
@@ -237,8 +230,6 @@ def test_differential_diffusion_on_one_of_two_experts_is_refused(comfy: Any, loa
 
 @pytest.mark.parametrize("changes", [{"guidance_rescale": 0.5}, {"gate": 0.5}], ids=["rescale", "gate"])
 def test_settings_that_a_patch_would_undo_are_refused(comfy: Any, load_wan: Any, changes: dict[str, float]) -> None:
-    from fastvideo_core import RequestError
-
     (setting,) = changes
     patch = {"guidance_rescale": PATCHES["RescaleCFG"], "gate": nag}[setting]
     with pytest.raises(RequestError, match=f"{setting} is 0.5 and a node before the sampler"):
@@ -251,8 +242,7 @@ def test_conditioning_of_several_entries(comfy: Any, load_wan: Any, what: str) -
     from comfy.hooks import create_hook_lora
     from comfy.utils import load_torch_file
 
-    lora(comfy, load_wan())
-    weights = load_torch_file(str(comfy.model_folder("loras") / "tiny.safetensors"))
+    weights = load_torch_file(str(save_lora(comfy.model_folder("loras"))))
     extra: dict[str, Any] = {
         "several": {},
         "range": {"start_percent": 0.15, "end_percent": 0.65},

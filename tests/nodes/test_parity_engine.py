@@ -4,8 +4,22 @@ from typing import Any
 
 import pytest
 import torch
-from sampling import SETTINGS, conditions_of, latent_of, relative_error, run_node
+from sampling import SETTINGS, conditions_of, latent_of, relative_error, run_chain, run_node
 from torch import Tensor
+
+from fastvideo_core import (
+    Conditioning,
+    GivenFrame,
+    Guidance,
+    GuidanceSettings,
+    SamplingRequest,
+    generate,
+    image_condition,
+    phase_reports,
+    seeded_noise,
+)
+from fastvideo_core.wan import WanExperts
+from fastvideo_core.wan.loading import load_transformer
 
 pytestmark = pytest.mark.usefixtures("direct")
 
@@ -14,10 +28,6 @@ KINDS = ["t2v", "i2v", "i2v_clip", "flf2v", "ti2v"]
 
 def run_engine(host: Any, model: Any, kind: str, seeds: tuple[int, ...], **changes: Any) -> tuple[Tensor, Any]:
     """The same request through `fastvideo_core.generate`. Returns samples as LATENT has them, and the guidance's account."""
-    from fastvideo_core import Guidance, GuidanceSettings, SamplingRequest, generate, seeded_noise
-    from fastvideo_core.wan import WanExperts
-    from fastvideo_core.wan.loading import load_transformer
-
     settings = {**SETTINGS, **changes}
     two = len(seeds) == 2
     request = SamplingRequest(
@@ -41,8 +51,6 @@ def run_engine(host: Any, model: Any, kind: str, seeds: tuple[int, ...], **chang
 
 def engine_conditioning(model: Any, kind: str) -> Any:
     """What `conditions_of` says, in the engine's terms."""
-    from fastvideo_core import Conditioning, GivenFrame, image_condition
-
     ((positive, entry),), ((negative, _),) = conditions_of(kind)
     image = tokens = frame = None
     if "concat_latent_image" in entry:
@@ -76,8 +84,6 @@ def test_two_experts_with_the_history_going_on(comfy: Any, load_wan: Any, solver
 
 def test_history_that_starts_again_at_the_switch_would_differ(comfy: Any, load_wan: Any) -> None:
     """So the equality above does say that the history goes on."""
-    from sampling import run_chain
-
     high, low = load_wan("t2v", 0), load_wan("t2v", 1)
     ours, report = run_node(comfy, high, "t2v", low, solver="dpmpp_2m")
     assert relative_error(run_chain(high, low, "t2v", report.phases[0].steps, sampler_name="dpmpp_2m"), ours) > 1e-3
@@ -105,8 +111,6 @@ def test_guidance_settings(comfy: Any, load_wan: Any, changes: dict[str, Any]) -
 
 def assert_same_account(report: Any, guidance: Any) -> None:
     """The same phases, calls and batch sizes behind both doors."""
-    from fastvideo_core import phase_reports
-
     assert _without_rounding(report.phases) == _without_rounding(phase_reports(guidance))
 
 

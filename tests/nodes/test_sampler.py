@@ -4,7 +4,21 @@ from typing import Any
 
 import pytest
 import torch
-from sampling import Calls, conditions_of, latent_of, normal, relative_error, run_chain, run_ksampler, run_node, sigmas_of
+from sampling import (
+    SETTINGS,
+    Calls,
+    conditions_of,
+    core_sampler,
+    latent_of,
+    normal,
+    relative_error,
+    run_chain,
+    run_ksampler,
+    run_node,
+    sigmas_of,
+)
+
+from fastvideo_core import guide
 
 pytestmark = pytest.mark.usefixtures("direct")
 
@@ -40,7 +54,6 @@ def test_batch_of_videos_equals_ksampler(comfy: Any, load_wan: Any) -> None:
 def test_video_to_video_from_given_sigmas_equals_core(comfy: Any, load_wan: Any) -> None:
     """A latent that is not empty, and SIGMAS that start below 1."""
     from comfy_extras.nodes_custom_sampler import SamplerCustom
-    from sampling import core_sampler
 
     latent, sigmas = {"samples": normal(30, 1, 16, 3, 8, 8)}, sigmas_of(10)[4:]
     ours, report = run_node(comfy, load_wan(), latent=latent, sigmas=sigmas, steps=20)
@@ -83,8 +96,6 @@ def test_gate_runs_the_negative_branch_in_the_first_steps_only(comfy: Any, load_
 
 def test_rescale_is_the_formula_on_velocities(comfy: Any, load_wan: Any) -> None:
     """Against the formula, applied by a cfg function of core's kind on the same model."""
-    from fastvideo_core import guide
-
     patched = load_wan().clone()
     patched.set_model_sampler_cfg_function(lambda a: guide(a["cond"], a["uncond"], a["cond_scale"], 0.7))
     ours, _ = run_node(comfy, load_wan(), guidance_rescale=0.7)
@@ -157,8 +168,6 @@ def _state(model: Any) -> tuple[Any, Any, Any, dict[str, torch.Tensor]]:
 def test_latent_keeps_its_other_entries(comfy: Any, load_wan: Any) -> None:
     latent = {**latent_of("t2v"), "batch_index": [5], "downscale_ratio_spacial": 8, "note": "kept"}
     positive, negative = conditions_of("t2v")
-    from sampling import SETTINGS
-
     output = comfy.node_classes["FastVideoSampler"].execute(
         model=load_wan(), positive=positive, negative=negative, latent=latent, **{**SETTINGS, "steps": 2}
     )

@@ -47,6 +47,18 @@ def save_wan(folder: Path, name: str, kind: str, seed: int = 0, dim: int = 64, l
     return path
 
 
+def save_lora(folder: Path) -> Path:
+    """A LoRA for two layers of the first block, in the names of core's files, which the engine reads as well."""
+    path, weights = folder / "tiny.safetensors", {}
+    generator = torch.Generator().manual_seed(40)
+    for layer, inner, outer in (("self_attn.q", 64, 64), ("ffn.0", 64, 128)):
+        name = f"diffusion_model.blocks.0.{layer}"
+        weights[f"{name}.lora_A.weight"] = 0.3 * torch.randn(4, inner, generator=generator)
+        weights[f"{name}.lora_B.weight"] = 0.3 * torch.randn(outer, 4, generator=generator)
+    save_file(weights, path)
+    return path
+
+
 def conditioning(seed: int, batch: int = 1, **extra: Any) -> list[Any]:
     """CONDITIONING of 20 random rows padded with zeros to 512."""
     rows = torch.zeros(batch, 512, TEXT_DIM)
