@@ -58,11 +58,12 @@ def read_prompt(name: str) -> Prompt:
 
 
 def provide_images(prompt: Prompt, server: ComfyServer) -> None:
-    """Put the images that the prompt loads into the server's input folder."""
+    """Put the pack's images that the prompt loads into the server's input folder; there their names start with fastvideo_."""
     names = (node["inputs"]["image"] for node in prompt.values() if node["class_type"] == "LoadImage")
     for name in names:
-        if (IMAGES / name).is_file():
-            shutil.copy(IMAGES / name, server.input_folder())
+        image = IMAGES / name.removeprefix("fastvideo_")
+        if image.is_file():
+            shutil.copy(image, server.input_folder() / name)
 
 
 def play(name: str, prompt: Prompt, server: ComfyServer, node_names: dict[str, str]) -> None:
