@@ -89,7 +89,7 @@ def run(names: list[str], output: Path) -> None:
         print(f"Starting ComfyUI ({tree}) at {server.url}", flush=True)
         try:
             with server:
-                node_names = {node: info["display_name"] for node, info in server.object_info().items()}
+                node_names = {node: info["display_name"] or node for node, info in server.object_info().items()}
                 print(f"ComfyUI answers after {time.monotonic() - started:.1f} s", flush=True)
                 for name, prompt in prompts.items():
                     play(name, prompt, server, node_names)
