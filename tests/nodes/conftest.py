@@ -46,3 +46,16 @@ def direct(comfy: ComfyInProcess) -> Iterator[ComfyInProcess]:
         yield comfy
     utils.set_progress_bar_global_hook(hook)
     model_management.unload_all_models()  # what a test patched and dropped would slow the next ones down
+
+
+@pytest.fixture(scope="session")
+def prompts(comfy: ComfyInProcess, load_wan: Callable[..., Any]) -> ComfyInProcess:
+    """The host with tiny files in its folders and a node `TinyConditioning`, for whole prompts."""
+    from graphs import TinyConditioning
+
+    import nodes
+
+    for kind, seed in (("t2v", 0), ("t2v", 1), ("i2v", 0), ("i2v_clip", 0), ("ti2v", 0)):
+        load_wan(kind, seed)
+    nodes.NODE_CLASS_MAPPINGS["TinyConditioning"] = TinyConditioning
+    return comfy

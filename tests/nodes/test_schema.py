@@ -1,0 +1,64 @@
+"""What the nodes promise to people and to saved workflows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PACK = Path(__file__).resolve().parents[2]
+
+WIDGETS = {  # in this order for good: saved workflows hold the values of widgets by place, and new ones are only appended
+    "FastVideoTextEncode": ["clip", "positive", "negative"],
+    "FastVideoSampler": [
+        "model", "low_noise_model", "positive", "negative", "latent", "seed", "steps", "shift", "solver", "guidance_scale",
+        "low_noise_guidance_scale", "boundary", "guidance_mode", "gate", "guidance_rescale", "sigmas",
+    ],
+    "FastVideoGuider": [
+        "model", "low_noise_model", "positive", "negative", "guidance_scale", "low_noise_guidance_scale", "boundary",
+        "guidance_mode", "gate", "guidance_rescale",
+    ],
+    "FastVideoLoadDiffusersModel": ["model_name", "dtype", "lora_name", "lora_strength"],
+    "FastVideoLoadDemoWan": ["model"],
+    "FastVideoRunReport": ["report"],
+}  # fmt: skip
+
+
+def own_nodes(host: Any) -> dict[str, Any]:
+    package = host.node_classes["FastVideoSampler"].__module__.rpartition(".")[0]
+    return {name: node for name, node in host.node_classes.items() if node.__module__.startswith(package)}
+
+
+def test_ids_names_and_categories(comfy: Any) -> None:
+    for name, node in own_nodes(comfy).items():
+        schema = node.define_schema()
+        assert schema.node_id == name and name.startswith("FastVideo")
+        assert schema.display_name.startswith("FastVideo ")
+        assert schema.category == "FastVideo"
+        assert schema.description and schema.search_aliases
+
+
+def test_everything_has_a_tooltip(comfy: Any) -> None:
+    silent = [
+        f"{name}.{socket.id}"
+        for name, node in own_nodes(comfy).items()
+        for schema in [node.define_schema()]
+        for socket in [*schema.inputs, *schema.outputs]
+        if not (socket.tooltip or "").strip()
+    ]
+    assert silent == []
+
+
+def test_every_node_has_a_help_page_that_names_its_inputs(comfy: Any) -> None:
+    for name, node in own_nodes(comfy).items():
+        page = (PACK / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        assert [given.id for given in node.define_schema().inputs if f"`{given.id}`" not in page] == []
+
+
+@pytest.mark.parametrize("name", WIDGETS)
+def test_inputs_keep_their_places(comfy: Any, name: str) -> None:
+    inputs = [given.id for given in comfy.node_classes[name].define_schema().inputs]
+    assert inputs[: len(WIDGETS[name])] == WIDGETS[name]
+
+
+def test_all_nodes_are_known_here(comfy: Any) -> None:
+    assert own_nodes(comfy).keys() == WIDGETS.keys()
