@@ -20,13 +20,17 @@ LOG_STEPS = 25
 
 @dataclass(frozen=True)
 class Stage:
-    """How long and how fast to train; `average` is the decay of the weights' moving average."""
+    """How long and how fast to train.
+
+    The learning rate falls from `rate` to `final * rate`; `average` is the decay of the weights' moving average.
+    """
 
     name: str
     steps: int
     batch: int
     rate: float
     warmup: int = 50
+    final: float = 0.05
     average: float = 0.995
 
 
@@ -66,7 +70,7 @@ def train_stage(stage: Stage, model: nn.Module, loss: Callable[[int], torch.Tens
 
 def _schedule(step: int, stage: Stage) -> float:
     warm = min(1.0, (step + 1) / stage.warmup)
-    return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / stage.steps)))
+    return warm * (stage.final + (1 - stage.final) * 0.5 * (1 + math.cos(math.pi * step / stage.steps)))
 
 
 def _save(path: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, average: list[torch.Tensor]) -> None:

@@ -7,6 +7,8 @@ arXiv:2502.16982) gives its updates the size of Adam's, so that both share one l
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import torch
 from torch import nn
 
@@ -29,17 +31,28 @@ class MuonAdam(torch.optim.Optimizer):
     def step(self) -> None:
         """Updates every parameter that has a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update = self._orthogonal(parameter) if group["matrices"] else self._adam(parameter)
-                    parameter.mul_(1 - group["lr"] * DECAY).add_(update, alpha=-group["lr"])
+            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+            updates = self._orthogonal(trained) if group["matrices"] else [self._adam(one) for one in trained]
+            for parameter, update in zip(trained, updates, strict=True):
+                parameter.mul_(1 - group["lr"] * DECAY).add_(update, alpha=-group["lr"])
 
-    def _orthogonal(self, parameter: nn.Parameter) -> torch.Tensor:
+    def _orthogonal(self, parameters: list[nn.Parameter]) -> list[torch.Tensor]:
+        """Muon's updates; matrices of one shape go through the iterations together, which is faster."""
+        directions = [self._nesterov(parameter).flatten(1) for parameter in parameters]
+        places = defaultdict(list)
+        for place, direction in enumerate(directions):
+            places[direction.shape].append(place)
+        for shape, alike in places.items():
+            stack = orthogonalized(torch.stack([directions[place] for place in alike])).mul_(0.2 * max(shape) ** 0.5)
+            for place, direction in zip(alike, stack, strict=True):
+                directions[place] = direction
+        return [direction.view_as(parameter) for direction, parameter in zip(directions, parameters, strict=True)]
+
+    def _nesterov(self, parameter: nn.Parameter) -> torch.Tensor:
         state = self.state[parameter]
         momentum = state.setdefault("momentum", torch.zeros_like(parameter))
         momentum.lerp_(parameter.grad, 1 - MOMENTUM)
-        direction = orthogonalized(parameter.grad.lerp(momentum, MOMENTUM).flatten(1))
-        return direction.mul_(0.2 * max(direction.shape) ** 0.5).view_as(parameter)
+        return parameter.grad.lerp(momentum, MOMENTUM)
 
     def _adam(self, parameter: nn.Parameter) -> torch.Tensor:
         state = self.state[parameter]
@@ -57,13 +70,13 @@ def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
     return wide and "table" not in name and not any(end in name for end in ENDS)
 
 
-def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
-    """About the nearest orthogonal matrix of `matrix` (rows, columns), in its dtype."""
+def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
+    """About the nearest orthogonal matrix of each of `matrices` (..., rows, columns), in their dtype."""
     a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrices.dtype)

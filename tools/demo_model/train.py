@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 from .evaluation import evaluate, psnr
 from .export import save_text_encoder, save_transformer, save_vae
@@ -18,16 +18,9 @@ from .latents import cached_latents, settle_statistics, with_images
 from .sampling import GUIDANCE, STEPS, DemoModels
 from .text import PromptEncoder, train_tokenizer
 from .train_text import train_text
-from .train_transformers import (
-    BOUNDARY,
-    EXPERTS,
-    TextToVideo,
-    train_expert,
-    train_image_to_video,
-    train_text_to_video,
-)
+from .train_transformers import BOUNDARY, TextToVideo, high_noise, image_to_video, low_noise, polished, train_text_to_video
 from .train_vae import train_vae
-from .transformer import SHIFT
+from .transformer import SHIFT, build_transformer
 from .vae import build_vae, decode, encode
 from .world import render, sample_scene
 
@@ -96,7 +89,7 @@ def about(what: str, options: argparse.Namespace) -> dict[str, str]:
 
 
 def main() -> None:
-    """VAE, text-to-video with its text encoder, image-to-video, the two experts, then the judge's table."""
+    """The VAE, the text encoder with text-to-video, the models that start from it, then the judge's table."""
     options = arguments()
     torch.set_num_threads(options.threads)
     for folder in (options.checkpoints, options.output):
@@ -106,22 +99,29 @@ def main() -> None:
     latents = cached_latents(vae, options.checkpoints / "clips.pt", CLIPS, options.seed)
 
     torch.manual_seed(options.seed)
-    base = TextToVideo(PromptEncoder(train_tokenizer())).to(options.device)
+    base = TextToVideo(PromptEncoder(train_tokenizer()), build_transformer()).to(options.device)
+    learn = (latents, options.checkpoints, options.seed)
     train_text(base.prompts, options.checkpoints, options.seed)
-    train_text_to_video(base, latents, options.checkpoints, options.seed)
+    train_text_to_video(base, *learn)
     save_text_encoder(base.prompts, options.output / "demo_umt5.safetensors", about("text encoder", options))
-    save_transformer(base.transformer, options.output / "demo_wan_t2v.safetensors", about("text to video", options))
-    report("t2v", DemoModels(vae, base.prompts, base.transformer), options)
 
+    text = polished(base, *learn)
+    save(text, "t2v", options)
     with_first_frames = with_images(vae, latents, options.checkpoints / "images.pt", IMAGES)
-    image = train_image_to_video(base, with_first_frames, options.checkpoints, options.seed)
-    save_transformer(image, options.output / "demo_wan_i2v.safetensors", about("image to video", options))
-    report("i2v", DemoModels(vae, base.prompts, image), options, image=True)
+    image = image_to_video(base, with_first_frames, *learn[1:])
+    save(image, "i2v", options)
+    high, low = high_noise(base, *learn), low_noise(base, *learn)
+    save(high, "high_noise", options)
+    save(low, "low_noise", options)
 
-    high, low = (train_expert(lesson, base, latents, options.checkpoints, options.seed) for lesson in EXPERTS)
-    for name, expert in (("high_noise", high), ("low_noise", low)):
-        save_transformer(expert, options.output / f"demo_wan_{name}.safetensors", about(f"{name} expert", options))
+    report("t2v", DemoModels(vae, base.prompts, text), options)
+    report("i2v", DemoModels(vae, base.prompts, image), options, image=True)
     report("two experts", DemoModels(vae, base.prompts, high, low, BOUNDARY), options)
+
+
+def save(transformer: WanTransformer3DModel, name: str, options: argparse.Namespace) -> None:
+    """Writes `demo_wan_<name>.safetensors`."""
+    save_transformer(transformer, options.output / f"demo_wan_{name}.safetensors", about(name, options))
 
 
 def report(name: str, models: DemoModels, options: argparse.Namespace, image: bool = False) -> None:

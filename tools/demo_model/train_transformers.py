@@ -16,13 +16,15 @@ from .captions import caption
 from .latents import Latents
 from .loop import Stage, train_stage
 from .text import PromptEncoder
-from .transformer import build_transformer, flow_loss, image_to_video_from, shifted, unshifted
+from .transformer import flow_loss, image_to_video_from, shifted, unshifted
 
 STILLS = Stage("t2v_stills", steps=300, batch=96, rate=2e-3, warmup=100, average=0.998)
-CLIPS = Stage("t2v", steps=900, batch=48, rate=1.5e-3, warmup=100, average=0.998)
-IMAGE = Stage("i2v", steps=300, batch=48, rate=1e-3, average=0.998)
-HIGH_NOISE = Stage("high_noise", steps=150, batch=48, rate=5e-4, average=0.998)
-LOW_NOISE = Stage("low_noise", steps=100, batch=48, rate=5e-4, average=0.998)
+CLIPS = Stage("t2v", steps=375, batch=48, rate=1.5e-3, warmup=100, final=0.6, average=0.998)
+REFINED = Stage("t2v_refined", steps=650, batch=48, rate=1.5e-3, warmup=20, final=0.4, average=0.998)
+POLISHED = Stage("t2v_polished", steps=500, batch=48, rate=7e-4, warmup=20, average=0.998)
+IMAGE = Stage("i2v", steps=500, batch=48, rate=1e-3, average=0.998)
+HIGH_NOISE = Stage("high_noise", steps=300, batch=48, rate=7e-4, warmup=20, average=0.998)
+LOW_NOISE = Stage("low_noise", steps=150, batch=48, rate=7e-4, warmup=20, average=0.998)
 BOUNDARY = 0.875  # sigma at which the low-noise expert takes over
 CAPTION_DROPOUT = 0.1
 
@@ -30,10 +32,10 @@ CAPTION_DROPOUT = 0.1
 class TextToVideo(nn.Module):
     """What is trained together: the text encoder and its transformer."""
 
-    def __init__(self, prompts: PromptEncoder) -> None:
+    def __init__(self, prompts: PromptEncoder, transformer: WanTransformer3DModel) -> None:
         super().__init__()
         self.prompts = prompts
-        self.transformer = build_transformer()
+        self.transformer = transformer
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,6 @@ class Lesson:
         low, high = unshifted(self.low), unshifted(self.high)
         places = torch.arange(self.stage.batch) + torch.rand(self.stage.batch, generator=generator)
         return shifted(low + (high - low) * places / self.stage.batch)
-
-
-EXPERTS = (Lesson(HIGH_NOISE, low=BOUNDARY), Lesson(LOW_NOISE, high=BOUNDARY))
 
 
 def lesson_loss(
@@ -77,38 +76,45 @@ def lesson_loss(
 
 
 def train_text_to_video(model: TextToVideo, latents: Latents, folder: Path, seed: int) -> None:
-    """Stills first (a clip's first latent frame: shapes and colours), then clips (motion); text encoder included."""
-    for lesson in (Lesson(STILLS, frames=1), Lesson(CLIPS)):
-        _train(lesson, model, model.transformer, model.prompts, latents, folder, seed)
+    """Stills (a clip's first latent frame: shapes and colours), then clips (motion), at last without the text encoder."""
+    _train(Lesson(STILLS, frames=1), model, model, latents, folder, seed)
+    _train(Lesson(CLIPS), model, model, latents, folder, seed)
+    _train(Lesson(REFINED), model, model.transformer, latents, folder, seed)
 
 
-def train_image_to_video(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
-    """The 36-channel transformer, from the text-to-video one; the text encoder stays as it is."""
-    model = image_to_video_from(base.transformer)
-    _train(Lesson(IMAGE, image=True), model, model, base.prompts, latents, folder, seed)
-    return model
+def polished(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
+    """The text-to-video transformer that ships, from the one that every model here starts from."""
+    return _continued(Lesson(POLISHED), base, copy.deepcopy(base.transformer), latents, folder, seed)
 
 
-def train_expert(lesson: Lesson, base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
-    """One expert of the pair, from the text-to-video transformer, on its own side of the boundary."""
-    model = copy.deepcopy(base.transformer)
-    _train(lesson, model, model, base.prompts, latents, folder, seed)
-    return model
+def image_to_video(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
+    """The 36-channel transformer; `latents` with images."""
+    return _continued(Lesson(IMAGE, image=True), base, image_to_video_from(base.transformer), latents, folder, seed)
 
 
-def _train(
-    lesson: Lesson,
-    trained: nn.Module,
-    transformer: WanTransformer3DModel,
-    prompts: PromptEncoder,
-    latents: Latents,
-    folder: Path,
-    seed: int,
-) -> None:
-    prompts.requires_grad_(trained is not transformer)
+def high_noise(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
+    """The expert for sigmas from the boundary up."""
+    return _continued(Lesson(HIGH_NOISE, low=BOUNDARY), base, copy.deepcopy(base.transformer), latents, folder, seed)
+
+
+def low_noise(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
+    """The expert for sigmas below the boundary."""
+    return _continued(Lesson(LOW_NOISE, high=BOUNDARY), base, copy.deepcopy(base.transformer), latents, folder, seed)
+
+
+def _continued(
+    lesson: Lesson, base: TextToVideo, transformer: WanTransformer3DModel, latents: Latents, folder: Path, seed: int
+) -> WanTransformer3DModel:
+    model = TextToVideo(base.prompts, transformer)
+    _train(lesson, model, transformer, latents, folder, seed)
+    return transformer
+
+
+def _train(lesson: Lesson, model: TextToVideo, trained: nn.Module, latents: Latents, folder: Path, seed: int) -> None:
+    model.prompts.requires_grad_(trained is model)
     train_stage(
         lesson.stage,
         trained,
-        lambda step: lesson_loss(lesson, transformer, prompts, latents, step, seed),
+        lambda step: lesson_loss(lesson, model.transformer, model.prompts, latents, step, seed),
         folder,
     )
