@@ -15,7 +15,7 @@ from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError, RunRepo
 from .low_noise import LowNoiseExpert
 from .native_run import GuiderSettings, NativeRun
 from .run_report import native_report
-from .sockets import CATEGORY, guidance_inputs
+from .sockets import CATEGORY, check_guided, guidance_inputs
 from .wan_model import check_conditioning, check_experts, check_frames, check_latent, wan_facts
 
 
@@ -136,6 +136,7 @@ class FastVideoGuider(io.ComfyNode):
         cls, model: Any, positive: Any, negative: Any, guidance_scale: float, low_noise_guidance_scale: float, boundary: float,
         guidance_mode: GuidanceMode, gate: float, guidance_rescale: float, low_noise_model: Any | None = None,
     ) -> io.NodeOutput:  # fmt: skip
+        check_guided(model, low_noise_model, positive, negative)
         two_experts = low_noise_model is not None
         settings = GuiderSettings(
             guidance_scale=guidance_scale,

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from fastvideo_core import Guidance, RunReport, phase_reports
 
-from .sockets import CATEGORY, RunReportSocket
+from .sockets import CATEGORY, RunReportSocket, check_connected
 
 
 class Stopwatch:
@@ -126,6 +126,7 @@ class FastVideoRunReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, report: RunReport) -> io.NodeOutput:
+        check_connected(report=(report, RunReport))
         return io.NodeOutput(report.text(), report.json(), ui=ui.PreviewText(report.text()))
 
 

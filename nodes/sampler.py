@@ -27,7 +27,8 @@ from fastvideo_core import (
 
 from .guider import WanGuider
 from .native_run import GuiderSettings
-from .sockets import CATEGORY, RunReportSocket, guidance_inputs
+from .sockets import CATEGORY, RunReportSocket, check_connected, check_guided, guidance_inputs
+from .wan_model import check_latent, wan_facts
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class FastVideoSampler(io.ComfyNode):
         guidance_mode: GuidanceMode, gate: float, guidance_rescale: float,
         low_noise_model: Any | None = None, sigmas: Tensor | None = None,
     ) -> io.NodeOutput:  # fmt: skip
+        check_guided(model, low_noise_model, positive, negative)
+        check_connected(latent=(latent, dict), **({} if sigmas is None else {"sigmas": (sigmas, Tensor)}))
         request = SamplingRequest(
             steps=steps if sigmas is None else len(sigmas) - 1,
             shift=shift,
@@ -133,7 +136,7 @@ class FastVideoSampler(io.ComfyNode):
 def sample(model: Any, low_noise_model: Any | None, positive: Any, negative: Any, latent: dict[str, Any],
            request: SamplingRequest) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
     """One generation on native MODELs. Returns LATENT and the run's report."""
-    schedule, samples = request.plan(), latent["samples"]
+    schedule, samples = request.plan(), latent.get("samples")
     settings = GuiderSettings(
         guidance_scale=request.guidance_scale,
         low_noise_guidance_scale=request.low_noise_guidance_scale,
@@ -142,6 +145,7 @@ def sample(model: Any, low_noise_model: Any | None, positive: Any, negative: Any
         shift=None if request.sigmas is not None else request.shift,
     )
     experts = [None if expert is None else _shifted(expert, settings) for expert in (model, low_noise_model)]
+    check_latent(samples, wan_facts(model))  # before noise is made for it
     guider = WanGuider(experts[0], experts[1], positive, negative, settings)
     video = guider.sample(
         comfy.sample.prepare_noise(samples, request.seed, latent.get("batch_index")),

@@ -1,8 +1,11 @@
 """The one socket that ComfyUI does not have, and the inputs that several nodes share."""
 
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from fastvideo_core import RunReport
+from fastvideo_core import RequestError, RunReport
 
 CATEGORY = "FastVideo"
 
@@ -44,3 +47,22 @@ def guidance_inputs() -> list[io.Input]:
             "overexposure at high guidance scales. Not together with a gate below 1.",
         ),
     ]  # fmt: skip
+
+
+def check_connected(**inputs: tuple[Any, type]) -> None:
+    """ComfyUI lets an API prompt give a value where a connection belongs, and a node may give nothing.
+
+    Args:
+        inputs: name of the input -> what arrived, and what must.
+    """
+    for name, (value, kind) in inputs.items():
+        if not isinstance(value, kind):
+            raise RequestError(f"The {name} input got {value!r:.80} and needs a connection: connect the node that makes it.")
+
+
+def check_guided(model: Any, low_noise_model: Any | None, positive: Any, negative: Any) -> None:
+    """`check_connected` for what the sampler and the guider are given."""
+    models = {"model": model} if low_noise_model is None else {"model": model, "low_noise_model": low_noise_model}
+    conditionings = {"positive": positive, "negative": negative}
+    check_connected(**{name: (value, ModelPatcher) for name, value in models.items()})
+    check_connected(**{name: (value, list) for name, value in conditionings.items()})

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from comfy.sd import CLIP
 from comfy_api.latest import io
 
 from fastvideo_core import TEXT_TOKENS, ConditioningError, clean_prompt
 
-from .sockets import CATEGORY
+from .sockets import CATEGORY, check_connected
 
 
 class FastVideoTextEncode(io.ComfyNode):
@@ -34,15 +35,12 @@ class FastVideoTextEncode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, positive: str, negative: str) -> io.NodeOutput:
+        check_connected(clip=(clip, CLIP))
         return io.NodeOutput(encode(clip, positive, "positive"), encode(clip, negative, "negative"))
 
 
 def encode(clip: Any, prompt: str, branch: str) -> list[Any]:
     """CONDITIONING of one prompt: one entry, a tensor (1, 512, D)."""
-    if clip is None:
-        raise ConditioningError(
-            f"There is no CLIP to encode the {branch} prompt with: load one with core's CLIP loader, type wan."
-        )
     tokens = clip.tokenize(clean_prompt(prompt), disable_weights=True)
     conditioning = clip.encode_from_tokens_scheduled(tokens)
     rows = conditioning[0][0].shape[1]

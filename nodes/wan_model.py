@@ -72,10 +72,11 @@ def check_experts(high_noise: WanFacts, low_noise: WanFacts) -> None:
 
 def check_latent(samples: Any, facts: WanFacts) -> None:
     """Whether the network can sample these latents, (B, C, T, H, W)."""
-    if getattr(samples, "is_nested", False) or samples.ndim != 5:
+    shape = tuple(getattr(samples, "shape", ()))
+    if not isinstance(samples, torch.Tensor) or len(shape) != 5:
         raise ConditioningError(
-            f"The latent has shape {tuple(samples.shape)}: Wan needs a video latent (batch, channels, frames, height, width). "
-            "Use core's Wan or EmptyHunyuanLatentVideo node."
+            f"The latent has shape {shape}: Wan needs a video latent (batch, channels, frames, height, width). Use core's Wan or "
+            "EmptyHunyuanLatentVideo node."
         )
     if samples.shape[1] != facts.latent_channels:
         node = "Wan22ImageToVideoLatent" if facts.latent_channels == 48 else "EmptyHunyuanLatentVideo or WanImageToVideo"

@@ -59,3 +59,22 @@ def prompts(comfy: ComfyInProcess, load_wan: Callable[..., Any]) -> ComfyInProce
         load_wan(kind, seed)
     nodes.NODE_CLASS_MAPPINGS["TinyConditioning"] = TinyConditioning
     return comfy
+
+
+@pytest.fixture(scope="session")
+def tiny(prompts: ComfyInProcess, load_wan: Callable[..., Any]) -> ComfyInProcess:
+    """`prompts` with inputs that no core node makes: NaN, another family, a model that ComfyUI thinks too big."""
+    from graphs import BAD_NODES
+    from safetensors.torch import load_file, save_file
+    from tiny_wan import METADATA, save_wan
+
+    import nodes
+
+    folder = prompts.model_folder("diffusion_models")
+    load_wan("i2v", 1)
+    save_wan(folder, "t2v_wide", "t2v", 0, dim=128)
+    weights = load_file(folder / "t2v_0.safetensors")
+    weights["head.head.bias"][:] = torch.nan
+    save_file(weights, folder / "t2v_nan.safetensors", METADATA)
+    nodes.NODE_CLASS_MAPPINGS.update(BAD_NODES)
+    return prompts

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from sampling import SETTINGS, conditions_of
 
 
@@ -21,20 +22,18 @@ class TinyConditioning:
 
 def sampler_prompt(kind: str = "t2v", low_noise: bool = False, **settings: Any) -> dict[str, Any]:
     """API prompt: core's loader and latent, FastVideo Sampler as node "5", FastVideo Run Report."""
-    inputs = {**SETTINGS, "steps": 4, **settings}
-    inputs |= {"model": ["1", 0], "positive": ["3", 0], "negative": ["3", 1], "latent": ["4", 0]}
+    links = {"model": ["1", 0], "positive": ["3", 0], "negative": ["3", 1], "latent": ["4", 0]}
     if low_noise:
-        inputs["low_noise_model"] = ["2", 0]
+        links["low_noise_model"] = ["2", 0]
+    inputs = {**SETTINGS, "steps": 4, **links, **settings}
     prompt = {
-        "1": _node("UNETLoader", unet_name=f"{kind}_0.safetensors", weight_dtype="default"),
-        "3": _node("TinyConditioning", kind=kind),
-        "4": _node("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1),
-        "5": _node("FastVideoSampler", **inputs),
-        "6": _node("FastVideoRunReport", report=["5", 1]),
+        "1": node("UNETLoader", unet_name=f"{kind}_0.safetensors", weight_dtype="default"),
+        "3": node("TinyConditioning", kind=kind),
+        "4": node("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1),
+        "5": node("FastVideoSampler", **inputs),
+        "6": node("FastVideoRunReport", report=["5", 1]),
     }
-    return (
-        {**prompt, "2": _node("UNETLoader", unet_name=f"{kind}_1.safetensors", weight_dtype="default")} if low_noise else prompt
-    )
+    return {**prompt, "2": node("UNETLoader", unet_name=f"{kind}_1.safetensors", weight_dtype="default")} if low_noise else prompt
 
 
 def guider_prompt(low_noise: bool = False, sampler: str = "dpmpp_2m", **settings: Any) -> dict[str, Any]:
@@ -46,15 +45,77 @@ def guider_prompt(low_noise: bool = False, sampler: str = "dpmpp_2m", **settings
     del prompt["6"]
     return {
         **prompt,
-        "5": _node("FastVideoGuider", **inputs),
-        "6": _node("RandomNoise", noise_seed=3),
-        "7": _node("KSamplerSelect", sampler_name=sampler),
-        "8": _node("BasicScheduler", model=["1", 0], scheduler="simple", steps=4, denoise=1.0),
-        "9": _node(
+        "5": node("FastVideoGuider", **inputs),
+        "6": node("RandomNoise", noise_seed=3),
+        "7": node("KSamplerSelect", sampler_name=sampler),
+        "8": node("BasicScheduler", model=["1", 0], scheduler="simple", steps=4, denoise=1.0),
+        "9": node(
             "SamplerCustomAdvanced", noise=["6", 0], guider=["5", 0], sampler=["7", 0], sigmas=["8", 0], latent_image=["4", 0],
         ),
     }  # fmt: skip
 
 
-def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
+def with_inputs(prompt: dict[str, Any], name: str, **inputs: Any) -> dict[str, Any]:
+    """The prompt with other inputs of the node of that name."""
+    return {**prompt, name: {**prompt[name], "inputs": {**prompt[name]["inputs"], **inputs}}}
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
+
+
+class TinyBadLatent:
+    """A latent with three values that are no numbers."""
+
+    RETURN_TYPES = ("LATENT",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"value": (["nan", "inf"],)}}
+
+    def make(self, value: str) -> tuple[Any]:
+        samples = torch.zeros(1, 16, 3, 8, 8)
+        samples[0, 0, 0, 0, :3] = float(value)
+        return ({"samples": samples},)
+
+
+class TinyOtherModel:
+    """Models that the pack does not sample: of another family, and a Wan whose flow is not from noise."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"kind": (["stable diffusion", "flow rvs"],)}}
+
+    def make(self, kind: str) -> tuple[Any]:
+        from comfy import model_base, supported_models
+        from comfy.model_patcher import ModelPatcher
+
+        if kind == "flow rvs":
+            size = {"dim": 64, "ffn_dim": 128, "num_heads": 1, "num_layers": 1, "text_dim": 32, "in_dim": 16, "out_dim": 16}
+            config = supported_models.WAN21_FlowRVS({"image_model": "wan2.1", "model_type": "t2v", **size})
+            model = model_base.WAN21_FlowRVS(config)
+        else:
+            model = model_base.BaseModel(supported_models.SD15({"disable_unet_model_creation": True}))
+        return (ModelPatcher(model, torch.device("cpu"), torch.device("cpu")),)
+
+
+class TinyShortOfMemory:
+    """The same MODEL, which ComfyUI now thinks too big to run both branches in one call."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "make"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802
+        return {"required": {"model": ("MODEL",)}}
+
+    def make(self, model: Any) -> tuple[Any]:
+        model.model.memory_usage_factor = 1e12
+        return (model,)
+
+
+BAD_NODES = {node.__name__: node for node in (TinyBadLatent, TinyOtherModel, TinyShortOfMemory)}

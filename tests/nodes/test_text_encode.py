@@ -10,7 +10,7 @@ from tiny_files import text_file
 from tiny_model import umt5
 from torch import Tensor
 
-from fastvideo_core import ConditioningError
+from fastvideo_core import ConditioningError, RequestError
 from fastvideo_core.wan.text_encoder import TextEncoder
 
 pytestmark = pytest.mark.usefixtures("direct")
@@ -100,5 +100,5 @@ def test_another_text_encoder_is_refused(comfy: Any, direct: Any) -> None:
 
 
 def test_missing_text_encoder_is_said(comfy: Any, direct: Any) -> None:
-    with pytest.raises(ConditioningError, match=r"There is no CLIP to encode the positive prompt with: load one"):
+    with pytest.raises(RequestError, match=r"The clip input got None and needs a connection"):
         encode(comfy, None)

@@ -39,11 +39,18 @@ def random_weights(kind: str, seed: int, dim: int = 64, layers: int = 2) -> dict
     return weights
 
 
+def metadata(heads: int) -> dict[str, str]:
+    """Tells core's loader, and the engine's, of the small sizes."""
+    return {"config": json.dumps({"transformer": {"text_dim": TEXT_DIM, "num_heads": heads}})}
+
+
+METADATA = metadata(heads=1)
+
+
 def save_wan(folder: Path, name: str, kind: str, seed: int = 0, dim: int = 64, layers: int = 2) -> Path:
     """Writes `name`.safetensors with the metadata that tells core's loader of the small sizes."""
-    config = {"transformer": {"text_dim": TEXT_DIM, "num_heads": dim // 64}}
     path = folder / f"{name}.safetensors"
-    save_file(random_weights(kind, seed, dim, layers), path, {"config": json.dumps(config)})
+    save_file(random_weights(kind, seed, dim, layers), path, metadata(dim // 64))
     return path
 
 

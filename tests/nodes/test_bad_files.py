@@ -1,0 +1,59 @@
+"""FastVideo Load Diffusers Model given what is no network, through ComfyUI's real validation and executor."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from graphs import node, sampler_prompt
+from safetensors.torch import load_file, save_file
+from tiny_wan import METADATA
+
+from tools.comfy_in_process import PromptFailed, PromptRefused
+
+FILES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
+    "cut off": (lambda good, bad: bad.write_bytes(good.read_bytes()[:5000]), r"is not a whole safetensors file.*download"),
+    "pickle": (lambda _, bad: bad.write_bytes(b"\x80\x02}q\x00."), r"Python pickle, which can run code"),
+    "web page": (lambda _, bad: bad.write_bytes(b"<html>sign in</html>"), r"It is a web page"),
+    "empty": (lambda _, bad: bad.write_bytes(b""), r"is not a whole safetensors file"),
+    "VAE": (lambda _, bad: save_file({"decoder.conv1.weight": torch.zeros(2)}, bad), r"It looks like a VAE"),
+    "part missing": (
+        lambda good, bad: save_file({k: v for k, v in load_file(good).items() if "blocks.1.ffn" not in k}, bad, METADATA),
+        r"missing blocks\.1\.ffn",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FILES)
+def test_files_that_hold_no_network_say_what_they_are(tiny: Any, what: str) -> None:
+    write, words = FILES[what]
+    folder = tiny.model_folder("diffusion_models")
+    name = f"bad_{what.replace(' ', '_')}.safetensors"
+    write(folder / "t2v_0.safetensors", folder / name)
+    loader = node("FastVideoLoadDiffusersModel", model_name=name, dtype="as stored", lora_name="none", lora_strength=1.0)
+    tiny.reset()
+    with pytest.raises(PromptFailed, match=rf"(?s)^FastVideoLoadDiffusersModel: fastvideo_core\.errors\.LoadError: .*{words}"):
+        tiny.run({**sampler_prompt(), "1": loader})
+
+
+@pytest.mark.parametrize("name", ["../../t2v_0.safetensors", "/etc/passwd", "gone.safetensors", "", None, 7])
+def test_names_that_are_not_in_the_list_are_refused(tiny: Any, name: Any) -> None:
+    loader = node("FastVideoLoadDiffusersModel", model_name=name, dtype="as stored", lora_name="none", lora_strength=1.0)
+    with pytest.raises(PromptRefused, match=r"node 1 \(FastVideoLoadDiffusersModel\): "):
+        tiny.run({**sampler_prompt(), "1": loader})
+
+
+def test_file_that_is_deleted_after_it_was_listed(tiny: Any) -> None:
+    """ComfyUI keeps its list for as long as the folder's time is the same."""
+    folder = tiny.model_folder("diffusion_models")
+    file = folder / "deleted.safetensors"
+    file.write_bytes(b"x")
+    loader = node("FastVideoLoadDiffusersModel", model_name=file.name, dtype="as stored", lora_name="none", lora_strength=1.0)
+    tiny.validate({**sampler_prompt(), "1": loader})
+    time = folder.stat().st_mtime_ns
+    file.unlink()
+    os.utime(folder, ns=(time, time))
+    with pytest.raises(PromptFailed, match=r"LoadError: There is no 'deleted\.safetensors' in ComfyUI's"):
+        tiny.run({**sampler_prompt(), "1": loader})
