@@ -42,8 +42,7 @@ class FastVideoTextEncode(io.ComfyNode):
 def encode(clip: Any, prompt: str, branch: str) -> list[Any]:
     """CONDITIONING of one prompt: one entry, a tensor (1, 512, D)."""
     tokens = clip.tokenize(clean_prompt(prompt), disable_weights=True)
-    conditioning = clip.encode_from_tokens_scheduled(tokens)
-    rows = conditioning[0][0].shape[1]
+    rows = max(len(chunk) for chunks in tokens.values() for chunk in chunks)
     if rows > TEXT_TOKENS:
         raise ConditioningError(
             f"The {branch} prompt has {rows} tokens and Wan reads {TEXT_TOKENS}: shorten it by about "
@@ -51,10 +50,10 @@ def encode(clip: Any, prompt: str, branch: str) -> list[Any]:
         )
     if rows < TEXT_TOKENS:
         raise ConditioningError(
-            f"This CLIP gave {rows} rows for the {branch} prompt and Wan reads {TEXT_TOKENS}: it is not Wan's text encoder. Load "
-            "umt5_xxl with core's CLIP loader and type wan."
+            f"This CLIP gave {rows} rows for the {branch} prompt and Wan reads {TEXT_TOKENS}: it is not Wan's text encoder. "
+            "Load umt5_xxl with core's CLIP loader and type wan."
         )
-    return conditioning
+    return clip.encode_from_tokens_scheduled(tokens)
 
 
 NODES = [FastVideoTextEncode]
