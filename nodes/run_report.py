@@ -17,15 +17,15 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.created = self._last = time.perf_counter()
+        self.started = self._last = time.perf_counter()
         self.laps: list[float] = []
         self._peak = psutil.Process().memory_info().rss
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
 
     def start(self) -> None:
-        """The weights are loaded; the first step begins."""
-        self._last = time.perf_counter()
+        """The first expert's weights are loaded; the first step begins."""
+        self.started = self._last = time.perf_counter()
 
     def lap(self) -> None:
         """A step is done."""
@@ -39,8 +39,8 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Since the run began, loading included."""
-        return time.perf_counter() - self.created
+        """Since the first step began; a second expert is loaded within its first step."""
+        return time.perf_counter() - self.started
 
     @property
     def peak_bytes(self) -> int | None:
