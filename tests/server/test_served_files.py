@@ -1,0 +1,46 @@
+"""What the server hands to the browser: workflow templates, their thumbnails, help pages, the script."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from demo_prompts import PACK
+from tools.comfy_server import ComfyServer
+
+NAME = "fastvideo-nodes"
+WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
+
+
+def test_template_browser_lists_every_workflow_and_nothing_else(comfy_server: ComfyServer) -> None:
+    assert sorted(comfy_server.request("/workflow_templates")[NAME]) == WORKFLOWS
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_template_and_its_thumbnail_are_served(comfy_server: ComfyServer, workflow: str) -> None:
+    served = comfy_server.request(f"/api/workflow_templates/{NAME}/{workflow}.json")
+    assert served == json.loads((PACK / "workflows" / f"{workflow}.json").read_text(encoding="utf-8"))
+    thumbnail = Image.open(PACK / "workflows" / f"{workflow}.jpg")
+    assert (thumbnail.format, thumbnail.size) == ("JPEG", (400, 400))
+    assert comfy_server.request(f"/api/workflow_templates/{NAME}/{workflow}.jpg")
+
+
+def test_help_page_of_every_node_names_all_its_inputs_and_outputs(comfy_server: ComfyServer) -> None:
+    nodes = {name: node for name, node in comfy_server.object_info().items() if node["python_module"] == f"custom_nodes.{NAME}"}
+    assert nodes
+    for name, node in nodes.items():
+        page = comfy_server.request(f"/extensions/{NAME}/docs/{name}.md")
+        assert page.startswith(f"# {node['display_name']}\n")
+        inputs = [*node["input"].get("required", {}), *node["input"].get("optional", {})]
+        missing = [word for word in [*inputs, *node["output_name"]] if f"`{word}`" not in page]
+        assert not missing, f"{name}.md does not explain {missing}"
+
+
+def test_every_help_page_belongs_to_a_node(comfy_server: ComfyServer) -> None:
+    assert {page.stem for page in (PACK / "web" / "docs").glob("*.md")} <= comfy_server.object_info().keys()
+
+
+def test_script_is_served_once(comfy_server: ComfyServer) -> None:
+    ours = [path for path in comfy_server.request("/extensions") if NAME in path]
+    assert ours == [f"/extensions/{NAME}/run_report.js"]
+    assert "FastVideo.RunReport" in comfy_server.request(ours[0])
