@@ -92,8 +92,8 @@ class FastVideoSampler(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "shift", default=5.0, min=0.01, max=100.0, step=0.1,
-                    tooltip="Moves the noise levels towards noise, in the place of a ModelSamplingSD3 node. Wan 2.1: 1.3B 8, 14B 5, "
-                    "I2V 480P 3; Wan 2.2: T2V 12, others 5.",
+                    tooltip="Moves the noise levels towards noise, in the place of a ModelSamplingSD3 node. Wan 2.1: 1.3B 8, "
+                    "14B 5, I2V 480P 3; Wan 2.2: T2V 12, others 5.",
                 ),
                 io.Combo.Input(
                     "solver", options=["unipc", "euler", "dpmpp_2m", "dmd"], default="unipc",

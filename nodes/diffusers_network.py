@@ -1,0 +1,141 @@
+"""Diffusers' Wan network behind the calls of core's WanModel: conditions, timesteps, block replaces and wrappers as there."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import comfy.ldm.common_dit
+import comfy.patcher_extension
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from fastvideo_core import TEXT_TOKENS, ConditioningError, RequestError
+from fastvideo_core.wan import installed
+
+READ_BEFORE = ("denoise_mask",)  # core's model turns it into timesteps per frame before it calls the network
+
+
+class DiffusersNetwork(nn.Module):
+    """A `WanTransformer3DModel` that answers to the calls of core's WanModel."""
+
+    def __init__(self, transformer: Any) -> None:
+        super().__init__()
+        self.transformer = transformer
+        config = transformer.config
+        self.dim = config.num_attention_heads * config.attention_head_dim
+        self.patch_size = config.patch_size
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.patch_embedding.weight.dtype
+
+    @property
+    def patch_embedding(self) -> Any:
+        return self.transformer.patch_embedding
+
+    @property
+    def blocks(self) -> Any:
+        return self.transformer.blocks
+
+    @property
+    def img_emb(self) -> Any:
+        """What core's network holds here says how many images it reads: `emb_pos` where there are two."""
+        embedder = self.transformer.condition_embedder.image_embedder
+        return None if embedder is None else _ImageEmbedder(embedder)
+
+    def forward(self, x: Tensor, timestep: Tensor, context: Tensor, clip_fea: Tensor | None = None,
+                time_dim_concat: Tensor | None = None, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Tensor:  # noqa: B006  # fmt: skip
+        wrappers = comfy.patcher_extension.get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+
+    def _forward(self, x: Tensor, timestep: Tensor, context: Tensor, clip_fea: Tensor | None, time_dim_concat: Tensor | None,
+                 transformer_options: dict[str, Any], **kwargs: Any) -> Tensor:  # fmt: skip
+        """x: (B, C, T, H, W); timestep: (B,) or per frame (B, T); context: (B, 512, D); clip_fea: (B, 257 or 514, 1280)."""
+        _refuse_unread({"time_dim_concat": time_dim_concat, **kwargs}, transformer_options)
+        frames, height, width = x.shape[2:]
+        x = comfy.ldm.common_dit.pad_to_patch_size(x, self.patch_size)
+        call = {
+            "hidden_states": x,
+            "timestep": _per_token(timestep, x),
+            "encoder_hidden_states": context,
+            "encoder_hidden_states_image": self._image_tokens(clip_fea, context),
+            "return_dict": False,
+        }
+        replaces = transformer_options.get("patches_replace", {}).get("dit", {})
+        stack = _HostBlocks(self.blocks, replaces, transformer_options)
+        with installed(self.transformer, stack) if replaces else nullcontext():
+            velocity = self.transformer(**call)[0]
+        return velocity[:, :, :frames, :height, :width]
+
+    def _image_tokens(self, tokens: Tensor | None, context: Tensor) -> Tensor | None:
+        """Core gives two images' tokens in one row, (B, 514, D); diffusers reads them as neighbours, (2 * B, 257, D)."""
+        reads = tokens_read(self.transformer.config)
+        given = 0 if tokens is None else tokens.shape[1]
+        if given != reads:
+            raise ConditioningError(
+                f"This model reads {reads} CLIP image tokens and got {given}: 257 for each image that CLIPVisionEncode encoded "
+                "and that is connected to WanImageToVideo or WanFirstLastFrameToVideo. Only Wan 2.1 image-to-video reads any."
+            )
+        if tokens is not None and context.shape[1] != TEXT_TOKENS:
+            raise ConditioningError(
+                f"The prompt has {context.shape[1]} rows, and an image-to-video model of diffusers reads {TEXT_TOKENS}: encode "
+                "it with FastVideo Text Encode."
+            )
+        return tokens if tokens is None else tokens.reshape(-1, 257, tokens.shape[2])
+
+
+def tokens_read(config: Any) -> int:
+    """CLIP image tokens of a diffusers Wan network: 257 per image, two images where there are positions for them."""
+    return 0 if config.image_dim is None else config.pos_embed_seq_len or 257
+
+
+class _ImageEmbedder:
+    def __init__(self, embedder: Any) -> None:
+        self.emb_pos = embedder.pos_embed
+
+
+class _HostBlocks:
+    """The block loop with the replacements that other packs put on ("double_block", i)."""
+
+    def __init__(self, blocks: Any, replaces: dict[Any, Any], options: dict[str, Any]) -> None:
+        self.blocks, self.replaces, self.options = blocks, replaces, options
+
+    def __call__(self, x: Tensor, context: Tensor, time_mod: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        self.options["total_blocks"], self.options["block_type"] = len(self.blocks), "double"
+        for i, block in enumerate(self.blocks):
+            self.options["block_index"] = i
+            replace = self.replaces.get(("double_block", i))
+            x = (
+                block(x, context, time_mod, rope)
+                if replace is None
+                else self._replaced(replace, block, x, context, time_mod, rope)
+            )
+        return x
+
+    def _replaced(self, replace: Any, block: Any, x: Tensor, context: Tensor, time_mod: Tensor, rope: Any) -> Tensor:
+        def original(args: dict[str, Any]) -> dict[str, Tensor]:
+            return {"img": block(args["img"], args["txt"], args["vec"], args["pe"])}
+
+        args = {"img": x, "txt": context, "vec": time_mod, "pe": rope, "transformer_options": self.options}
+        return replace(args, {"original_block": original})["img"]
+
+
+def _per_token(timestep: Tensor, x: Tensor) -> Tensor:
+    """Core gives one timestep per frame where a frame is given; diffusers reads one per token, (B, T * H/2 * W/2)."""
+    if timestep.ndim == 1:
+        return timestep
+    tokens = (x.shape[-2] // 2) * (x.shape[-1] // 2)
+    return timestep.expand(-1, x.shape[2]).repeat_interleave(tokens, dim=1)
+
+
+def _refuse_unread(inputs: dict[str, Any], options: dict[str, Any]) -> None:
+    """What would be ignored is an error."""
+    unread = [name for name, value in inputs.items() if value is not None and name not in READ_BEFORE]
+    unread += [name for name, patches in options.get("patches", {}).items() if patches]
+    unread += ["optimized_attention_override"] if "optimized_attention_override" in options else []
+    if unread:
+        raise RequestError(
+            f"A model from FastVideo Load Diffusers Model does not read {', '.join(unread)}, which a node before the sampler "
+            "set. Load the file with core's Load Diffusion Model instead, or remove that node."
+        )
