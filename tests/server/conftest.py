@@ -3,8 +3,8 @@
 import shutil
 
 import pytest
-
 from demo_prompts import FIRST_FRAME, FIRST_FRAME_NAME
+
 from tools.comfy_server import ComfyServer
 
 

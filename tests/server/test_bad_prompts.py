@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-
 from demo_prompts import demo_prompt
+
 from tools.comfy_client import PromptFailed, PromptRefused
 from tools.comfy_server import ComfyServer
 
@@ -103,7 +103,8 @@ def _break_node(prompt: Prompt, rng: random.Random) -> None:
 
 
 OPERATORS: list[Callable[[Prompt, random.Random], None]] = [
-    _set_input, _set_input, _set_input, _set_input, _rewire, _rewire, _drop_input, _add_input, _drop_node, _change_kind, _break_node,
+    _set_input, _set_input, _set_input, _set_input, _rewire, _rewire, _drop_input, _add_input, _drop_node, _change_kind,
+    _break_node,
 ]  # fmt: skip
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from demo_prompts import demo_prompt, node_of
 from PIL import Image
 from safetensors.torch import load_file
 
-from demo_prompts import demo_prompt, node_of
 from tools.comfy_client import Event
 from tools.comfy_server import ComfyServer
 
@@ -77,7 +77,8 @@ def _latents(server: ComfyServer, words: str) -> torch.Tensor:
 
 
 def _progress(events: list[Event], node: str) -> list[tuple[int, int]]:
-    return [(event.data["value"], event.data["max"]) for event in events if event.type == "progress" and event.data["node"] == node]
+    steps = [event.data for event in events if event.type == "progress" and event.data["node"] == node]
+    return [(step["value"], step["max"]) for step in steps]
 
 
 def _video(file: Path) -> tuple[int, tuple[int, int], int]:

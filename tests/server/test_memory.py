@@ -1,8 +1,8 @@
 """Many runs in one server."""
 
 import psutil
-
 from demo_prompts import demo_prompt
+
 from tools.comfy_server import ComfyServer
 
 RUNS = 20

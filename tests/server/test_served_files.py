@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from PIL import Image
-
 from demo_prompts import PACK
+
 from tools.comfy_server import ComfyServer
 
 NAME = "fastvideo-nodes"
@@ -20,8 +19,6 @@ def test_template_browser_lists_every_workflow_and_nothing_else(comfy_server: Co
 def test_template_and_its_thumbnail_are_served(comfy_server: ComfyServer, workflow: str) -> None:
     served = comfy_server.request(f"/api/workflow_templates/{NAME}/{workflow}.json")
     assert served == json.loads((PACK / "workflows" / f"{workflow}.json").read_text(encoding="utf-8"))
-    thumbnail = Image.open(PACK / "workflows" / f"{workflow}.jpg")
-    assert (thumbnail.format, thumbnail.size) == ("JPEG", (400, 400))
     assert comfy_server.request(f"/api/workflow_templates/{NAME}/{workflow}.jpg")
 
 

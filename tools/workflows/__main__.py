@@ -1,30 +1,51 @@
-"""Writes workflows/*.json, workflows/api/*.json and the demo's first frame.
+"""Writes everything in workflows/, and the demo's first frame in assets/.
 
     python -m tools.workflows COMFYUI_FOLDER
 
-A ComfyUI server is started for a moment: it says which inputs and outputs every node has.
+A ComfyUI server is started for a moment: it says which inputs and outputs every node has, and runs the demo workflows for their
+thumbnails.
 """
 
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from tools.comfy_server import ComfyServer
+from tools.workflows.demo import DEMO_WORKFLOWS, FIRST_FRAME
 from tools.workflows.files import FOLDER, PACK, api_prompt, canvas_workflows, text
 from tools.workflows.first_frame import first_frame
+from tools.workflows.thumbnails import graph_thumbnail, video_thumbnail
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path, help="the ComfyUI folder")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as base, ComfyServer(arguments.comfyui, Path(base)) as server:
-        object_info = server.object_info()
-    for name, workflow in canvas_workflows(object_info).items():
-        (FOLDER / f"{name}.json").write_text(text(workflow), encoding="utf-8")
-        (FOLDER / "api" / f"{name}.json").write_text(text(api_prompt(workflow, object_info)), encoding="utf-8")
-        print(f"workflows/{name}.json, workflows/api/{name}.json")
     first_frame().save(PACK / "assets" / "demo_first_frame.png")
+    with tempfile.TemporaryDirectory() as base, ComfyServer(arguments.comfyui, Path(base)) as server:
+        first_frame().save(server.input_folder() / FIRST_FRAME)
+        object_info = server.object_info()
+        for name, workflow in canvas_workflows(object_info).items():
+            prompt = api_prompt(workflow, object_info)
+            (FOLDER / f"{name}.json").write_text(text(workflow), encoding="utf-8")
+            (FOLDER / "api" / f"{name}.json").write_text(text(prompt), encoding="utf-8")
+            made = video_thumbnail(workflow, _frames(server, prompt)) if name in DEMO_WORKFLOWS else graph_thumbnail(workflow)
+            made.save(FOLDER / f"{name}.jpg", quality=88)
+            print(f"workflows/{name}.json, .jpg, workflows/api/{name}.json")
+
+
+def _frames(server: ComfyServer, prompt: dict[str, Any]) -> list[Image.Image]:
+    """Runs a prompt and decodes the video that it saves."""
+    import av
+
+    identity = server.post(prompt)
+    server.wait(identity)
+    (file,) = server.files(identity)
+    with av.open(str(file)) as container:
+        return [frame.to_image() for frame in container.decode(video=0)]
 
 
 if __name__ == "__main__":

@@ -158,7 +158,8 @@ class Canvas:
     def _group(self, title: str, x: int, bottom: int, width: int) -> None:
         bounding = [x - GROUP_MARGIN, TOP, width + 2 * GROUP_MARGIN, bottom - TOP + GROUP_BOTTOM]
         identity = len(self.groups) + 1
-        self.groups.append({"id": identity, "title": title, "bounding": bounding, "color": "#3f789e", "font_size": 24, "flags": {}})
+        look = {"color": "#3f789e", "font_size": 24, "flags": {}}
+        self.groups.append({"id": identity, "title": title, "bounding": bounding, **look})
         self.right = x + width
 
     def _links(self) -> list[list[Any]]:

@@ -1,4 +1,7 @@
-"""The columns that the workflows share, from left to right: prompt, image conditions or an empty latent, sampling, video."""
+"""The columns that the workflows share, from left to right: prompt, image conditions or an empty latent, sampling, video.
+
+Those of the prompt return the inputs of the sampler that come out of them.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +34,7 @@ class VideoSize:
 
 
 def noise_columns(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize) -> dict[str, Socket]:
-    """The prompt and the size of a video that starts from noise alone. Returns inputs of the sampler."""
+    """The prompt and the size of a video that starts from noise alone."""
     text = _text(canvas, loaded, prompts)
     empty = canvas.node("EmptyHunyuanLatentVideo", **vars(size))
     canvas.column("Prompt and size", text, empty)
@@ -39,7 +42,7 @@ def noise_columns(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size
 
 
 def image_columns(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, image: str) -> dict[str, Socket]:
-    """The prompt, the first frame, and what WanImageToVideo makes of them. Returns inputs of the sampler."""
+    """The prompt, the first frame, and what WanImageToVideo makes of them."""
     text = _text(canvas, loaded, prompts)
     first_frame = canvas.node("LoadImage", size=IMAGE_SIZE, image=image)
     canvas.column("Prompt and first frame", text, first_frame)
@@ -55,8 +58,10 @@ def image_columns(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size
     return {name: conditions[name] for name in ("positive", "negative", "latent")}
 
 
-def first_frame_columns(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, image: str) -> dict[str, Socket]:
-    """The prompt, and a latent whose first frame is the image once that node is no longer bypassed. Returns inputs of the sampler."""
+def optional_image_columns(
+    canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, image: str
+) -> dict[str, Socket]:
+    """The prompt, and a latent whose first frame is the image once that node is no longer bypassed."""
     text = _text(canvas, loaded, prompts)
     canvas.column("Prompt", text)
     first_frame = canvas.node("LoadImage", size=IMAGE_SIZE, bypassed=True, image=image)

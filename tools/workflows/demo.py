@@ -11,8 +11,10 @@ NOTE_SIZE = (360, 420)
 DEMO_WORKFLOWS = {"demo_t2v": "t2v", "demo_i2v": "i2v"}
 
 ABOUT = """## FastVideo Demo {title}
-The small Wan that comes with the pack was made on clips of one flat shape that moves over a flat background, {width} x {height}, \
-{frames} frames. It needs no download and no GPU. It is there to see that everything works and to compare settings, not for pictures.
+{width} x {height}, {frames} frames at {fps} per second, with the small Wan that comes with the pack: no download, no GPU.
+
+It was made on clips of one flat shape that moves over a flat background. It is there to see that everything works and to \
+compare settings, not for pictures.
 
 ### To change
 The prompt says shape, colour, background and motion:
@@ -31,7 +33,7 @@ def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canv
     """Text to video or image to video with the demo model."""
     canvas = Canvas(name, object_info, packs)
     from_image = DEMO_WORKFLOWS[name] == "i2v"
-    about = ABOUT.format(title="I2V" if from_image else "T2V", width=SIZE.width, height=SIZE.height, frames=SIZE.length)
+    about = ABOUT.format(title="I2V" if from_image else "T2V", width=SIZE.width, height=SIZE.height, frames=SIZE.length, fps=FPS)
     canvas.note(about + (ABOUT_IMAGE.format(name=FIRST_FRAME) if from_image else ""), NOTE_SIZE)
     demo = canvas.node("FastVideoLoadDemoWan", model=DEMO_WORKFLOWS[name])
     canvas.column("Models", demo)

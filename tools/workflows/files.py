@@ -1,9 +1,10 @@
 """All workflows as the files that the pack ships: what people open, and the API prompts made from it."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Any
+
+import tomllib
 
 from tools.workflows.canvas import ObjectInfo, PackVersions
 from tools.workflows.demo import DEMO_WORKFLOWS, demo_canvas

@@ -7,7 +7,7 @@ from typing import Any
 from fastvideo_core.wan import VARIANTS, WanVariant
 from tools.workflows import models
 from tools.workflows.canvas import Canvas, Model, ObjectInfo, PackVersions
-from tools.workflows.columns import Loaded, VideoSize, first_frame_columns, image_columns, noise_columns, sampling_columns
+from tools.workflows.columns import Loaded, VideoSize, image_columns, noise_columns, optional_image_columns, sampling_columns
 
 FOX = "A fox runs through deep snow between dark pines, low winter sun behind it, powder flying, the camera follows at its side."
 TURN = "The subject of the picture slowly turns towards the camera, soft wind, natural light, the background stays still."
@@ -59,7 +59,7 @@ def wan_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canva
     loaded = _models_column(canvas, files)
     size = VideoSize(variant.width, variant.height, variant.frames)
     if variant.first_frame:
-        conditions = first_frame_columns(canvas, loaded, (FOX, NEGATIVE), size, IMAGE)
+        conditions = optional_image_columns(canvas, loaded, (FOX, NEGATIVE), size, IMAGE)
     elif variant.in_channels > variant.latent_channels:
         conditions = image_columns(canvas, loaded, (TURN, NEGATIVE), size, IMAGE)
     else:

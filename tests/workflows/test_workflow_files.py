@@ -1,0 +1,165 @@
+"""The shipped workflow files: what the code that describes them makes, tidy, complete, and accepted by ComfyUI."""
+
+import json
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from demo_prompts import FIRST_FRAME, FIRST_FRAME_NAME
+from PIL import Image
+
+from fastvideo_core.wan import VARIANTS
+from tools.comfy_in_process import ComfyInProcess
+from tools.comfy_server import ComfyServer
+from tools.workflows.canvas import TITLE
+from tools.workflows.demo import DEMO_WORKFLOWS
+from tools.workflows.demo import FIRST_FRAME as DEMO_FIRST_FRAME
+from tools.workflows.files import FOLDER, api_prompt, canvas_workflows, text
+from tools.workflows.first_frame import first_frame
+from tools.workflows.thumbnails import SIZE, graph_thumbnail
+from tools.workflows.wan import WAN_WORKFLOWS
+
+NAMES = [*DEMO_WORKFLOWS, *WAN_WORKFLOWS]
+LOADER_WIDGETS = {"UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader"}
+
+
+@pytest.fixture(scope="module")
+def object_info(comfy_server: ComfyServer) -> dict[str, Any]:
+    return comfy_server.object_info()
+
+
+def workflow(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def prompt(name: str) -> dict[str, Any]:
+    return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_there_is_a_file_for_every_workflow_and_no_other() -> None:
+    assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(NAMES)
+    assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
+
+
+def test_files_are_what_the_code_makes(object_info: dict[str, Any]) -> None:
+    for name, made in canvas_workflows(object_info).items():
+        assert (FOLDER / f"{name}.json").read_text(encoding="utf-8") == text(made), f"{name}: run python -m tools.workflows"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_api_prompt_is_made_from_the_workflow(object_info: dict[str, Any], name: str) -> None:
+    assert prompt(name) == api_prompt(workflow(name), object_info)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_joins_sockets_of_one_type(object_info: dict[str, Any], name: str) -> None:
+    shown = workflow(name)
+    nodes = {node["id"]: node for node in shown["nodes"]}
+    for link, source, output, target, slot, kind in shown["links"]:
+        assert nodes[source]["outputs"][output]["type"] == nodes[target]["inputs"][slot]["type"] == kind
+        assert nodes[target]["inputs"][slot]["link"] == link
+        assert link in nodes[source]["outputs"][output]["links"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_two_nodes_overlap_and_every_node_lies_in_one_group(name: str) -> None:
+    shown = workflow(name)
+    boxes = {node["id"]: _box(node) for node in shown["nodes"]}
+    for (first, a), (second, b) in combinations(boxes.items(), 2):
+        assert not _overlap(a, b), f"nodes {first} and {second} overlap"
+    groups = [_corners(*group["bounding"]) for group in shown["groups"]]
+    assert not [pair for pair in combinations(groups, 2) if _overlap(*pair)]
+    for node in shown["nodes"]:
+        holders = sum(_inside(boxes[node["id"]], group) for group in groups)
+        assert holders == (0 if node["type"] == "MarkdownNote" else 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_loader_names_its_file_and_where_to_get_it(name: str) -> None:
+    for node in workflow(name)["nodes"]:
+        if node["type"] not in LOADER_WIDGETS:
+            assert "models" not in node["properties"]
+            continue
+        (model,) = node["properties"]["models"]
+        assert node["widgets_values"][0] == model["name"]
+        assert model["url"].startswith("https://huggingface.co/Comfy-Org/")
+        assert model["url"].endswith(f"/{model['directory']}/{model['name']}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_node_says_which_pack_it_comes_from(name: str) -> None:
+    for node in workflow(name)["nodes"]:
+        if node["type"] != "MarkdownNote":
+            expected = "fastvideo-nodes" if node["type"].startswith("FastVideo") else "comfy-core"
+            assert node["properties"]["cnr_id"] == expected
+            assert node["properties"]["ver"].count(".") == 2
+
+
+@pytest.mark.parametrize("name", WAN_WORKFLOWS)
+def test_wan_prompt_samples_as_its_authors_do(name: str) -> None:
+    variant = WAN_WORKFLOWS[name].variant
+    (sampler,) = (node["inputs"] for node in prompt(name).values() if node["class_type"] == "FastVideoSampler")
+    (size,) = (node["inputs"] for node in prompt(name).values() if "length" in node["inputs"])
+    (video,) = (node["inputs"] for node in prompt(name).values() if node["class_type"] == "CreateVideo")
+    assert VARIANTS[variant.name] is variant
+    assert (sampler["steps"], sampler["shift"]) == (variant.steps, variant.shift)
+    assert sampler["guidance_scale"] == variant.guidance_scale
+    assert (size["width"], size["height"], size["length"]) == (variant.width, variant.height, variant.frames)
+    assert video["fps"] == variant.fps
+    assert ("low_noise_model" in sampler) == variant.two_experts
+    if variant.two_experts:
+        assert (sampler["low_noise_guidance_scale"], sampler["boundary"]) == (variant.low_noise_guidance_scale, variant.boundary)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompt_passes_comfyui_validation_once_its_files_are_there(comfy: ComfyInProcess, name: str) -> None:
+    placed = [comfy.model_folder(model["directory"]) / model["name"] for model in _models(name)]
+    placed += [comfy.input_folder() / picture for picture in ("example.png", FIRST_FRAME_NAME)]
+    for file in placed:
+        file.write_bytes(FIRST_FRAME.read_bytes())  # only names are validated
+    try:
+        outputs = comfy.validate(prompt(name))
+    finally:
+        for file in placed:
+            file.unlink()
+    assert {prompt(name)[output]["class_type"] for output in outputs} == {"SaveVideo", "FastVideoRunReport"}
+
+
+@pytest.mark.parametrize("name", WAN_WORKFLOWS)
+def test_thumbnail_shows_the_graph_of_its_workflow(name: str) -> None:
+    saved = np.asarray(Image.open(FOLDER / f"{name}.jpg"), dtype=float)
+    drawn = np.asarray(graph_thumbnail(workflow(name)), dtype=float)
+    assert np.abs(saved - drawn).mean() < 4  # of 255, for JPEG's loss
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_workflow_has_a_square_thumbnail(name: str) -> None:
+    thumbnail = Image.open(FOLDER / f"{name}.jpg")
+    assert (thumbnail.format, thumbnail.size) == ("JPEG", (SIZE, SIZE))
+
+
+def test_first_frame_of_the_demo_is_a_frame_of_its_world() -> None:
+    assert DEMO_FIRST_FRAME == FIRST_FRAME_NAME
+    assert np.array_equal(np.asarray(Image.open(FIRST_FRAME)), np.asarray(first_frame()))
+
+
+def _models(name: str) -> list[dict[str, str]]:
+    return [model for node in workflow(name)["nodes"] for model in node["properties"].get("models", [])]
+
+
+def _corners(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    return x, y, x + width, y + height
+
+
+def _box(node: dict[str, Any]) -> tuple[float, float, float, float]:
+    (x, y), (width, height) = node["pos"], node["size"]
+    return _corners(x, y - TITLE, width, height + TITLE)
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _inside(box: tuple[float, ...], group: tuple[float, ...]) -> bool:
+    return group[0] <= box[0] and group[1] <= box[1] and box[2] <= group[2] and box[3] <= group[3]
