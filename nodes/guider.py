@@ -16,7 +16,7 @@ from .low_noise import LowNoiseExpert
 from .native_run import GuiderSettings, NativeRun
 from .run_report import native_report
 from .sockets import CATEGORY, check_guided, guidance_inputs
-from .wan_model import check_conditioning, check_experts, check_frames, check_latent, wan_facts
+from .wan_model import check_conditioning, check_experts, check_frames, check_latent, check_one_device, wan_facts
 
 
 class WanGuider(comfy.samplers.CFGGuider):
@@ -32,6 +32,7 @@ class WanGuider(comfy.samplers.CFGGuider):
         self.low_noise = None
         if low_noise_model is not None:
             check_experts(self.facts, wan_facts(low_noise_model, "low_noise_model"))
+            check_one_device(low_noise_model)
             self.low_noise = LowNoiseExpert(low_noise_model)
             self.low_noise.set_conds(positive, negative)
             self.low_noise.set_cfg(settings.low_noise_guidance_scale)

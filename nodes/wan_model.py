@@ -70,6 +70,15 @@ def check_experts(high_noise: WanFacts, low_noise: WanFacts) -> None:
         )
 
 
+def check_one_device(low_noise_model: Any) -> None:
+    """The second expert is loaded in the middle of a run, on one device."""
+    if low_noise_model.get_additional_models_with_key("multigpu"):
+        raise RequestError(
+            "low_noise_model is spread over several GPUs by a MultiGPU node, and the second expert runs on one. Remove that node "
+            "from low_noise_model; the high-noise model may keep it."
+        )
+
+
 def check_latent(samples: Any, facts: WanFacts) -> None:
     """Whether the network can sample these latents, (B, C, T, H, W)."""
     shape = tuple(getattr(samples, "shape", ()))

@@ -236,6 +236,14 @@ def test_settings_that_a_patch_would_undo_are_refused(comfy: Any, load_wan: Any,
         run_node(comfy, patch(comfy, load_wan()), **changes)
 
 
+def test_second_expert_on_several_gpus_is_refused(comfy: Any, load_wan: Any) -> None:
+    """It would run on one of them without a word."""
+    spread = load_wan("t2v", 1).clone()
+    spread.set_additional_models("multigpu", [load_wan("t2v", 1).clone()])
+    with pytest.raises(RequestError, match=r"low_noise_model is spread over several GPUs.*Remove that node"):
+        run_node(comfy, load_wan(), "t2v", spread)
+
+
 @pytest.mark.parametrize("what", ["several", "range", "mask", "hook"])
 def test_conditioning_of_several_entries(comfy: Any, load_wan: Any, what: str) -> None:
     """Combined prompts, prompts with a range of steps, with a mask, with a LoRA of their own."""
