@@ -1,4 +1,4 @@
-"""`make bench`, or python -m tools.bench [--device cuda --size 1.3B-480p] [--steps 10] [--rounds 9].
+"""`make bench`, or python -m tools.bench [--device cuda --size 1.3B-480p] [--steps 10] [--rounds 9] [--threads 1].
 
 Needs COMFYUI_PATH, which `make bench` sets.
 """
@@ -15,10 +15,17 @@ def main() -> None:
     parser.add_argument("--size", default="small", help="small, or 1.3B-480p with random weights")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
     asked = vars(parser.parse_args())
+    threads = asked.pop("threads")
     if asked["device"] == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # ComfyUI would take a GPU that it sees
+    import torch
+
     from . import loop
+
+    if threads is not None:
+        torch.set_num_threads(threads)
 
     command = shlex.join(["python", "-m", "tools.bench", *sys.argv[1:]])
     print(loop.report(loop.run(**asked), **asked, command=command))

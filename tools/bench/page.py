@@ -46,7 +46,7 @@ def _row(result: Result, steps: int) -> str:
 
 
 def machine_facts(device: str) -> str:
-    place = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, {torch.get_num_threads()} threads"
+    place = torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, torch threads: {torch.get_num_threads()}"
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers"))
     return f"{place}; Python {platform.python_version()}, {packages}, ComfyUI {comfyui_version()}"
 
