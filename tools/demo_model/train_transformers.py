@@ -18,13 +18,12 @@ from .loop import Stage, train_stage
 from .text import PromptEncoder
 from .transformer import flow_loss, image_to_video_from, shifted, unshifted
 
-STILLS = Stage("t2v_stills", steps=300, batch=96, rate=2e-3, warmup=100, average=0.998)
-CLIPS = Stage("t2v", steps=375, batch=48, rate=1.5e-3, warmup=100, final=0.6, average=0.998)
-REFINED = Stage("t2v_refined", steps=650, batch=48, rate=1.5e-3, warmup=20, final=0.4, average=0.998)
-POLISHED = Stage("t2v_polished", steps=500, batch=48, rate=7e-4, warmup=20, average=0.998)
-IMAGE = Stage("i2v", steps=500, batch=48, rate=1e-3, average=0.998)
-HIGH_NOISE = Stage("high_noise", steps=300, batch=48, rate=7e-4, warmup=20, average=0.998)
-LOW_NOISE = Stage("low_noise", steps=150, batch=48, rate=7e-4, warmup=20, average=0.998)
+STILLS = Stage("t2v_stills", steps=300, batch=96, rate=2e-3, warmup=100, average=0.99)
+CLIPS = Stage("t2v", steps=375, batch=48, rate=1.5e-3, warmup=100, final=0.6, average=0.99)
+REFINED = Stage("t2v_refined", steps=1500, batch=48, rate=1.5e-3, warmup=20, average=0.99)
+IMAGE = Stage("i2v", steps=300, batch=48, rate=8e-4, warmup=20, average=0.99)
+HIGH_NOISE = Stage("high_noise", steps=80, batch=48, rate=3e-4, warmup=20, average=0.99)
+LOW_NOISE = Stage("low_noise", steps=40, batch=48, rate=3e-4, warmup=20, average=0.99)
 BOUNDARY = 0.875  # sigma at which the low-noise expert takes over
 CAPTION_DROPOUT = 0.1
 
@@ -80,11 +79,6 @@ def train_text_to_video(model: TextToVideo, latents: Latents, folder: Path, seed
     _train(Lesson(STILLS, frames=1), model, model, latents, folder, seed)
     _train(Lesson(CLIPS), model, model, latents, folder, seed)
     _train(Lesson(REFINED), model, model.transformer, latents, folder, seed)
-
-
-def polished(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
-    """The text-to-video transformer that ships, from the one that every model here starts from."""
-    return _continued(Lesson(POLISHED), base, copy.deepcopy(base.transformer), latents, folder, seed)
 
 
 def image_to_video(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:

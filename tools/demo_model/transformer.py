@@ -12,7 +12,7 @@ from .text import TEXT_DIM
 
 TEXT_ROWS = 512
 LAYERS, HEADS, FEED_FORWARD = 4, 2, 512
-SHIFT = 3.0  # of the sigmas, in training and in sampling
+SHIFT = 5.0  # of the sigmas, in training and in sampling
 
 
 class FoldedText(WanAttnProcessor):
