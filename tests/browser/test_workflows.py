@@ -1,0 +1,66 @@
+"""The shipped workflows in ComfyUI's own page."""
+
+import json
+from typing import Any
+
+import pytest
+from comfy_page import ComfyPage
+from demo_prompts import PACK
+
+WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
+SAMPLER, REPORT = "FastVideoSampler", "FastVideoRunReport"
+
+
+def shipped(folder: str, name: str) -> dict[str, Any]:
+    return json.loads((PACK / folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_workflow_opens_from_the_template_browser_and_posts_the_shipped_prompt(page: ComfyPage, name: str) -> None:
+    page.open_template(name)
+    assert page.node_types() == [node["type"] for node in shipped("workflows", name)["nodes"]]
+    assert page.missing_types() == []
+    assert page.prompt() == shipped("workflows/api", name)
+
+
+@pytest.mark.parametrize("vue_nodes", [False, True], ids=["canvas nodes", "Vue nodes"])
+def test_demo_runs_from_the_run_button_and_shows_video_and_report(page: ComfyPage, vue_nodes: bool) -> None:
+    page.show_vue_nodes(vue_nodes)
+    page.open_template("demo_t2v")
+    page.set_widget(SAMPLER, "steps", 3)
+    page.set_widget(SAMPLER, "seed", 100 + vue_nodes)
+    assert page.report() == ""
+    page.run()
+    assert page.video_size() == (64, 64)
+    assert f"3 steps euler, latents 1x16x5x8x8, seed {100 + vue_nodes}" in page.report()
+
+
+def test_report_is_still_there_after_a_look_at_another_workflow(page: ComfyPage) -> None:
+    page.open_template("demo_t2v")
+    page.set_widget(SAMPLER, "steps", 2)
+    page.run()
+    seen = page.report()
+    assert "2 steps euler" in seen
+    page.open_template("demo_i2v")
+    assert page.report() == ""
+    page.page.get_by_role("button", name="demo_t2v").click()
+    page.page.wait_for_function("document.querySelector('textarea[readonly]')?.value")
+    assert page.report() == seen
+
+
+def test_report_is_no_part_of_the_saved_workflow_nor_of_the_prompt(page: ComfyPage) -> None:
+    page.open_template("demo_t2v")
+    page.set_widget(SAMPLER, "steps", 2)
+    page.run()
+    (saved,) = (node for node in page.saved()["nodes"] if node["type"] == REPORT)
+    assert saved.get("widgets_values", []) == []
+    (posted,) = (node["inputs"] for node in page.prompt().values() if node["class_type"] == REPORT)
+    assert posted.keys() == {"report"}
+
+
+def test_help_panel_shows_the_page_of_the_node(page: ComfyPage) -> None:
+    page.open_template("demo_t2v")
+    node = "window.app.graph.nodes.find(node => node.type == 'FastVideoSampler')"
+    page.page.evaluate(f"window.app.canvas.selectNode({node})")
+    page.page.get_by_test_id("info-button").click()
+    page.page.get_by_text("Settings of Wan's authors").wait_for()

@@ -1,0 +1,100 @@
+"""ComfyUI's page in a headless Chromium, as a person uses it: templates, canvas, Run button."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+PACK_NAME = "fastvideo-nodes"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+PATIENCE = 120_000  # milliseconds
+
+
+def chromium() -> str | None:
+    """The path of a Chromium on this machine."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+@contextmanager
+def open_browser(executable: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+class ComfyPage:
+    """One tab. `errors` are those of the pack's own scripts and every exception that nobody caught."""
+
+    def __init__(self, browser: Any, url: str) -> None:
+        self.page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        self.page.set_default_timeout(PATIENCE)
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._listen)
+        self.page.goto(url)
+        # The very first visit opens the template browser; every other one a workflow.
+        shown = "(window.app.graph?.nodes.length || document.querySelector('[role=dialog]'))"
+        self.page.wait_for_function(f"window.app?.vueAppReady && window.app.extensionManager && {shown}")
+
+    def close(self) -> None:
+        self.page.close()
+
+    def show_vue_nodes(self, shown: bool) -> None:
+        self.page.evaluate("shown => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', shown)", shown)
+
+    def open_template(self, name: str) -> None:
+        """Opens one of the pack's workflows from the template browser."""
+        self.page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_role("dialog").get_by_text(PACK_NAME, exact=True).click()
+        self.page.get_by_test_id(f"template-workflow-{name}").click()
+        self.page.wait_for_function("window.app.graph.nodes.some(node => node.type.startsWith('FastVideo'))")
+        self.page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
+
+    def node_types(self) -> list[str]:
+        return list(self.page.evaluate("window.app.graph.nodes.map(node => node.type)"))
+
+    def missing_types(self) -> list[str]:
+        """Types of nodes on the canvas that ComfyUI does not know."""
+        known = "type in window.LiteGraph.registered_node_types"
+        return list(self.page.evaluate(f"window.app.graph.nodes.map(node => node.type).filter(type => !({known}))"))
+
+    def prompt(self) -> dict[str, Any]:
+        """The API prompt that the Run button would post."""
+        return dict(json.loads(self.page.evaluate("async () => JSON.stringify((await window.app.graphToPrompt()).output)")))
+
+    def saved(self) -> dict[str, Any]:
+        """The workflow as Save would write it."""
+        return dict(json.loads(self.page.evaluate("JSON.stringify(window.app.graph.serialize())")))
+
+    def set_widget(self, kind: str, name: str, value: Any) -> None:
+        found = "window.app.graph.nodes.find(node => node.type == kind).widgets.find(widget => widget.name == name)"
+        self.page.evaluate(f"([kind, name, value]) => {{ {found}.value = value }}", [kind, name, value])
+
+    def run(self) -> None:
+        """Presses Run and waits until the prompt has ended well."""
+        self.page.evaluate("window.app.api.addEventListener('execution_success', () => (window.ended = true), {once: true})")
+        self.page.get_by_test_id("queue-button").click()
+        self.page.wait_for_function("window.ended")
+        self.page.evaluate("window.ended = false")
+
+    def report(self) -> str:
+        """What the run report's text area shows."""
+        return str(self.page.get_by_placeholder("The report appears here after a run.").input_value())
+
+    def video_size(self) -> tuple[int, int]:
+        """Of the player on the canvas, once it has the video."""
+        self.page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
+        return tuple(self.page.evaluate("(v => [v.videoWidth, v.videoHeight])(document.querySelector('video'))"))
+
+    def _listen(self, message: Any) -> None:
+        source = message.location.get("url", "")
+        if message.type == "error" and f"/extensions/{PACK_NAME}/" in source and source.endswith(".js"):
+            self.errors.append(message.text)
