@@ -17,7 +17,7 @@ NEGATIVE = (
     "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
 IMAGE = "example.png"  # ComfyUI comes with it
-NOTE_SIZE = (440, 560)
+NOTE_SIZE, LOADER_SIZE = (440, 440), (420, 0)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def wan_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canva
 
 
 def _models_column(canvas: Canvas, files: WanFiles) -> Loaded:
-    experts = [canvas.node("UNETLoader", models=[file], unet_name=file.name) for file in files.transformers]
+    experts = [canvas.node("UNETLoader", size=LOADER_SIZE, models=[file], unet_name=file.name) for file in files.transformers]
     clip = canvas.node("CLIPLoader", models=[models.UMT5], clip_name=models.UMT5.name, type="wan")
     vae = canvas.node("VAELoader", models=[files.vae], vae_name=files.vae.name)
     nodes, clip_vision = [*experts, clip, vae], None
