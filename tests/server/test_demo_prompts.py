@@ -29,6 +29,18 @@ def test_demo_prompt_leaves_a_video_of_its_size_and_a_report(server: ComfyServer
     assert f"{STEPS} steps euler, latents 1x16x5x8x8, seed 0" in report
 
 
+def test_demo_of_two_experts_switches_once(server: ComfyServer) -> None:
+    prompt = demo_prompt("demo_t2v", model="two experts", steps=STEPS, boundary=0.875, **SMALL)
+    loader, sampler = node_of(prompt, "FastVideoLoadDemoWan"), node_of(prompt, "FastVideoSampler")
+    prompt[sampler]["inputs"]["low_noise_model"] = [loader, 1]
+    identity = server.post(prompt)
+    server.wait(identity)
+    (report,) = server.history(identity)["outputs"][node_of(prompt, "FastVideoRunReport")]["text"]
+    # Shift 3 gives the levels 1, 0.9, 0.75, 0.5: two lie above the boundary.
+    assert "high-noise expert: 2 steps from sigma 1.000" in report
+    assert "low-noise expert: 2 steps from sigma 0.750" in report
+
+
 def test_every_step_reports_progress_and_a_preview(server: ComfyServer) -> None:
     prompt = demo_prompt("demo_t2v", steps=STEPS, seed=1)
     sampler = node_of(prompt, "FastVideoSampler")
