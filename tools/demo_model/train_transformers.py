@@ -22,8 +22,8 @@ STILLS = Stage("t2v_stills", steps=300, batch=96, rate=2e-3, warmup=100, average
 CLIPS = Stage("t2v", steps=375, batch=48, rate=1.5e-3, warmup=100, final=0.6, average=0.99)
 REFINED = Stage("t2v_refined", steps=1500, batch=48, rate=1.5e-3, warmup=20, average=0.99)
 IMAGE = Stage("i2v", steps=300, batch=48, rate=8e-4, warmup=20, average=0.99)
-HIGH_NOISE = Stage("high_noise", steps=80, batch=48, rate=3e-4, warmup=20, average=0.99)
-LOW_NOISE = Stage("low_noise", steps=40, batch=48, rate=3e-4, warmup=20, average=0.99)
+HIGH_NOISE = Stage("high_noise", steps=70, batch=48, rate=3e-4, warmup=20, average=0.99)
+LOW_NOISE = Stage("low_noise", steps=100, batch=48, rate=3e-4, warmup=20, average=0.99)
 BOUNDARY = 0.875  # sigma at which the low-noise expert takes over
 CAPTION_DROPOUT = 0.1
 
