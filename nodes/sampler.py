@@ -9,6 +9,7 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from torch import Tensor
@@ -27,7 +28,7 @@ from fastvideo_core import (
 
 from .guider import WanGuider
 from .native_run import GuiderSettings
-from .sockets import CATEGORY, RunReportSocket, check_connected, check_guided, guidance_inputs
+from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, check_guided, connected, guidance_inputs
 from .wan_model import check_latent, wan_facts
 
 
@@ -115,10 +116,12 @@ class FastVideoSampler(io.ComfyNode):
         cls, model: Any, positive: Any, negative: Any, latent: dict[str, Any], seed: int, steps: int, shift: float,
         solver: SolverName, guidance_scale: float, low_noise_guidance_scale: float, boundary: float,
         guidance_mode: GuidanceMode, gate: float, guidance_rescale: float,
-        low_noise_model: Any | None = None, sigmas: Tensor | None = None,
+        low_noise_model: Any = NOT_CONNECTED, sigmas: Any = NOT_CONNECTED,
     ) -> io.NodeOutput:  # fmt: skip
-        check_guided(model, low_noise_model, positive, negative)
-        check_connected(latent=(latent, dict), **({} if sigmas is None else {"sigmas": (sigmas, Tensor)}))
+        check_guided(model, positive, negative)
+        low_noise_model = connected("low_noise_model", low_noise_model, ModelPatcher)
+        sigmas = connected("sigmas", sigmas, Tensor)
+        check_connected(latent=(latent, dict))
         request = SamplingRequest(
             steps=steps if sigmas is None else len(sigmas) - 1,
             shift=shift,

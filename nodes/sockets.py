@@ -12,6 +12,8 @@ CATEGORY = "FastVideo"
 RunReportSocket = io.Custom("FASTVIDEO_RUN_REPORT")
 RunReportSocket.Type = RunReport
 
+NOT_CONNECTED: Any = object()
+
 
 def guidance_inputs() -> list[io.Input]:
     """What the sampler and the guider ask about guidance, in this order for good: saved workflows hold widgets by place."""
@@ -60,9 +62,15 @@ def check_connected(**inputs: tuple[Any, type]) -> None:
             raise RequestError(f"The {name} input got {value!r:.80} and needs a connection: connect the node that makes it.")
 
 
-def check_guided(model: Any, low_noise_model: Any | None, positive: Any, negative: Any) -> None:
+def connected(name: str, value: Any, kind: type) -> Any | None:
+    """What an optional input got, or None when nothing is connected to it (its default is `NOT_CONNECTED`). A node that is
+    connected and gives nothing is an error, for what it should have given would be left out without a word."""
+    if value is NOT_CONNECTED:
+        return None
+    check_connected(**{name: (value, kind)})
+    return value
+
+
+def check_guided(model: Any, positive: Any, negative: Any) -> None:
     """`check_connected` for what the sampler and the guider are given."""
-    models = {"model": model} if low_noise_model is None else {"model": model, "low_noise_model": low_noise_model}
-    conditionings = {"positive": positive, "negative": negative}
-    check_connected(**{name: (value, ModelPatcher) for name, value in models.items()})
-    check_connected(**{name: (value, list) for name, value in conditionings.items()})
+    check_connected(model=(model, ModelPatcher), positive=(positive, list), negative=(negative, list))

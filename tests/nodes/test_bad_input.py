@@ -108,6 +108,14 @@ SAMPLER = {
     "value in the place of a latent": (sampler_prompt(latent={}), r"The latent has shape \(\)"),
     "value in the place of sigmas": (sampler_prompt(sigmas=0.5), r"The sigmas input got 0\.5 and needs a connection"),
     "nothing in the place of a model": (sampler_prompt(model=None), r"The model input got None and needs a connection"),
+    "nothing in the place of the second expert": (
+        sampler_prompt(low_noise_model=None),
+        r"The low_noise_model input got None and needs a connection",
+    ),
+    "second expert of a model that has one": (
+        {**sampler_prompt(low_noise_model=["7", 1]), "7": node("FastVideoLoadDemoWan", model="t2v")},
+        r"The low_noise_model input got None and needs a connection",
+    ),
     "noise levels that rise": (given_sigmas("1.0, 0.5, 0.7, 0.0"), r"The sigmas must strictly decrease"),
     "noise levels of another model": (
         given_sigmas("14.6, 5.0, 0.0"),
