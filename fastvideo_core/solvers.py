@@ -130,8 +130,9 @@ def _corrector_weights(r: float, hh: float) -> tuple[float, float]:
 
 def fresh_noise(seed: int) -> Noise:
     """Noise on the CPU, so that a seed means the same video on every device. The initial noise of a generation comes from
-    the seed itself; the fresh noise from the next one, for otherwise the first of it would repeat the initial noise."""
-    generator = torch.Generator().manual_seed((seed + 1) % 2**64)
+    the seed itself; the fresh noise must repeat neither that nor the initial noise of the next seeds, so its own seed is
+    far off: all bits of the golden ratio's 64-bit fraction are flipped in it."""
+    generator = torch.Generator().manual_seed(seed ^ 0x9E3779B97F4A7C15)
     return lambda like: torch.randn(like.shape, generator=generator).to(like.device)
 
 

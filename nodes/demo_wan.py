@@ -69,7 +69,7 @@ class FastVideoLoadDemoWan(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The transformer; the high-noise expert of the two."),
-                io.Model.Output(display_name="low_noise_model", tooltip="The low-noise expert; leave it unconnected with the other models."),
+                io.Model.Output(display_name="low_noise_model", tooltip="The low-noise expert; not for the other models."),
                 io.Clip.Output(display_name="clip", tooltip="Its text encoder, for FastVideo Text Encode."),
                 io.Vae.Output(display_name="vae", tooltip="Its VAE, for VAE Decode and WanImageToVideo."),
             ],

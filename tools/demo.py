@@ -104,6 +104,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "output", help="folder for the videos (default: output/)")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped then too
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
     try:
         run(given.prompts, given.output)
     except KeyboardInterrupt:

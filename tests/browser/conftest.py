@@ -12,8 +12,9 @@ from demo_prompts import FIRST_FRAME, FIRST_FRAME_NAME
 from tools.comfy_server import ComfyServer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Closed with its module: Playwright keeps an event loop running in this thread, in which ComfyUI's own cannot start."""
     executable = chromium()
     if executable is None:
         pytest.skip(f"no Chromium on this machine (looked for {', '.join(BROWSERS)})")

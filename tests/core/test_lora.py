@@ -23,22 +23,18 @@ def flat(name: str) -> str:
     return name.replace(".", "_")
 
 
-def diffusers_name(name: str) -> str:
-    return str(diffusers_key(name))
-
-
 FORMATS: Mapping[str, tuple[Callable[[str], str], str, str]] = {
-    "diffusers": (lambda name: f"transformer.{diffusers_name(name)}", "lora_A.weight", "lora_B.weight"),
-    "peft": (lambda name: f"base_model.model.{diffusers_name(name)}", "lora_A.weight", "lora_B.weight"),
+    "diffusers": (lambda name: f"transformer.{diffusers_key(name)}", "lora_A.weight", "lora_B.weight"),
+    "peft": (lambda name: f"base_model.model.{diffusers_key(name)}", "lora_A.weight", "lora_B.weight"),
     "diffusers, original names": (lambda name: f"transformer.{name}", "lora_A.weight", "lora_B.weight"),
     "ComfyUI": (lambda name: f"diffusion_model.{name}", "lora_A.weight", "lora_B.weight"),
     "ComfyUI, down and up": (lambda name: f"diffusion_model.{name}", "lora_down.weight", "lora_up.weight"),
     "ComfyUI, full prefix": (lambda name: f"model.diffusion_model.{name}", "lora_A.weight", "lora_B.weight"),
     "DiffSynth": (lambda name: name, "lora_A.default.weight", "lora_B.default.weight"),
-    "bare diffusers": (diffusers_name, "lora.down.weight", "lora.up.weight"),
+    "bare diffusers": (diffusers_key, "lora.down.weight", "lora.up.weight"),
     "musubi": (lambda name: f"lora_unet_{flat(name)}", "lora_down.weight", "lora_up.weight"),
     "VideoX-Fun": (lambda name: f"lora_unet__{flat(name)}", "lora_down.weight", "lora_up.weight"),
-    "OneTrainer": (lambda name: f"lora_transformer_{flat(diffusers_name(name))}", "lora_down.weight", "lora_up.weight"),
+    "OneTrainer": (lambda name: f"lora_transformer_{flat(diffusers_key(name))}", "lora_down.weight", "lora_up.weight"),
 }
 
 
@@ -82,7 +78,7 @@ def test_every_trainers_file_adds_its_matrices(style: str, alpha: float | None, 
     report = apply_lora(network, path, 0.8)
     assert_computes_as(network, merged(plain, products(pairs, 0.8 * (1.0 if alpha is None else alpha / 4))), plain)
     assert (report.name, report.strength, report.ignored) == ("style", 0.8, {})
-    assert set(report.layers) == {diffusers_name(name) for name in pairs}
+    assert set(report.layers) == {diffusers_key(name) for name in pairs}
 
 
 def test_differences_of_norms_biases_and_modulation_are_applied(tmp_path: Path) -> None:
