@@ -18,6 +18,7 @@ from typing import Any
 
 from tools.comfy_client import Event, PromptFailed, PromptRefused, ServerError
 from tools.comfy_server import ComfyServer
+from tools.contact_sheet import contact_sheet
 from tools.runtime.pins import NEWEST, ROOT, RUNTIME
 
 DEMOS = ("demo_t2v", "demo_i2v")
@@ -66,16 +67,18 @@ def provide_images(prompt: Prompt, server: ComfyServer) -> None:
             shutil.copy(image, server.input_folder() / name)
 
 
-def play(name: str, prompt: Prompt, server: ComfyServer, node_names: dict[str, str]) -> None:
-    """Run one prompt, show its progress, print what it saved."""
+def play(name: str, prompt: Prompt, server: ComfyServer, node_names: dict[str, str]) -> list[Path]:
+    """Run one prompt, show its progress, print what it saved. Returns the saved files."""
     print(f"{name}:", flush=True)
     provide_images(prompt, server)
     line, started = ProgressLine(prompt, node_names), time.monotonic()
     prompt_id = server.post(prompt)
     server.wait(prompt_id, timeout=3600, on_event=line.show)
     line.end()
-    for file in server.files(prompt_id):
+    files = server.files(prompt_id)
+    for file in files:
         print(f"  {file}  ({time.monotonic() - started:.1f} s)", flush=True)
+    return files
 
 
 def run(names: list[str], output: Path) -> None:
@@ -91,8 +94,12 @@ def run(names: list[str], output: Path) -> None:
             with server:
                 node_names = {node: info["display_name"] or node for node, info in server.object_info().items()}
                 print(f"ComfyUI answers after {time.monotonic() - started:.1f} s", flush=True)
-                for name, prompt in prompts.items():
-                    play(name, prompt, server, node_names)
+                played = [play(name, prompt, server, node_names) for name, prompt in prompts.items()]
+                videos = [file for files in played for file in files if file.suffix == ".mp4"]
+                if videos:
+                    sheet = output.resolve() / "contact_sheet.png"
+                    contact_sheet(videos, sheet)
+                    print(f"Their frames: {sheet}", flush=True)
                 print(f"All in {time.monotonic() - started:.1f} s.", flush=True)
         except (PromptFailed, PromptRefused) as error:
             raise ServerError(f"{error}\nEnd of ComfyUI's log:\n{server.log_tail()}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +50,11 @@ def test_demo_shows_its_steps_saves_the_video_and_stops_the_server(start: Any, t
     output, _ = demo.communicate(timeout=300)
     assert demo.returncode == 0, output
     (video,) = (tmp_path / "videos").glob("*.mp4")
-    assert re.search(rf"  {video}  \(\d+\.\d s\)\nAll in \d+\.\d s\.\n$", output)
+    sheet = tmp_path / "videos" / "contact_sheet.png"
+    assert re.search(rf"  {video}  \(\d+\.\d s\)\nTheir frames: {sheet}\nAll in \d+\.\d s\.\n$", output)
+    with Image.open(sheet) as image:
+        assert image.size == (9 * 132 - 4, 128)
+        assert image.convert("RGB").getpixel((9 * 132 - 5, 64)) == pytest.approx((0, 0, 255), abs=4)  # EmptyImage's colour 255
     assert "Save Video" in output
     assert server_is_gone(output)
 
