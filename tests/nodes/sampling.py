@@ -51,7 +51,8 @@ def run_node(host: Any, model: Any, kind: str = "t2v", low_noise_model: Any = No
     """FastVideo Sampler. Returns samples and report. `changes`: settings, or other inputs of the node."""
     positive, negative = conditions_of(kind)
     inputs = {**SETTINGS, "positive": positive, "negative": negative, "latent": latent_of(kind), **changes}
-    output = host.node_classes["FastVideoSampler"].execute(model=model, low_noise_model=low_noise_model, **inputs)
+    second = {} if low_noise_model is None else {"low_noise_model": low_noise_model}
+    output = host.node_classes["FastVideoSampler"].execute(model=model, **second, **inputs)
     return output.args[0]["samples"], output.args[1]
 
 

@@ -23,7 +23,8 @@ SMALL = {"samples": torch.zeros(1, 16, 1, 4, 4)}
 def guider_of(host: Any, model: Any, low_noise_model: Any = None, kind: str = "t2v", **changes: Any) -> Any:
     positive, negative = conditions_of(kind)
     inputs = {**SETTINGS, "positive": positive, "negative": negative, **changes}
-    return host.node_classes["FastVideoGuider"].execute(model=model, low_noise_model=low_noise_model, **inputs).args[0]
+    second = {} if low_noise_model is None else {"low_noise_model": low_noise_model}
+    return host.node_classes["FastVideoGuider"].execute(model=model, **second, **inputs).args[0]
 
 
 SAMPLERS = [
