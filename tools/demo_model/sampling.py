@@ -13,7 +13,7 @@ from .text import PromptEncoder
 from .transformer import shifted
 from .vae import decode
 
-STEPS, GUIDANCE = 20, 4.0
+STEPS, GUIDANCE = 20, 3.0
 
 
 @dataclass(frozen=True)

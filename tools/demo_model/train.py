@@ -18,7 +18,7 @@ from .latents import cached_latents, settle_statistics, with_images
 from .sampling import GUIDANCE, STEPS, DemoModels
 from .text import PromptEncoder, train_tokenizer
 from .train_text import train_text
-from .train_transformers import BOUNDARY, TextToVideo, high_noise, image_to_video, low_noise, train_text_to_video
+from .train_transformers import BOUNDARY, TextToVideo, high_noise, image_to_video, low_noise, polished, train_text_to_video
 from .train_vae import train_vae
 from .transformer import SHIFT, build_transformer
 from .vae import build_vae, decode, encode
@@ -105,7 +105,8 @@ def main() -> None:
     train_text_to_video(base, *learn)
     save_text_encoder(base.prompts, options.output / "demo_umt5.safetensors", about("text encoder", options))
 
-    save(base.transformer, "t2v", options)
+    text = polished(base, *learn)
+    save(text, "t2v", options)
     with_first_frames = with_images(vae, latents, options.checkpoints / "images.pt", IMAGES)
     image = image_to_video(base, with_first_frames, *learn[1:])
     save(image, "i2v", options)
@@ -113,7 +114,7 @@ def main() -> None:
     save(high, "high_noise", options)
     save(low, "low_noise", options)
 
-    report("t2v", DemoModels(vae, base.prompts, base.transformer), options)
+    report("t2v", DemoModels(vae, base.prompts, text), options)
     report("i2v", DemoModels(vae, base.prompts, image), options, image=True)
     report("two experts", DemoModels(vae, base.prompts, high, low, BOUNDARY), options)
 

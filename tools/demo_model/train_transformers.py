@@ -21,7 +21,8 @@ from .transformer import flow_loss, image_to_video_from, shifted, unshifted
 STILLS = Stage("t2v_stills", steps=300, batch=96, rate=2e-3, warmup=100, average=0.99)
 CLIPS = Stage("t2v", steps=375, batch=48, rate=1.5e-3, warmup=100, final=0.6, average=0.99)
 REFINED = Stage("t2v_refined", steps=1500, batch=48, rate=1.5e-3, warmup=20, average=0.99)
-IMAGE = Stage("i2v", steps=300, batch=48, rate=8e-4, warmup=20, average=0.99)
+POLISHED = Stage("t2v_polished", steps=300, batch=48, rate=8e-4, warmup=20, average=0.99)
+IMAGE = Stage("i2v", steps=400, batch=48, rate=8e-4, warmup=20, average=0.99)
 HIGH_NOISE = Stage("high_noise", steps=70, batch=48, rate=3e-4, warmup=20, average=0.99)
 LOW_NOISE = Stage("low_noise", steps=100, batch=48, rate=3e-4, warmup=20, average=0.99)
 BOUNDARY = 0.875  # sigma at which the low-noise expert takes over
@@ -79,6 +80,11 @@ def train_text_to_video(model: TextToVideo, latents: Latents, folder: Path, seed
     _train(Lesson(STILLS, frames=1), model, model, latents, folder, seed)
     _train(Lesson(CLIPS), model, model, latents, folder, seed)
     _train(Lesson(REFINED), model, model.transformer, latents, folder, seed)
+
+
+def polished(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
+    """The text-to-video transformer that ships, from the one that every model here starts from."""
+    return _continued(Lesson(POLISHED), base, copy.deepcopy(base.transformer), latents, folder, seed)
 
 
 def image_to_video(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
