@@ -43,7 +43,7 @@ def test_clips_show_what_the_prompt_says(kind):
 def test_image_to_video_keeps_the_frame_and_moves_it_as_the_prompt_says():
     found = score("i2v")
     assert found.first_frame >= 24
-    assert found.shape >= 0.8
+    assert found.shape >= 0.7
     assert found.motion >= 0.75
     assert found.everything >= 0.65
 
