@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("comfyui", type=Path, help="the ComfyUI folder")
     arguments = parser.parse_args()
     first_frame().save(PACK / "assets" / "demo_first_frame.png")
-    with tempfile.TemporaryDirectory() as base, ComfyServer(arguments.comfyui, Path(base)) as server:
+    with tempfile.TemporaryDirectory() as base, ComfyServer(arguments.comfyui.resolve(), Path(base)) as server:
         first_frame().save(server.input_folder() / FIRST_FRAME)
         object_info = server.object_info()
         for name, workflow in canvas_workflows(object_info).items():

@@ -6,7 +6,7 @@ from tools.workflows.columns import Loaded, VideoSize, image_columns, noise_colu
 SIZE, FPS = VideoSize(64, 64, 17), 16
 PROMPT = "a red circle moving right on a navy background"
 FIRST_FRAME = "fastvideo_demo_first_frame.png"
-SETTINGS = {"steps": 20, "shift": 3.0, "solver": "euler", "guidance_scale": 4.0}
+SETTINGS = {"steps": 20, "shift": 5.0, "solver": "euler", "guidance_scale": 3.0}
 NOTE_SIZE = (360, 420)
 DEMO_WORKFLOWS = {"demo_t2v": "t2v", "demo_i2v": "i2v"}
 
