@@ -36,9 +36,9 @@ def test_demo_of_two_experts_switches_once(server: ComfyServer) -> None:
     identity = server.post(prompt)
     server.wait(identity)
     (report,) = server.history(identity)["outputs"][node_of(prompt, "FastVideoRunReport")]["text"]
-    # Shift 3 gives the levels 1, 0.9, 0.75, 0.5: two lie above the boundary.
+    # Shift 5 gives the levels 1, 0.9375, 0.8333, 0.625: two lie above the boundary.
     assert "high-noise expert: 2 steps from sigma 1.000" in report
-    assert "low-noise expert: 2 steps from sigma 0.750" in report
+    assert "low-noise expert: 2 steps from sigma 0.833" in report
 
 
 def test_every_step_reports_progress_and_a_preview(server: ComfyServer) -> None:
