@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import psutil
@@ -26,6 +26,7 @@ class WanDenoiser:
     transformer: "WanTransformer3DModel"
     conditioning: Conditioning
     latent_shape: tuple[int, ...]
+    _contexts: dict[tuple[tuple[Branch, ...], int], dict[str, Tensor | None]] = field(default_factory=dict, init=False)
 
     @torch.no_grad()
     def predict(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Prediction:
@@ -56,8 +57,7 @@ class WanDenoiser:
         velocity: Tensor = self.transformer(
             hidden_states=torch.cat([x] * copies),
             timestep=torch.cat([self._timestep(latents, sigma)] * copies),
-            encoder_hidden_states=torch.cat([self._rows(condition.text(b), latents) for b in branches]),
-            encoder_hidden_states_image=self._image_tokens(latents, copies),
+            **self._context(branches, latents.shape[0]),
             return_dict=False,
         )[0]
         return velocity
@@ -68,14 +68,20 @@ class WanDenoiser:
             return self.conditioning.first_frame.timesteps(timestep, latents)
         return torch.full((latents.shape[0],), timestep, device=latents.device)
 
-    def _rows(self, rows: Tensor, latents: Tensor) -> Tensor:
-        return rows.expand(latents.shape[0], -1, -1)
+    def _context(self, branches: tuple[Branch, ...], batch: int) -> dict[str, Tensor | None]:
+        """Text and image tokens of a call. They are the same in every step, so they are put together once per phase."""
+        key = (branches, batch)
+        if key not in self._contexts:
+            texts = [self.conditioning.text(branch).expand(batch, -1, -1) for branch in branches]
+            tokens = self._image_tokens(len(branches), batch)
+            self._contexts[key] = {"encoder_hidden_states": torch.cat(texts), "encoder_hidden_states_image": tokens}
+        return self._contexts[key]
 
-    def _image_tokens(self, latents: Tensor, copies: int) -> Tensor | None:
+    def _image_tokens(self, copies: int, batch: int) -> Tensor | None:
         tokens = self.conditioning.image_tokens
         if tokens is None:
             return None
-        rows = torch.cat([self._rows(tokens, latents)] * copies)
+        rows = torch.cat([tokens.expand(batch, -1, -1)] * copies)
         if self.transformer.config.pos_embed_seq_len is None:
             return rows
         # With a position embedding (FLF2V) diffusers expects first and last image as neighbours in the batch and joins them
