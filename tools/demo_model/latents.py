@@ -22,7 +22,7 @@ MASK_CHANNELS = 4
 class Latents:
     """Scenes and their normalized latents, (N, 16, 5, 8, 8) in half precision.
 
-    `images` are the latents of the first frames followed by grey, of the first so many scenes.
+    `images` are the latents of the first frames followed by grey.
     """
 
     scenes: list[Scene]
@@ -86,9 +86,9 @@ def cached_latents(vae: AutoencoderKLWan, path: Path, count: int, seed: int) -> 
     return Latents(scenes, _cached(vae, path, scenes, lambda batch: batch))
 
 
-def with_images(vae: AutoencoderKLWan, latents: Latents, path: Path, count: int) -> Latents:
-    """Adds the image conditions of the first `count` scenes, encoded now or read from `path`."""
-    return replace(latents, images=_cached(vae, path, latents.scenes[:count], first_frame_clip))
+def with_images(vae: AutoencoderKLWan, latents: Latents, path: Path) -> Latents:
+    """Adds the image conditions, encoded now or read from `path`."""
+    return replace(latents, images=_cached(vae, path, latents.scenes, first_frame_clip))
 
 
 def _cached(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,16 @@ from .latents import cached_latents, settle_statistics, with_images
 from .sampling import GUIDANCE, STEPS, DemoModels
 from .text import PromptEncoder, train_tokenizer
 from .train_text import train_text
-from .train_transformers import BOUNDARY, TextToVideo, high_noise, image_to_video, low_noise, polished, train_text_to_video
+from .train_transformers import (
+    BOUNDARY,
+    Course,
+    TextToVideo,
+    high_noise,
+    image_to_video,
+    low_noise,
+    polished,
+    train_text_to_video,
+)
 from .train_vae import train_vae
 from .transformer import SHIFT, build_transformer
 from .vae import build_vae, decode, encode
@@ -26,7 +36,7 @@ from .world import render, sample_scene
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERSION = "1"
-CLIPS, IMAGES = 1500, 800  # encoded once; the transformers learn from these
+CLIPS = 6000  # encoded once, with and without their later frames; the transformers learn from these
 MEASURED_CLIPS = 64
 SMALLEST_PSNR = 30.0  # dB on held-out clips; below it the transformers would learn a blurred world
 
@@ -100,21 +110,21 @@ def main() -> None:
 
     torch.manual_seed(options.seed)
     base = TextToVideo(PromptEncoder(train_tokenizer()), build_transformer()).to(options.device)
-    learn = (latents, options.checkpoints, options.seed)
     train_text(base.prompts, options.checkpoints, options.seed)
-    train_text_to_video(base, *learn)
+    course = Course(latents, options.checkpoints, options.seed, vae)
+    train_text_to_video(base, course)
     save_text_encoder(base.prompts, options.output / "demo_umt5.safetensors", about("text encoder", options))
 
-    text = polished(base, *learn)
-    save(text, "t2v", options)
-    with_first_frames = with_images(vae, latents, options.checkpoints / "images.pt", IMAGES)
-    image = image_to_video(base, with_first_frames, *learn[1:])
+    text = polished(base, course)
+    save(text.transformer, "t2v", options)
+    with_first_frames = replace(course, latents=with_images(vae, latents, options.checkpoints / "images.pt"))
+    image = image_to_video(base, with_first_frames)
     save(image, "i2v", options)
-    high, low = high_noise(base, *learn), low_noise(base, *learn)
+    high, low = high_noise(text, course), low_noise(text, course)
     save(high, "high_noise", options)
     save(low, "low_noise", options)
 
-    report("t2v", DemoModels(vae, base.prompts, text), options)
+    report("t2v", DemoModels(vae, base.prompts, text.transformer), options)
     report("i2v", DemoModels(vae, base.prompts, image), options, image=True)
     report("two experts", DemoModels(vae, base.prompts, high, low, BOUNDARY), options)
 

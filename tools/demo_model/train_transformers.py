@@ -8,23 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import WanTransformer3DModel
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .captions import caption
+from .evaluation import validate
 from .latents import Latents
 from .loop import Stage, train_stage
+from .sampling import DemoModels
 from .text import PromptEncoder
 from .transformer import flow_loss, image_to_video_from, shifted, unshifted
 
 STILLS = Stage("t2v_stills", steps=300, batch=96, rate=2e-3, warmup=100, average=0.99)
 CLIPS = Stage("t2v", steps=375, batch=48, rate=1.5e-3, warmup=100, final=0.6, average=0.99)
 REFINED = Stage("t2v_refined", steps=1500, batch=48, rate=1.5e-3, warmup=20, average=0.99)
-POLISHED = Stage("t2v_polished", steps=300, batch=48, rate=8e-4, warmup=20, average=0.99)
-IMAGE = Stage("i2v", steps=400, batch=48, rate=8e-4, warmup=20, average=0.99)
-HIGH_NOISE = Stage("high_noise", steps=70, batch=48, rate=3e-4, warmup=20, average=0.99)
-LOW_NOISE = Stage("low_noise", steps=100, batch=48, rate=3e-4, warmup=20, average=0.99)
+POLISHED = Stage("t2v_polished", steps=1800, batch=48, rate=1e-3, warmup=20, final=0.02)
+IMAGE = Stage("i2v", steps=2000, batch=48, rate=8e-4, warmup=20, final=0.02)
+HIGH_NOISE = Stage("high_noise", steps=400, batch=48, rate=4e-4, warmup=20, final=0.02)
+LOW_NOISE = Stage("low_noise", steps=600, batch=48, rate=4e-4, warmup=20, final=0.02)
 BOUNDARY = 0.875  # sigma at which the low-noise expert takes over
 CAPTION_DROPOUT = 0.1
 
@@ -55,6 +57,16 @@ class Lesson:
         return shifted(low + (high - low) * places / self.stage.batch)
 
 
+@dataclass(frozen=True)
+class Course:
+    """What every stage needs: the clips, where its checkpoint is, the seed, and the VAE to see what it has learnt."""
+
+    latents: Latents
+    folder: Path
+    seed: int
+    vae: AutoencoderKLWan
+
+
 def lesson_loss(
     lesson: Lesson, transformer: WanTransformer3DModel, prompts: PromptEncoder, latents: Latents, step: int, seed: int
 ) -> torch.Tensor:
@@ -62,8 +74,7 @@ def lesson_loss(
     rng = random.Random(f"{seed} {lesson.stage.name} {step}")
     generator = torch.Generator().manual_seed(rng.getrandbits(60))
     device = transformer.device
-    available = len(latents.images) if lesson.image else len(latents.clips)
-    chosen = torch.tensor([rng.randrange(available) for _ in range(lesson.stage.batch)])
+    chosen = torch.tensor([rng.randrange(len(latents.clips)) for _ in range(lesson.stage.batch)])
     words = [caption(latents.scenes[index].combination, rng) for index in chosen]
     texts = ["" if rng.random() < CAPTION_DROPOUT else text for text in words]
     clips = latents.clips[chosen, :, : lesson.frames].float()
@@ -75,46 +86,49 @@ def lesson_loss(
         return flow_loss(transformer, clips.to(device), prompts(texts), sigma, noise.to(device), condition)
 
 
-def train_text_to_video(model: TextToVideo, latents: Latents, folder: Path, seed: int) -> None:
+def train_text_to_video(model: TextToVideo, course: Course) -> None:
     """Stills (a clip's first latent frame: shapes and colours), then clips (motion), at last without the text encoder."""
-    _train(Lesson(STILLS, frames=1), model, model, latents, folder, seed)
-    _train(Lesson(CLIPS), model, model, latents, folder, seed)
-    _train(Lesson(REFINED), model, model.transformer, latents, folder, seed)
+    _train(Lesson(STILLS, frames=1), model, model, course)
+    _train(Lesson(CLIPS), model, model, course)
+    _train(Lesson(REFINED), model, model.transformer, course)
 
 
-def polished(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
-    """The text-to-video transformer that ships, from the one that every model here starts from."""
-    return _continued(Lesson(POLISHED), base, copy.deepcopy(base.transformer), latents, folder, seed)
+def polished(base: TextToVideo, course: Course) -> TextToVideo:
+    """The text-to-video transformer that ships, and that both experts start from."""
+    model = TextToVideo(base.prompts, copy.deepcopy(base.transformer))
+    _train(Lesson(POLISHED), model, model.transformer, course, DemoModels(course.vae, base.prompts, model.transformer))
+    return model
 
 
-def image_to_video(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
-    """The 36-channel transformer; `latents` with images."""
-    return _continued(Lesson(IMAGE, image=True), base, image_to_video_from(base.transformer), latents, folder, seed)
+def image_to_video(base: TextToVideo, course: Course) -> WanTransformer3DModel:
+    """The 36-channel transformer; the course's latents need images."""
+    model = TextToVideo(base.prompts, image_to_video_from(base.transformer))
+    _train(Lesson(IMAGE, image=True), model, model.transformer, course, DemoModels(course.vae, base.prompts, model.transformer))
+    return model.transformer
 
 
-def high_noise(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
+def high_noise(base: TextToVideo, course: Course) -> WanTransformer3DModel:
     """The expert for sigmas from the boundary up."""
-    return _continued(Lesson(HIGH_NOISE, low=BOUNDARY), base, copy.deepcopy(base.transformer), latents, folder, seed)
+    model = TextToVideo(base.prompts, copy.deepcopy(base.transformer))
+    judged = DemoModels(course.vae, base.prompts, model.transformer, base.transformer, BOUNDARY)
+    _train(Lesson(HIGH_NOISE, low=BOUNDARY), model, model.transformer, course, judged)
+    return model.transformer
 
 
-def low_noise(base: TextToVideo, latents: Latents, folder: Path, seed: int) -> WanTransformer3DModel:
+def low_noise(base: TextToVideo, course: Course) -> WanTransformer3DModel:
     """The expert for sigmas below the boundary."""
-    return _continued(Lesson(LOW_NOISE, high=BOUNDARY), base, copy.deepcopy(base.transformer), latents, folder, seed)
+    model = TextToVideo(base.prompts, copy.deepcopy(base.transformer))
+    judged = DemoModels(course.vae, base.prompts, base.transformer, model.transformer, BOUNDARY)
+    _train(Lesson(LOW_NOISE, high=BOUNDARY), model, model.transformer, course, judged)
+    return model.transformer
 
 
-def _continued(
-    lesson: Lesson, base: TextToVideo, transformer: WanTransformer3DModel, latents: Latents, folder: Path, seed: int
-) -> WanTransformer3DModel:
-    model = TextToVideo(base.prompts, transformer)
-    _train(lesson, model, transformer, latents, folder, seed)
-    return transformer
-
-
-def _train(lesson: Lesson, model: TextToVideo, trained: nn.Module, latents: Latents, folder: Path, seed: int) -> None:
+def _train(lesson: Lesson, model: TextToVideo, trained: nn.Module, course: Course, judged: DemoModels | None = None) -> None:
     model.prompts.requires_grad_(trained is model)
     train_stage(
         lesson.stage,
         trained,
-        lambda step: lesson_loss(lesson, model.transformer, model.prompts, latents, step, seed),
-        folder,
+        lambda step: lesson_loss(lesson, model.transformer, model.prompts, course.latents, step, course.seed),
+        course.folder,
+        None if judged is None else lambda: validate(judged, lesson.image),
     )
