@@ -21,8 +21,55 @@ class PhaseReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CachePhaseReport:
+    """What a step cache did in one branch of one phase.
+
+    plan: a letter per step: C computed, S skipped, - where the branch did not run. reasons: why steps computed, and how many.
+    """
+
+    expert: str
+    branch: str
+    plan: str
+    computed: int
+    skipped: int
+    reasons: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheReport:
+    """What a step cache did in one generation.
+
+    settings: as asked. aside: why it did nothing; empty where it worked. bypassed: calls of others that it let pass.
+    blocks_ran, blocks_asked: runs of a transformer block, with the cache and without. peak_bytes: the most memory it held.
+    """
+
+    name: str
+    settings: dict[str, str | float | int | bool | None]
+    phases: tuple[CachePhaseReport, ...]
+    aside: str
+    bypassed: int
+    blocks_ran: int
+    blocks_asked: int
+    peak_bytes: int
+
+    @property
+    def block_cut(self) -> float:
+        """The share of block runs saved, 0..1."""
+        return 1 - self.blocks_ran / self.blocks_asked if self.blocks_asked else 0.0
+
+    def lines(self) -> list[str]:
+        """As a person reads it."""
+        if self.aside:
+            return [f"{self.name} stands aside: {self.aside}"]
+        head = f"{self.name}: {self.block_cut:.0%} of the block calls saved, held {self.peak_bytes / 2**20:.1f} MiB at most"
+        passed = [f"  {self.bypassed} calls of other patches passed by"] if self.bypassed else []
+        return [head, *(_cache_line(phase) for phase in self.phases), *passed]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted."""
+    """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
+    per expert where each has its own, one in all otherwise."""
 
     model: str
     variant: str
@@ -39,6 +86,7 @@ class RunReport:
     total_seconds: float
     peak_memory_bytes: int | None
     notes: tuple[str, ...] = ()
+    caches: tuple[CacheReport, ...] = ()
 
     def json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -55,6 +103,7 @@ class RunReport:
         ]
         if self.peak_memory_bytes is not None:
             lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
+        lines += [line for cache in self.caches for line in cache.lines()]
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -96,6 +145,13 @@ def _phase_line(phase: PhaseReport) -> str:
         f"{name} expert: {phase.steps} steps from sigma {phase.first_sigma:.3f}, guidance scale "
         f"{phase.guidance_scale:g}; calls: {calls or 'none'}{gate}"
     )
+
+
+def _cache_line(phase: CachePhaseReport) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in phase.reasons.items())
+    name = phase.expert.replace("_", "-")
+    calls = phase.computed + phase.skipped
+    return f"  {name} {phase.branch}: {phase.plan} ({phase.skipped} of {calls} skipped; computed: {reasons})"
 
 
 def _median(values: Sequence[float]) -> float:

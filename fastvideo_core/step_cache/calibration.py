@@ -2,9 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,9 +16,9 @@ from ..generate import generate
 from ..guidance import Branch, Guidance
 from ..request import SamplingRequest
 from ..schedule import Expert, Phase, Schedule
-from ..wan.blocks import BlockStack
 from .experts import CachedExperts
 from .ratios import PerStep, PhaseRatios, RatioTable
+from .session import BlockwiseSession
 
 if TYPE_CHECKING:
     from ..wan.denoiser import WanExperts
@@ -49,21 +48,29 @@ def step_ratio(residual: Tensor, previous: Tensor) -> StepRatio:
     return StepRatio(float(ratios.mean()), float(ratios.std(correction=0)), float(distance.mean()))
 
 
-class RatioMeter:
+class RatioMeter(BlockwiseSession):
     """Measures one phase; every call runs."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.measured: dict[Branch, list[StepRatio]] = {}
         self._residuals: dict[Branch, Tensor] = {}
         self._branches: tuple[Branch, ...] = ()
+        self._before: Tensor | None = None
 
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         self._branches = branches
 
-    def wrap(self, blocks: BlockStack) -> BlockStack:
-        return MeasuredStack(blocks, self)
+    def block(self, index: int, count: int, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        if index == 0:
+            self._before = x if self._branches else None
+        out = run(x)
+        if index == count - 1 and self._before is not None:
+            self._measure(self._before, out)
+            self._branches, self._before = (), None
+        return out
 
-    def measure(self, before: Tensor, after: Tensor) -> None:
+    def _measure(self, before: Tensor, after: Tensor) -> None:
         """before, after: (branches * B, L, D) around the blocks."""
         count = len(self._branches)
         for branch, x, out in zip(self._branches, before.chunk(count), after.chunk(count), strict=True):
@@ -73,19 +80,7 @@ class RatioMeter:
 
     def close(self) -> None:
         self._residuals.clear()
-
-
-@dataclass(frozen=True)
-class MeasuredStack:
-    """The blocks, and a look at what they add."""
-
-    blocks: BlockStack
-    meter: RatioMeter
-
-    def __call__(self, x: Tensor, context: Tensor, time_mod: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        out = self.blocks(x, context, time_mod, rope)
-        self.meter.measure(x, out)
-        return out
+        self._before = None
 
 
 class Calibration:

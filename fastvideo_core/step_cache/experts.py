@@ -3,41 +3,20 @@
 Neither the loop nor the guidance nor the denoiser knows: before each call the session is told the step and the branches.
 """
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..guidance import Branch, Denoiser, Prediction
 from ..schedule import Expert, Phase, Schedule
-from ..wan.blocks import BlockStack, installed
+from ..wan.blocks import installed
+from .session import CacheSession, Sessions
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from ..wan.denoiser import WanExperts
-
-
-class CacheSession(Protocol):
-    """A cache during one phase."""
-
-    def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
-        """Announces the next call: its step, and the branches that its batch holds, in this order and of equal size."""
-        ...
-
-    def wrap(self, blocks: BlockStack) -> BlockStack:
-        """The stack that runs in place of `blocks`."""
-        ...
-
-
-class StepCache(Protocol):
-    """A cache during one generation."""
-
-    def session(self, phase: Phase) -> AbstractContextManager[CacheSession | None]:
-        """A fresh session, whose memory is free again afterwards, also on interrupt; None where the cache stands aside."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +41,7 @@ class CachedExperts:
 
     experts: "WanExperts"
     schedule: Schedule
-    cache: StepCache
+    cache: Sessions
 
     @property
     def names(self) -> Collection[Expert]:
@@ -74,16 +53,6 @@ class CachedExperts:
             if session is None:
                 yield denoiser
                 return
-            with installed(denoiser.transformer, session.wrap(plain(denoiser.transformer.blocks))):
+            with installed(denoiser.transformer, session.wrap(denoiser.transformer.blocks)):
                 yield CachedDenoiser(denoiser, self.schedule, session)
 
-
-def plain(blocks: "Iterable[nn.Module]") -> BlockStack:
-    """Blocks as a stack: one after the other, as the transformer itself runs them."""
-
-    def run(x: Tensor, context: Tensor, time_mod: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        for block in blocks:
-            x = block(x, context, time_mod, rope)
-        return x
-
-    return run

@@ -7,29 +7,17 @@ the sum of this over the steps skipped in a row is the error that the threshold 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 from ..errors import RequestError
 from ..guidance import BOTH, Branch
 from ..schedule import Phase, Schedule
+from .decisions import CachePlan, Decision, PhaseDecisions
 from .ratios import RatioTable
 from .reading import phase_ratios
 from .settings import MagCacheSettings
 
 FEW_STEPS = 8
 """Without guidance and in so few steps a distilled model is at work: no two of its steps resemble each other."""
-
-Action = Literal["compute", "skip", "bypass"]
-"""bypass: compute and leave the cache alone."""
-
-
-class Decision(NamedTuple):
-    """What one transformer call does, and why."""
-
-    step: int
-    branches: tuple[Branch, ...]
-    action: Action
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -106,45 +94,6 @@ class PhaseRule:
         return f"{branch}: {self._settings.max_skips} steps skipped in a row" if drift.skips > self._settings.max_skips else ""
 
 
-@dataclass(frozen=True)
-class PhaseDecisions:
-    """The decisions of one phase, call by call."""
-
-    phase: Phase
-    decisions: tuple[Decision, ...]
-
-    @property
-    def branches(self) -> list[Branch]:
-        """Those that run in this phase."""
-        return [branch for branch in BOTH if any(branch in decision.branches for decision in self.decisions)]
-
-    def text(self, branch: Branch) -> str:
-        skipped = self.count(branch, "skip")
-        return f"{self.phase.expert} {branch} {self.actions(branch)} ({skipped} of {len(self.phase.steps)} skipped)"
-
-    def actions(self, branch: Branch) -> str:
-        """One letter per step: C computed, S skipped, - where the branch does not run."""
-        done = {d.step: d.action for d in self.decisions if branch in d.branches and d.action != "bypass"}
-        return "".join({"compute": "C", "skip": "S"}.get(done.get(step, ""), "-") for step in self.phase.steps)
-
-    def count(self, branch: Branch, action: Action) -> int:
-        return sum(branch in decision.branches and decision.action == action for decision in self.decisions)
-
-
-@dataclass(frozen=True)
-class MagCachePlan:
-    """What a generation will do, or what it did. aside: why the cache does nothing, empty where it works."""
-
-    phases: tuple[PhaseDecisions, ...]
-    aside: str = ""
-
-    def text(self) -> str:
-        """As a person reads it: `high_noise positive CCCCSSCSS...` with the count of skipped steps."""
-        if self.aside:
-            return f"MagCache stands aside: {self.aside}"
-        return "\n".join(part.text(branch) for part in self.phases for branch in part.branches)
-
-
 def reason_to_stand_aside(schedule: Schedule, settings: MagCacheSettings) -> str:
     """Why MagCache would only do harm, and what helps instead; nothing where it may work."""
     if settings.threshold == 0:
@@ -164,7 +113,7 @@ def make_rule(schedule: Schedule, phase: Phase, table: RatioTable, settings: Mag
 
 def plan_magcache(
     schedule: Schedule, table: RatioTable, settings: MagCacheSettings, joint: bool, gate: float = 1.0
-) -> MagCachePlan:
+) -> CachePlan:
     """What MagCache will do in a generation.
 
     Args:
@@ -184,7 +133,7 @@ def plan_magcache(
             rule = make_rule(schedule, phase, table, settings)
             decisions = [rule.decide(step, branches) for step, branches in calls]
         phases.append(PhaseDecisions(phase, tuple(decisions)))
-    return MagCachePlan(tuple(phases), aside)
+    return CachePlan("MagCache", tuple(phases), aside)
 
 
 def _calls(phase: Phase, gate_step: int, joint: bool) -> Iterator[tuple[int, tuple[Branch, ...]]]:

@@ -1,43 +1,65 @@
 """MagCache around the block loop: what the blocks add to the tokens is kept, and added again where a step is skipped."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
 from ..guidance import Branch
+from ..report import CacheReport
 from ..schedule import Phase, Schedule
-from ..wan.blocks import BlockStack
-from .magcache import Decision, MagCachePlan, PhaseDecisions, PhaseRule, make_rule, plan_magcache
+from .decisions import CachePlan, Decision, PhaseDecisions
+from .magcache import PhaseRule, make_rule, plan_magcache
 from .ratios import RatioTable
+from .session import BlockwiseSession, cache_report
 from .settings import MagCacheSettings
 
 
-class MagCacheSession:
+class MagCacheSession(BlockwiseSession):
     """MagCache during one phase: the rule, its decisions so far, and one residual (B, L, D) per branch."""
 
     def __init__(self, rule: PhaseRule, on_cpu: bool = False) -> None:
         """on_cpu: whether the residuals wait in the computer's memory."""
+        super().__init__()
         self.rule, self.on_cpu = rule, on_cpu
-        self.decisions: list[Decision] = []
-        self.peak_bytes = 0
         self._residuals: dict[Branch, Tensor] = {}
         self._next: Decision | None = None
+        self._now: _Call | None = None
 
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         self._next = self.rule.decide(step, branches)
         self.decisions.append(self._next)
 
-    def wrap(self, blocks: BlockStack) -> BlockStack:
-        return MagCacheStack(blocks, self)
+    def block(self, index: int, count: int, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        if index == 0:
+            self._open(x)
+        call, last = self._now, index == count - 1
+        if call is None:
+            return run(x)
+        self.asked += 1
+        if call.skipped is not None:
+            if last:
+                self._now = None
+            return call.skipped if last else x
+        self.ran += 1
+        out = run(x)
+        if last:
+            self._now = None
+            if call.decision.action == "compute":
+                self._store(call.decision.branches, call.before, out)
+        return out
 
-    def take(self) -> Decision | None:
-        """The decision on the call that runs now; None for one that nobody announced."""
+    def _open(self, x: Tensor) -> None:
         decision, self._next = self._next, None
-        return decision
+        if decision is None:
+            self._now = None
+        elif decision.action == "skip":
+            self._now = _Call(decision, x, self._applied(decision.branches, x))
+        else:
+            self._now = _Call(decision, x)
 
-    def store(self, branches: tuple[Branch, ...], before: Tensor, after: Tensor) -> None:
+    def _store(self, branches: tuple[Branch, ...], before: Tensor, after: Tensor) -> None:
         """Keeps what the blocks added. before, after: (branches * B, L, D)."""
         rows = zip(branches, before.chunk(len(branches)), after.chunk(len(branches)), strict=True)
         for branch, x, out in rows:
@@ -45,38 +67,31 @@ class MagCacheSession:
             self._residuals[branch] = residual.cpu() if self.on_cpu else residual
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
 
-    @property
-    def held_bytes(self) -> int:
-        """Memory of the residuals now."""
-        return sum(residual.nbytes for residual in self._residuals.values())
-
-    def apply(self, branches: tuple[Branch, ...], x: Tensor) -> Tensor:
+    def _applied(self, branches: tuple[Branch, ...], x: Tensor) -> Tensor:
         """x (branches * B, L, D) plus the residual of each branch."""
         out = x.clone()
         for branch, rows in zip(branches, out.chunk(len(branches)), strict=True):
             rows += self._residuals[branch].to(x.device)
         return out
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory of the residuals now."""
+        return sum(residual.nbytes for residual in self._residuals.values())
+
     def close(self) -> None:
-        """Frees the residuals."""
         self._residuals.clear()
+        self._next = self._now = None
 
 
 @dataclass(frozen=True)
-class MagCacheStack:
-    """The blocks, run or skipped as the session decides. A call that nobody announced is another's: it just runs."""
+class _Call:
+    """A call on its way through the blocks. before: the tokens before the first one; skipped: those after the last one where
+    the blocks do not run, computed at once, for a host may change `before` in place between the blocks."""
 
-    blocks: BlockStack
-    session: MagCacheSession
-
-    def __call__(self, x: Tensor, context: Tensor, time_mod: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        decision = self.session.take()
-        if decision is not None and decision.action == "skip":
-            return self.session.apply(decision.branches, x)
-        out = self.blocks(x, context, time_mod, rope)
-        if decision is not None and decision.action == "compute":
-            self.session.store(decision.branches, x, out)
-        return out
+    decision: Decision
+    before: Tensor
+    skipped: Tensor | None = None
 
 
 class MagCache:
@@ -104,10 +119,10 @@ class MagCache:
             session.close()
 
     @property
-    def done(self) -> MagCachePlan:
+    def done(self) -> CachePlan:
         """The decisions of every phase that has begun."""
         phases = [PhaseDecisions(phase, tuple(session.decisions)) for phase, session in self._sessions.items()]
-        return MagCachePlan(tuple(phases), self.aside)
+        return CachePlan("MagCache", tuple(phases), self.aside)
 
     @property
     def held_bytes(self) -> int:
@@ -118,3 +133,7 @@ class MagCache:
     def peak_bytes(self) -> int:
         """The most memory that residuals took."""
         return max((session.peak_bytes for session in self._sessions.values()), default=0)
+
+    def report(self) -> CacheReport:
+        """What it did so far."""
+        return cache_report(self.done, {"table": self.table.name, **asdict(self.settings)}, self._sessions.values())

@@ -5,9 +5,9 @@ import pytest
 from fastvideo_core import Phase, RequestError, Schedule, plan, shifted_sigmas
 from fastvideo_core.guidance import BOTH, Guidance, GuidanceSettings
 from fastvideo_core.step_cache import (
+    CachePlan,
     Decision,
     MagCacheMode,
-    MagCachePlan,
     MagCacheSettings,
     PhaseRule,
     RatioTable,
@@ -56,7 +56,7 @@ def preset(table: RatioTable, name: str, mode: MagCacheMode) -> MagCacheSettings
     )
 
 
-def drawn(done: MagCachePlan) -> dict[str, str]:
+def drawn(done: CachePlan) -> dict[str, str]:
     """Per branch over all phases, as in `GOLDEN`."""
     whole = {branch: "".join(part.actions(branch) for part in done.phases) for branch in BOTH}
     return {branch: letters.replace("C", ".").replace("S", "#") for branch, letters in whole.items()}

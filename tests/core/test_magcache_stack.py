@@ -38,7 +38,7 @@ def rows(*values: float) -> Tensor:
 
 def test_a_skipped_step_adds_the_residual_of_the_last_computed_one() -> None:
     session = session_of(0.9, retention=0.0)
-    stack = session.wrap(doubling)
+    stack = session.wrap([doubling])
     # Computed: 2x, and the residual x stays. Skipped: x plus that. At most two in a row.
     for step, (x, out) in enumerate([(1.0, 2.0), (3.0, 4.0), (5.0, 6.0), (7.0, 14.0), (10.0, 17.0), (20.0, 27.0)]):
         session.begin(step, ("positive",))
@@ -48,7 +48,7 @@ def test_a_skipped_step_adds_the_residual_of_the_last_computed_one() -> None:
 
 def test_each_branch_of_one_call_has_a_residual_of_its_own() -> None:
     session = session_of(0.9, retention=0.0)
-    stack = session.wrap(doubling)
+    stack = session.wrap([doubling])
     session.begin(0, BOTH)
     stack(rows(1, 2, 30, 40), *NO_REST)  # two videos: positive 1 and 2, negative 30 and 40
     session.begin(1, BOTH)
@@ -59,7 +59,7 @@ def test_each_branch_of_one_call_has_a_residual_of_its_own() -> None:
 
 def test_branches_apart_keep_their_residuals_apart() -> None:
     session = session_of(0.9, retention=0.0)
-    stack = session.wrap(doubling)
+    stack = session.wrap([doubling])
     for step, (positive, negative) in enumerate([((1.0, 2.0), (30.0, 60.0)), ((5.0, 6.0), (5.0, 35.0))]):
         for branch, (x, out) in zip(BOTH, (positive, negative), strict=True):
             session.begin(step, (branch,))
@@ -68,7 +68,7 @@ def test_branches_apart_keep_their_residuals_apart() -> None:
 
 def test_residuals_stored_together_serve_one_branch_alone() -> None:
     session = session_of(0.9, retention=0.0)
-    stack = session.wrap(doubling)
+    stack = session.wrap([doubling])
     session.begin(0, BOTH)
     stack(rows(1, 30), *NO_REST)
     session.begin(1, ("positive",))
@@ -77,7 +77,7 @@ def test_residuals_stored_together_serve_one_branch_alone() -> None:
 
 def test_a_call_that_nobody_announced_runs_and_changes_nothing() -> None:
     session = session_of(0.9, retention=0.0)
-    stack = session.wrap(doubling)
+    stack = session.wrap([doubling])
     session.begin(0, ("positive",))
     stack(rows(1), *NO_REST)
     assert stack(rows(100), *NO_REST).item() == 200
@@ -87,7 +87,7 @@ def test_a_call_that_nobody_announced_runs_and_changes_nothing() -> None:
 
 def test_a_second_call_in_one_step_runs_and_changes_nothing() -> None:
     session = session_of(0.9, retention=0.0)
-    stack = session.wrap(doubling)
+    stack = session.wrap([doubling])
     for step, (x, out) in [(0, (1, 2)), (0, (100, 200)), (1, (5, 6)), (1, (100, 200)), (2, (5, 6))]:
         session.begin(step, ("positive",))
         assert stack(rows(x), *NO_REST).item() == out
@@ -95,7 +95,7 @@ def test_a_second_call_in_one_step_runs_and_changes_nothing() -> None:
 
 def test_the_input_of_a_skipped_call_is_not_changed() -> None:
     session = session_of(0.9, retention=0.0)
-    stack = session.wrap(doubling)
+    stack = session.wrap([doubling])
     x = rows(3)
     for step in range(2):
         session.begin(step, ("positive",))
@@ -190,7 +190,7 @@ def test_residuals_on_the_cpu_give_the_same_video() -> None:
 def test_residuals_on_the_cpu_leave_the_gpu() -> None:
     session = session_of(0.9, retention=0.0)
     session.on_cpu = True
-    stack = session.wrap(doubling)
+    stack = session.wrap([doubling])
     session.begin(0, ("positive",))
     stack(rows(1).cuda(), *NO_REST)
     assert {residual.device.type for residual in session._residuals.values()} == {"cpu"}

@@ -1,0 +1,118 @@
+"""What a step cache is to those who run it: a session per phase, told of each call, that has a say in each block.
+
+Diffusers' networks and ComfyUI's drive the same session; they differ in how they get between the blocks.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from ..guidance import Branch
+from ..report import CacheReport
+from ..schedule import Phase
+from ..wan.blocks import BlockStack
+from .decisions import CachePlan, Decision
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class CacheSession(Protocol):
+    """A cache during one phase."""
+
+    def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
+        """Announces the next call: its step, and the branches that its batch holds, in this order and of equal size."""
+        ...
+
+    def wrap(self, blocks: "Iterable[nn.Module]") -> BlockStack:
+        """The stack that runs in place of `blocks`."""
+        ...
+
+
+class Sessions(Protocol):
+    """What opens a session per phase of one generation."""
+
+    def session(self, phase: Phase) -> AbstractContextManager[CacheSession | None]:
+        """A fresh session, whose memory is free again afterwards, also on interrupt; None where the cache stands aside."""
+        ...
+
+
+class StepCache(Sessions, Protocol):
+    """A cache during one generation."""
+
+    def report(self) -> CacheReport:
+        """What it did so far."""
+        ...
+
+
+class BlockwiseSession(ABC):
+    """A session that works block by block.
+
+    decisions: one per announced call. ran: how many blocks ran in these calls; asked: how many there were.
+    """
+
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+        self.ran = self.asked = self.peak_bytes = 0
+
+    @abstractmethod
+    def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
+        """As in `CacheSession`. A call that was not announced is another's: its blocks just run."""
+
+    @abstractmethod
+    def block(self, index: int, count: int, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """The tokens after block `index` of `count`. To be called for every block of a call, in order.
+
+        What a host adds to the tokens between the blocks acts in calls that run; where blocks are skipped it is part of what
+        is reused.
+
+        Args:
+            x: (branches * B, L, D) tokens before it.
+            run: the block itself.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what is held. Decisions and counts stay."""
+
+    def wrap(self, blocks: "Iterable[nn.Module]") -> BlockStack:
+        return BlockwiseStack(tuple(blocks), self)
+
+
+@dataclass(frozen=True)
+class BlockwiseStack:
+    """A transformer's blocks under a blockwise session."""
+
+    blocks: "tuple[nn.Module, ...]"
+    session: BlockwiseSession
+
+    def __call__(self, x: Tensor, context: Tensor, time_mod: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        for index, block in enumerate(self.blocks):
+
+            def run(tokens: Tensor, block: "nn.Module" = block) -> Tensor:
+                out: Tensor = block(tokens, context, time_mod, rope)
+                return out
+
+            x = self.session.block(index, len(self.blocks), x, run)
+        return x
+
+
+def cache_report(
+    plan: CachePlan, settings: Mapping[str, str | float | int | bool | None], sessions: Iterable[BlockwiseSession]
+) -> CacheReport:
+    """plan: what was decided; sessions: those of its phases."""
+    sessions = list(sessions)
+    return CacheReport(
+        name=plan.cache,
+        settings=dict(settings),
+        phases=tuple(row for part in plan.phases for row in part.report()),
+        aside=plan.aside,
+        bypassed=sum(decision.action == "bypass" for part in plan.phases for decision in part.decisions),
+        blocks_ran=sum(session.ran for session in sessions),
+        blocks_asked=sum(session.asked for session in sessions),
+        peak_bytes=max((session.peak_bytes for session in sessions), default=0),
+    )
