@@ -11,7 +11,9 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file
 from torch import nn
 
-from .export import transformer_name, vae_name
+from fastvideo_core.wan.loading import original_keys
+
+from .export import vae_name
 from .sampling import DemoModels
 from .text import PromptEncoder
 from .train_transformers import BOUNDARY
@@ -39,7 +41,9 @@ def shipped_text_encoder(folder: Path = FOLDER) -> PromptEncoder:
 def shipped_transformer(name: str, folder: Path = FOLDER) -> WanTransformer3DModel:
     """`t2v`, `i2v`, `high_noise` or `low_noise`, in single precision, for prompts of `shipped_text_encoder`."""
     weights = load_file(folder / f"demo_wan_{name}.safetensors")
-    return _filled(build_transformer(weights["patch_embedding.weight"].shape[1]), weights, transformer_name)
+    model = build_transformer(weights["patch_embedding.weight"].shape[1])
+    originals = dict(zip(model.state_dict(), original_keys(model.state_dict()), strict=True))
+    return _filled(model, weights, originals.__getitem__)
 
 
 def shipped_models(kind: str, folder: Path = FOLDER) -> DemoModels:
