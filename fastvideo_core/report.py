@@ -69,7 +69,8 @@ class CacheReport:
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
     """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
-    per expert where each has its own, one in all otherwise."""
+    per expert where each has its own, one in all otherwise; prompt_seconds: from the queue to the decoded frames, where a
+    host tells."""
 
     model: str
     variant: str
@@ -87,6 +88,7 @@ class RunReport:
     peak_memory_bytes: int | None
     notes: tuple[str, ...] = ()
     caches: tuple[CacheReport, ...] = ()
+    prompt_seconds: float | None = None
 
     def json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -101,6 +103,8 @@ class RunReport:
             f"guidance: {self.guidance_mode} ({self.guidance_reason})",
             f"time: {self.total_seconds:.1f} s, {_median(self.step_seconds):.3f} s per step (median)",
         ]
+        if self.prompt_seconds is not None:
+            lines.append(f"whole prompt, with text and VAE: {self.prompt_seconds:.1f} s since it was queued")
         if self.peak_memory_bytes is not None:
             lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
         lines += [line for cache in self.caches for line in cache.lines()]

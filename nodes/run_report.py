@@ -1,15 +1,18 @@
 """The run report: made from a finished generation, and shown on the canvas."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import psutil
 import torch
 from comfy_api.latest import io, ui
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
 
 from fastvideo_core import Guidance, RunReport, phase_reports
 
-from .sockets import CATEGORY, RunReportSocket, check_connected
+from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, connected
 
 
 class Stopwatch:
@@ -106,6 +109,17 @@ def _notes(run: Any, settings: Any, variants: Any) -> list[str]:
     return notes
 
 
+def seconds_since_queued() -> float | None:
+    """Of the prompt that runs now; None where none came through ComfyUI's queue."""
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    queue = getattr(server, "prompt_queue", None)
+    if context is None or queue is None:
+        return None
+    running, _ = queue.get_current_queue_volatile()
+    created = [item[3].get("create_time") for item in running if item[1] == context.prompt_id]
+    return time.time() - created[0] / 1000 if created and created[0] is not None else None
+
+
 class FastVideoRunReport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -116,16 +130,24 @@ class FastVideoRunReport(io.ComfyNode):
             description="Shows what a run did: model, steps per expert, batched or not, gate, seconds per step, peak memory.",
             search_aliases=["benchmark", "timing", "seconds per step", "vram"],
             is_output_node=True,
-            inputs=[RunReportSocket.Input("report", tooltip="From FastVideo Sampler.")],
+            inputs=[
+                RunReportSocket.Input("report", tooltip="From FastVideo Sampler."),
+                io.Image.Input(
+                    "images", optional=True,
+                    tooltip="The decoded frames: the report then waits for them and says how long the whole prompt took.",
+                ),
+            ],
             outputs=[
                 io.String.Output(display_name="text", tooltip="The report as it is shown."),
                 io.String.Output(display_name="json", tooltip="The whole report for programs."),
             ],
-        )
+        )  # fmt: skip
 
     @classmethod
-    def execute(cls, report: RunReport) -> io.NodeOutput:
+    def execute(cls, report: RunReport, images: Any = NOT_CONNECTED) -> io.NodeOutput:
         check_connected(report=(report, RunReport))
+        if connected("images", images, torch.Tensor) is not None:
+            report = replace(report, prompt_seconds=seconds_since_queued())
         return io.NodeOutput(report.text(), report.json(), ui=ui.PreviewText(report.text()))
 
 
