@@ -9,6 +9,8 @@ import torch
 from graphs import guider_prompt, sampler_prompt
 from sampling import SETTINGS, normal, run_node
 
+from tools.comfy_in_process import PromptFailed
+
 
 def own_module(host: Any, name: str) -> Any:
     """A module of the pack under the name that ComfyUI imported it by."""
@@ -28,6 +30,14 @@ def test_report_is_shown_and_handed_on(prompts: Any) -> None:
     assert 0 < sum(data["step_seconds"]) <= data["total_seconds"]
     assert data["peak_memory_bytes"] > 2**20
     assert data["latent_shape"] == [1, 16, 3, 8, 8]
+
+
+def test_frames_that_are_no_frames_are_refused(prompts: Any) -> None:
+    prompts.reset()
+    prompt = sampler_prompt()
+    prompt["6"]["inputs"]["images"] = 3
+    with pytest.raises(PromptFailed, match="images input got 3 and needs a connection"):
+        prompts.run(prompt)
 
 
 @pytest.mark.parametrize("low_noise", [False, True], ids=["one expert", "two experts"])
