@@ -1,6 +1,7 @@
 """Step caches: steps that reuse what an earlier one computed, by rules known before the run."""
 
-from .calibration import Calibration, calibrate, weights_hash
+from .calibration import Calibration, calibrate, network_hash, weights_hash
+from .choose import calibrated_tables, ratio_table, recommended
 from .decisions import CachePlan, Decision, PhaseDecisions
 from .experts import CachedDenoiser, CachedExperts
 from .magcache import PhaseRule, make_rule, plan_magcache
@@ -12,6 +13,6 @@ from .settings import MagCacheMode, MagCacheSettings
 __all__ = [
     "BlockwiseSession", "BlockwiseStack", "CachePlan", "CacheSession", "CachedDenoiser", "CachedExperts", "Calibration",
     "Decision", "MagCache", "MagCacheMode", "MagCacheSession", "MagCacheSettings", "PhaseDecisions", "PhaseRatios",
-    "PhaseRule", "RatioTable", "Sessions", "StepCache", "cache_report", "calibrate", "make_rule", "plan_magcache",
-    "published_tables", "read_table", "weights_hash",
+    "PhaseRule", "RatioTable", "Sessions", "StepCache", "cache_report", "calibrate", "calibrated_tables", "make_rule",
+    "network_hash", "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended", "weights_hash",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ from ..generate import generate
 from ..guidance import Branch, Guidance
 from ..request import SamplingRequest
 from ..schedule import Expert, Phase, Schedule
+from ..wan.loading.keys import original_keys
 from .experts import CachedExperts
 from .ratios import PerStep, PhaseRatios, RatioTable
 from .session import BlockwiseSession
@@ -23,7 +24,7 @@ from .session import BlockwiseSession
 if TYPE_CHECKING:
     from ..wan.denoiser import WanExperts
 
-SAMPLED = 4096
+SAMPLED = 256
 """Values of each weight that go into the hash, evenly spread: a changed weight changes nearly all of its values."""
 
 
@@ -166,13 +167,25 @@ def calibrate(request: SamplingRequest, experts: "WanExperts", conditioning: Con
 
 
 def weights_hash(transformers: Mapping[Expert, nn.Module]) -> str:
-    """16 hexadecimal digits that tell weights apart: SHA-256 over the name, shape, dtype and `SAMPLED` values of each, for
-    a hash over all of them would read tens of gigabytes."""
+    """The name of a table: `network_hash` of each expert's `WanTransformer3DModel`, the high-noise one's first, joined by
+    an underscore."""
+    experts: tuple[Expert, ...] = ("single", "high_noise", "low_noise")
+    hashes = {expert: network_hash(original_keys(network.state_dict())) for expert, network in transformers.items()}
+    return "_".join(hashes[expert] for expert in experts if expert in hashes)
+
+
+def network_hash(weights: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits that tell one network's weights apart: SHA-256 over the name, shape and `SAMPLED` values of each,
+    for a hash over all of them would read tens of gigabytes. It goes by the values, rounded to bfloat16: the dtype in which
+    they are loaded, and who keeps which layers in float32, makes no difference.
+
+    Args:
+        weights: by their original names (`original_keys`).
+    """
     digest = hashlib.sha256()
-    for expert in sorted(transformers):
-        for name, weight in sorted(transformers[expert].state_dict().items()):
-            values = weight.detach().flatten()
-            sample = values[:: max(1, values.numel() // SAMPLED)].contiguous().cpu()
-            digest.update(f"{expert} {name} {tuple(weight.shape)} {weight.dtype}".encode())
-            digest.update(sample.view(torch.uint8).numpy().tobytes())
+    for name, weight in sorted(weights.items()):
+        values = weight.detach().flatten()
+        sample = values[:: max(1, values.numel() // SAMPLED)].to("cpu", torch.bfloat16).contiguous()
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(sample.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -55,4 +55,3 @@ class CachedExperts:
                 return
             with installed(denoiser.transformer, session.wrap(denoiser.transformer.blocks)):
                 yield CachedDenoiser(denoiser, self.schedule, session)
-

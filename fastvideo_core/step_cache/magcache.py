@@ -111,9 +111,7 @@ def make_rule(schedule: Schedule, phase: Phase, table: RatioTable, settings: Mag
     return PhaseRule(phase, phase_ratios(table, schedule, phase, settings.mode), settings)
 
 
-def plan_magcache(
-    schedule: Schedule, table: RatioTable, settings: MagCacheSettings, joint: bool, gate: float = 1.0
-) -> CachePlan:
+def plan_magcache(schedule: Schedule, table: RatioTable, settings: MagCacheSettings, joint: bool, gate: float = 1.0) -> CachePlan:
     """What MagCache will do in a generation.
 
     Args:
