@@ -19,16 +19,20 @@ From a diffusers repository on disk to frames:
 `model.condition(..., first_image=image)`; two experts need `SamplingRequest(boundary=model.boundary, ...)`.
 """
 
+from .ab import Measured, against, measure
 from .conditioning import TEXT_TOKENS, Conditioning, GivenFrame, image_condition
 from .errors import CapacityError, ConditioningError, FastVideoError, LoadError, NumericsError, RequestError
 from .generate import Step, check_finite, denoise, generate, seeded_noise
 from .guidance import Branch, Call, Denoiser, Guidance, GuidanceMode, GuidanceSettings, Prediction, guide
-from .report import PhaseReport, RunReport, phase_reports, ran_as
+from .quality import Comparison, FrameQuality, compare
+from .report import CachePhaseReport, CacheReport, PhaseReport, RunReport, phase_reports, ran_as
 from .request import SamplingRequest, VideoSize
 from .schedule import TIMESTEPS, Phase, Schedule, plan, shifted_sigmas
 from .solvers import Solver, SolverName, make_solver
+from .step_cache import MagCacheSettings, StepCache, with_magcache
 from .text import clean_prompt, pad_rows
-from .wan.generation import Generation
+from .wan.demo import load_demo
+from .wan.generation import Generation, NewCache
 from .wan.image_encoder import ImageEncoder
 from .wan.loading import apply_lora, group_offload, load_transformer
 from .wan.model import WanModel
@@ -38,10 +42,12 @@ from .wan.vae import VideoVAE
 from .wan.variants import VARIANTS, WanVariant
 
 __all__ = [
-    "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Branch", "Call", "CapacityError", "Conditioning", "ConditioningError", "Denoiser",
-    "FastVideoError", "Generation", "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "ImageEncoder", "LoadError",
+    "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Branch", "CachePhaseReport", "CacheReport", "Call", "CapacityError", "Comparison",
+    "Conditioning", "ConditioningError", "Denoiser", "FastVideoError", "FrameQuality", "Generation", "GivenFrame", "Guidance",
+    "GuidanceMode", "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured", "NewCache",
     "NumericsError", "Phase", "PhaseReport", "Prediction", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
-    "SolverName", "Step", "TextEncoder", "Tokenizer", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "apply_lora",
-    "check_finite", "clean_prompt", "denoise", "generate", "group_offload", "guide", "image_condition", "load_transformer",
-    "make_solver", "pad_rows", "phase_reports", "plan", "ran_as", "seeded_noise", "shifted_sigmas",
+    "SolverName", "Step", "StepCache", "TextEncoder", "Tokenizer", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against",
+    "apply_lora", "check_finite", "clean_prompt", "compare", "denoise", "generate", "group_offload", "guide", "image_condition",
+    "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "ran_as", "seeded_noise",
+    "shifted_sigmas", "with_magcache",
 ]  # fmt: skip

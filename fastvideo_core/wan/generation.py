@@ -1,16 +1,19 @@
 """One generation of a `WanModel`, as an object that is iterated; afterwards it tells what ran."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from ..conditioning import Conditioning
-from ..generate import Step, generate, seeded_noise
+from ..generate import Experts, Step, generate, seeded_noise
 from ..guidance import Guidance
 from ..report import RunReport, phase_reports, ran_as
-from ..request import SamplingRequest
+from ..request import SamplingRequest, VideoSize
+from ..step_cache.experts import CachedExperts
+from ..step_cache.session import StepCache
 from .denoiser import WanExperts, compute_dtype
 
 if TYPE_CHECKING:
@@ -18,27 +21,33 @@ if TYPE_CHECKING:
 
 
 class Generation(Iterator[Step]):
-    """`for step in generation`; then `latents` is the video and `report()` the account. Closing it early leaves no weights
-    on the device.
-
-    Args:
-        latent_shape: (B, C, T, H, W).
-    """
+    """`for step in generation`; then `latents` is the video (B, C, T, H, W) and `report()` the account. Closing it early leaves
+    no weights on the device, and no memory with the cache."""
 
     def __init__(
-        self, model: "WanModel", request: SamplingRequest, conditioning: Conditioning, latent_shape: tuple[int, ...]
+        self,
+        model: "WanModel",
+        request: SamplingRequest,
+        conditioning: Conditioning,
+        size: VideoSize,
+        cache: "NewCache | None" = None,
     ) -> None:
         self.model = model
         self.request = request
+        self.conditioning = conditioning
+        self.size = size
+        latent_shape = size.latent_shape(model.vae.channels)
         self.guidance = Guidance(request.plan(), request.guidance)
         self.latents = seeded_noise(latent_shape, request.seed, model.device)
         self.step_seconds: list[float] = []
         self._first = self._last = time.perf_counter()
+        self._peak: int | None = None
         experts = WanExperts(model.transformers, conditioning, latent_shape, model.device, model.offload_device)
-        self._steps = self._run(experts, conditioning)
+        self.cache = None if cache is None else cache(self)
+        self._steps = self._run(experts if self.cache is None else CachedExperts(experts, self.guidance.schedule, self.cache))
 
-    def _run(self, experts: WanExperts, conditioning: Conditioning) -> Generator[Step, None, None]:
-        yield from generate(self.request, experts, conditioning, self.latents, self.guidance)
+    def _run(self, experts: Experts) -> Generator[Step, None, None]:
+        yield from generate(self.request, experts, self.conditioning, self.latents, self.guidance)
 
     def __next__(self) -> Step:
         if not self.step_seconds:
@@ -49,16 +58,22 @@ class Generation(Iterator[Step]):
         self.latents = step.latents
         self.step_seconds.append(step.seconds)
         self._last = time.perf_counter()
+        self._peak = self._peak_bytes()
         return step
+
+    def _peak_bytes(self) -> int | None:
+        """Peak of allocated device memory, or of the process, seen after each step, where the device is the CPU."""
+        device = self.model.device
+        if device.type == "cuda":
+            return torch.cuda.max_memory_allocated(device)
+        return max(self._peak or 0, psutil.Process().memory_info().rss) if device.type == "cpu" else None
 
     def close(self) -> None:
         """Ends it before its last step."""
         self._steps.close()
 
     def report(self) -> RunReport:
-        """What ran so far. Memory is counted on CUDA devices."""
-        device = self.model.device
-        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        """What ran so far."""
         mode, reason = ran_as(self.guidance)
         transformer = next(iter(self.model.transformers.values()))
         return RunReport(
@@ -70,10 +85,15 @@ class Generation(Iterator[Step]):
             guidance_reason=reason,
             phases=phase_reports(self.guidance),
             latent_shape=tuple(self.latents.shape),
-            device=str(device),
+            device=str(self.model.device),
             dtype=str(compute_dtype(transformer)).removeprefix("torch."),
             seed=self.request.seed,
             step_seconds=tuple(self.step_seconds),
             total_seconds=self._last - self._first,
-            peak_memory_bytes=peak,
+            peak_memory_bytes=self._peak,
+            caches=() if self.cache is None else (self.cache.report(),),
         )
+
+
+NewCache = Callable[[Generation], StepCache]
+"""Makes a fresh step cache for a generation that is about to run: see `with_magcache`."""

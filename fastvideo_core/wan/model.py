@@ -12,7 +12,7 @@ from ..conditioning import Conditioning, GivenFrame, image_condition
 from ..errors import ConditioningError, RequestError
 from ..request import SamplingRequest, VideoSize
 from ..schedule import Expert
-from .generation import Generation
+from .generation import Generation, NewCache
 from .image_encoder import ImageEncoder
 from .loading.transformer import load_transformer
 from .parts import check_parts, read_index, recognised
@@ -94,6 +94,7 @@ class WanModel:
         image_encoder: Path | str | None = None,
         tokenizer: Path | str | None = None,
         dtype: torch.dtype | None = None,
+        vae_dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         offload_device: torch.device | str = "cpu",
     ) -> "WanModel":
@@ -102,7 +103,8 @@ class WanModel:
         Args:
             transformer: the only one, or the high-noise expert where `low_noise_transformer` is given.
             tokenizer: where the text encoder does not carry one; see `TextEncoder.load`.
-            dtype: of the transformers and both encoders; as stored when None. The VAE stays as stored.
+            dtype: of the transformers and both encoders; as stored when None.
+            vae_dtype: of the VAE; as stored when None.
 
         Raises:
             LoadError: a file is missing or broken, or the parts do not belong together.
@@ -112,7 +114,7 @@ class WanModel:
         if low_noise_transformer is not None:
             paths = {"high_noise": Path(transformer), "low_noise": Path(low_noise_transformer)}
         transformers = {expert: load_transformer(path, dtype) for expert, path in paths.items()}
-        video_vae = VideoVAE.load(vae, device=device, offload_device=offload_device)
+        video_vae = VideoVAE.load(vae, vae_dtype, device=device, offload_device=offload_device)
         texts = TextEncoder.load(text_encoder, tokenizer, dtype, device=device, offload_device=offload_device)
         images = None
         if image_encoder is not None:
@@ -181,15 +183,21 @@ class WanModel:
             first_frame=self._given_frame(first_image),
         )
 
-    def generate(self, request: SamplingRequest, conditioning: Conditioning, size: VideoSize) -> Generation:
+    def generate(
+        self, request: SamplingRequest, conditioning: Conditioning, size: VideoSize, cache: NewCache | None = None
+    ) -> Generation:
         """The generation, to be iterated: nothing runs before its first step is asked for.
 
+        Args:
+            cache: a step cache, such as `with_magcache()`; every step computes when None.
+
         Raises:
-            RequestError: the request contradicts itself or the model.
+            RequestError: the request contradicts itself, the model or the cache.
+            LoadError: the cache needs a ratio table, and there is none for this model.
             ConditioningError: the conditioning does not fit the model or the size.
         """
         self._check_size(size)
-        return Generation(self, request, conditioning, size.latent_shape(self.vae.channels))
+        return Generation(self, request, conditioning, size, cache)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, F, height, width) in 0..1, float32, of normalised latents (B, C, T, H, W)."""

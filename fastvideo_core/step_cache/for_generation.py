@@ -1,0 +1,54 @@
+"""Step caches for `WanModel.generate`: each generation gets a fresh one, made for its schedule and its model."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..wan.parts import recognised
+from .calibration import weights_hash
+from .choose import ratio_table, recommended
+from .ratios import RatioTable
+from .residuals import MagCache
+from .settings import MagCacheSettings
+
+if TYPE_CHECKING:
+    from ..wan.generation import Generation
+
+
+def with_magcache(
+    settings: MagCacheSettings | None = None, tables: Sequence[Path | str] = (), table: RatioTable | None = None
+) -> "Callable[[Generation], MagCache]":
+    """MagCache, as `cache` of `WanModel.generate`.
+
+    Args:
+        settings: those that the table's authors use when None.
+        tables: folders with calibrated ratio tables; one that was measured on the model comes before the published one.
+        table: the one to use, whatever lies there.
+
+    The generation raises:
+        LoadError: there is no table for its model.
+        RequestError: the table does not fit its schedule.
+    """
+
+    def make(generation: "Generation") -> MagCache:
+        chosen = table or table_of(generation, tables)
+        return MagCache(generation.guidance.schedule, chosen, settings or recommended(chosen))
+
+    return make
+
+
+def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> RatioTable:
+    """The ratio table that fits a generation. tables: folders with calibrated ones.
+
+    Raises:
+        LoadError: there is none.
+    """
+    model = generation.model
+    return ratio_table(
+        weights_hash(model.transformers),
+        [Path(folder) for folder in tables],
+        recognised(model.transformers),
+        two_experts=len(model.transformers) > 1,
+        pixels=generation.size.width * generation.size.height,
+        first_frame=generation.conditioning.first_frame is not None,
+    )
