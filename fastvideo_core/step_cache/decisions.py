@@ -6,10 +6,13 @@ from typing import Literal, NamedTuple
 
 from ..guidance import BOTH, Branch
 from ..report import CachePhaseReport
-from ..schedule import Phase
+from ..schedule import Phase, Schedule
 
 Action = Literal["compute", "skip", "bypass"]
 """bypass: compute and leave the cache alone."""
+
+FEW_STEPS = 8
+"""Without guidance and in so few steps a distilled model is at work: no two of its steps resemble each other."""
 
 
 class Decision(NamedTuple):
@@ -76,7 +79,20 @@ class CachePlan:
         return "\n".join(part.text(branch) for part in self.phases for branch in part.branches)
 
 
+def reason_to_stand_aside(schedule: Schedule, threshold: float) -> str:
+    """Why a cache would only do harm, and what helps instead; nothing where it may work."""
+    if threshold == 0:
+        return "its threshold is 0, which is off."
+    if schedule.steps <= FEW_STEPS and not any(phase.guided for phase in schedule.phases):
+        return (
+            f"{schedule.steps} steps without guidance are those of a distilled model, in which no step resembles the one before. "
+            "A faster attention backend and compiled blocks help instead."
+        )
+    return ""
+
+
 def _kind(reason: str) -> str:
     """A reason without the branch and the figures, such as "error" of "positive: error 0.13 reaches 0.12"."""
     words = reason.partition(": ")[2] or reason
-    return "error reaches the threshold" if words.startswith("error") else words
+    measure = words.partition(" ")[0]
+    return f"{measure} reaches the threshold" if measure in ("error", "difference") else words

@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from ..errors import RequestError
 from ..guidance import BOTH, Branch
 from ..schedule import Phase, Schedule
-from .decisions import CachePlan, Decision, PhaseDecisions
+from .decisions import CachePlan, Decision, PhaseDecisions, reason_to_stand_aside
 from .ratios import RatioTable
 from .reading import phase_ratios
 from .settings import MagCacheSettings
-
-FEW_STEPS = 8
-"""Without guidance and in so few steps a distilled model is at work: no two of its steps resemble each other."""
-
 
 @dataclass(frozen=True)
 class Drift:
@@ -94,18 +90,6 @@ class PhaseRule:
         return f"{branch}: {self._settings.max_skips} steps skipped in a row" if drift.skips > self._settings.max_skips else ""
 
 
-def reason_to_stand_aside(schedule: Schedule, settings: MagCacheSettings) -> str:
-    """Why MagCache would only do harm, and what helps instead; nothing where it may work."""
-    if settings.threshold == 0:
-        return "its threshold is 0, which is off."
-    if schedule.steps <= FEW_STEPS and not any(phase.guided for phase in schedule.phases):
-        return (
-            f"{schedule.steps} steps without guidance are those of a distilled model, in which no step resembles the one before. "
-            "A faster attention backend and compiled blocks help instead."
-        )
-    return ""
-
-
 def make_rule(schedule: Schedule, phase: Phase, table: RatioTable, settings: MagCacheSettings) -> PhaseRule:
     """A fresh rule for one phase of one generation."""
     return PhaseRule(phase, phase_ratios(table, schedule, phase, settings.mode), settings)
@@ -121,7 +105,7 @@ def plan_magcache(schedule: Schedule, table: RatioTable, settings: MagCacheSetti
     Raises:
         RequestError: the table does not fit the schedule.
     """
-    aside = reason_to_stand_aside(schedule, settings)
+    aside = reason_to_stand_aside(schedule, settings.threshold)
     phases = []
     for phase in schedule.phases:
         calls = _calls(phase, int(schedule.steps * gate), joint)
