@@ -45,7 +45,8 @@ class VideoSize:
 class SamplingRequest:
     """How to sample. Everything about noise levels, experts, guidance and solver; nothing about weights.
 
-    sigmas: noise levels to use instead of those that steps and shift give.
+    low_noise_guidance_scale: of the low-noise expert; the same as `guidance_scale` when None.
+    sigmas: steps + 1 noise levels to use instead of those that steps and shift give.
     boundary: noise level at which the low-noise expert takes over; None for one expert.
     """
 
@@ -67,6 +68,16 @@ class SamplingRequest:
                 raise RequestError(f"{name} is {getattr(self, name)}: it must be a finite number (1 is off, Wan uses 3 to 6).")
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}: it must lie in 0 .. 2**64 - 1.")
+        if self.low_noise_guidance_scale is not None and self.boundary is None:
+            raise RequestError(
+                f"low_noise_guidance_scale is {self.low_noise_guidance_scale:g} and there is no boundary, so no low-noise expert "
+                "works. Leave it out, or give the boundary of the two experts (Wan 2.2: T2V 0.875, I2V 0.9)."
+            )
+        if self.sigmas is not None and len(self.sigmas) != self.steps + 1:
+            raise RequestError(
+                f"{len(self.sigmas)} sigmas were given for {self.steps} steps; it must be one more than steps, the last one "
+                f"being where to stop. Set steps to {len(self.sigmas) - 1}."
+            )
 
     def plan(self) -> Schedule:
         sigmas = self.sigmas if self.sigmas is not None else shifted_sigmas(self.steps, self.shift)

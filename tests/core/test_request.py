@@ -50,6 +50,8 @@ def test_a_size_off_the_grid_is_refused_with_the_nearest_good_one(changes: dict[
         ({"seed": 2**64}, "it must lie in 0 .. 2**64 - 1."),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan: it must be a finite number"),
         ({"low_noise_guidance_scale": float("inf")}, "low_noise_guidance_scale is inf: it must be a finite number"),
+        ({"low_noise_guidance_scale": 3.0}, "low_noise_guidance_scale is 3 and there is no boundary, so no low-noise expert"),
+        ({"steps": 20, "sigmas": (0.9, 0.5, 0.0)}, "3 sigmas were given for 20 steps; it must be one more than steps"),
     ],
 )
 def test_a_request_that_cannot_run_is_refused(changes: dict[str, object], text: str) -> None:
@@ -78,7 +80,7 @@ def test_the_plan_follows_steps_shift_and_boundary() -> None:
 
 
 def test_given_sigmas_replace_those_of_steps_and_shift() -> None:
-    assert request(sigmas=(0.9, 0.5, 0.0)).plan() == plan((0.9, 0.5, 0.0), 5.0)
+    assert request(steps=2, sigmas=(0.9, 0.5, 0.0)).plan() == plan((0.9, 0.5, 0.0), 5.0)
 
 
 def test_a_request_cannot_be_changed() -> None:
