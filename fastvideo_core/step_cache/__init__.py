@@ -2,9 +2,11 @@
 
 from .calibration import Calibration, calibrate, network_hash, weights_hash
 from .choose import calibrated_tables, ratio_table, recommended
+from .dbcache import DBCache, DBCacheSession
+from .dbcache_settings import DBCACHE_PRESETS, DBCacheSettings
 from .decisions import CachePlan, Decision, PhaseDecisions
 from .experts import CachedDenoiser, CachedExperts
-from .for_generation import table_of, with_magcache
+from .for_generation import table_of, with_dbcache, with_magcache
 from .magcache import PhaseRule, make_rule, plan_magcache
 from .ratios import PhaseRatios, RatioTable, published_tables, read_table
 from .residuals import MagCache, MagCacheSession
@@ -12,9 +14,9 @@ from .session import BlockwiseSession, BlockwiseStack, CacheSession, Sessions, S
 from .settings import MagCacheMode, MagCacheSettings
 
 __all__ = [
-    "BlockwiseSession", "BlockwiseStack", "CachePlan", "CacheSession", "CachedDenoiser", "CachedExperts", "Calibration",
-    "Decision", "MagCache", "MagCacheMode", "MagCacheSession", "MagCacheSettings", "PhaseDecisions", "PhaseRatios",
-    "PhaseRule", "RatioTable", "Sessions", "StepCache", "cache_report", "calibrate", "calibrated_tables", "make_rule",
-    "network_hash", "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended", "table_of",
-    "weights_hash", "with_magcache",
+    "DBCACHE_PRESETS", "BlockwiseSession", "BlockwiseStack", "CachePlan", "CacheSession", "CachedDenoiser", "CachedExperts",
+    "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "MagCache", "MagCacheMode", "MagCacheSession",
+    "MagCacheSettings", "PhaseDecisions", "PhaseRatios", "PhaseRule", "RatioTable", "Sessions", "StepCache", "cache_report",
+    "calibrate", "calibrated_tables", "make_rule", "network_hash", "plan_magcache", "published_tables", "ratio_table",
+    "read_table", "recommended", "table_of", "weights_hash", "with_dbcache", "with_magcache",
 ]  # fmt: skip

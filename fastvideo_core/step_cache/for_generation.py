@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from ..wan.parts import recognised
 from .calibration import weights_hash
 from .choose import ratio_table, recommended
+from .dbcache import DBCache
+from .dbcache_settings import DBCACHE_PRESETS, DBCacheSettings
 from .ratios import RatioTable
 from .residuals import MagCache
 from .settings import MagCacheSettings
@@ -35,6 +37,11 @@ def with_magcache(
         return MagCache(generation.guidance.schedule, chosen, settings or recommended(chosen))
 
     return make
+
+
+def with_dbcache(settings: DBCacheSettings = DBCACHE_PRESETS["quality"]) -> "Callable[[Generation], DBCache]":
+    """DBCache, as `cache` of `WanModel.generate`."""
+    return lambda generation: DBCache(generation.guidance.schedule, settings)
 
 
 def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> RatioTable:

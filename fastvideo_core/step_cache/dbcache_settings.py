@@ -1,0 +1,94 @@
+"""What a person may set of DBCache."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from ..errors import RequestError
+from ..schedule import Phase
+
+PUBLISHED_FIRST_BLOCKS = 8
+"""cache-dit 1.5.3 (Apache-2.0), DBCacheConfig.Fn_compute_blocks."""
+PUBLISHED_DEPTH = 30
+"""Blocks of Wan 2.1 1.3B, the shallowest published Wan: there and in deeper ones the published number is taken as it is."""
+WARMUP = 0.2
+"""cache-dit's 8 steps (DBCacheConfig.max_warmup_steps) of Wan's 40, as a fraction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DBCacheSettings:
+    """When a step may reuse what the middle blocks added in earlier ones (DBCache of cache-dit, with TaylorSeer,
+    Liu et al. 2025, arXiv 2503.06923).
+
+    threshold: relative L1 distance between what the first blocks add in this step and in the last computed one, from which
+        the step computes; 0 is off.
+    first_blocks: how many blocks always run and decide (F). None: 8, and in networks of less than 30 blocks in proportion.
+    last_blocks: how many blocks at the end always run (B).
+    warmup_steps: first steps of a phase that always compute; of the high-noise phase, or of the single one. None: a fifth
+        of the phase.
+    low_noise_warmup_steps: of the low-noise phase; the same as `warmup_steps` when None.
+    max_skips: steps in a row that may be skipped; any when None.
+    max_skipped_steps: steps of a phase that may be skipped; of the high-noise phase, or of the single one; any when None.
+    low_noise_max_skipped_steps: of the low-noise phase; the same as `max_skipped_steps` when None.
+    taylor_order: highest derivative with which the middle blocks' residual is continued; 0 reuses it as it is.
+    residuals_on_cpu: whether the residuals wait in the computer's memory, not on the GPU.
+    """
+
+    threshold: float = 0.08
+    first_blocks: int | None = None
+    last_blocks: int = 0
+    warmup_steps: int | None = None
+    low_noise_warmup_steps: int | None = None
+    max_skips: int | None = None
+    max_skipped_steps: int | None = None
+    low_noise_max_skipped_steps: int | None = None
+    taylor_order: int = 1
+    residuals_on_cpu: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise RequestError(
+                f"DBCache's threshold is {self.threshold}: it is 0 (off) or more, usually 0.05 to 0.2, and below 1, where the "
+                "difference is as large as what is compared."
+            )
+        least = {
+            "first_blocks": 1, "last_blocks": 0, "warmup_steps": 0, "low_noise_warmup_steps": 0, "max_skips": 1,
+            "max_skipped_steps": 1, "low_noise_max_skipped_steps": 1, "taylor_order": 0,
+        }  # fmt: skip
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise RequestError(f"DBCache's {name} is {value}: it is {minimum} or more. Threshold 0 switches the cache off.")
+
+    def outer_blocks(self, count: int) -> tuple[int, int]:
+        """How many blocks always run at the start and at the end of a network of `count` blocks.
+
+        Raises:
+            RequestError: no block is left in between.
+        """
+        first = self.first_blocks
+        if first is None:
+            first = min(PUBLISHED_FIRST_BLOCKS, max(1, round(count * PUBLISHED_FIRST_BLOCKS / PUBLISHED_DEPTH)))
+        if first + self.last_blocks >= count:
+            raise RequestError(
+                f"DBCache's first_blocks {first} and last_blocks {self.last_blocks} leave none of the network's {count} blocks "
+                f"to skip. Set their sum to {count - 1} at most, or leave first_blocks at auto."
+            )
+        return first, self.last_blocks
+
+    def warmup(self, phase: Phase) -> int:
+        """How many steps at the start of a phase always compute."""
+        own = self._of(phase, self.warmup_steps, self.low_noise_warmup_steps)
+        return round(len(phase.steps) * WARMUP) if own is None else own
+
+    def skippable(self, phase: Phase) -> int | None:
+        """How many steps of a phase may be skipped; any number when None."""
+        return self._of(phase, self.max_skipped_steps, self.low_noise_max_skipped_steps)
+
+    def _of(self, phase: Phase, value: int | None, low_noise: int | None) -> int | None:
+        return low_noise if phase.expert == "low_noise" and low_noise is not None else value
+
+
+DBCACHE_PRESETS: Mapping[str, DBCacheSettings] = MappingProxyType(
+    {"quality": DBCacheSettings(threshold=0.08), "performance": DBCacheSettings(threshold=0.15)}
+)
