@@ -1,0 +1,16 @@
+"""Sparse self-attention for video: each tile of tokens attends a part of the others. Cross-attention is never sparse."""
+
+from .flex import FlexKernel
+from .tiles import TileGrid
+from .variant import Attended, Inputs, SparseAttention, SparseSettings
+from .vsa import VSASettings
+
+__all__ = [
+    "Attended",
+    "FlexKernel",
+    "Inputs",
+    "SparseAttention",
+    "SparseSettings",
+    "TileGrid",
+    "VSASettings",
+]

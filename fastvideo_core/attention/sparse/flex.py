@@ -1,0 +1,110 @@
+"""Block-sparse attention by torch's FlexAttention: the one kernel of all variants, on the CPU and on GPUs.
+
+A tile map says which tiles of keys a tile of queries attends; the kernel visits those blocks and no others.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from ...errors import RequestError
+from .tiles import TileGrid
+
+_CUDA_BLOCK_M, _CUDA_BLOCK_N = 128, 64
+"""Rows and columns of a Triton block; those of flex attention's own forward configurations at head_dim 128 on Hopper."""
+_LEAST_BLOCK = 16
+"""Of a Triton dot product."""
+_SHAPES = 1024
+
+
+def block_mask(tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> BlockMask:
+    """What the kernel visits.
+
+    Args:
+        tile_map: (B or 1, H or 1, N, N) bool: may this tile of queries attend that tile of keys.
+        query_width: places per tile of queries, where they are not the grid's.
+
+    Tiles of keys that are full are visited without a mask. The mask of the others states the whole map, not the padding
+    alone, so that flex attention means the same where it does not look at the block lists (not compiled).
+    """
+    key_width, width = grid.width, query_width or grid.width
+    batches, heads = tile_map.shape[:2]
+    valid = grid.valid
+
+    def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        batch = b if batches > 1 else 0
+        head = h if heads > 1 else 0
+        return tile_map[batch, head, q // width, k // key_width] & valid[k]
+
+    filled = grid.counts == key_width
+    full, partial = tile_map & filled, tile_map & ~filled
+    return BlockMask.from_kv_blocks(
+        *_visits(partial),
+        *_visits(full),
+        BLOCK_SIZE=(width, key_width),
+        mask_mod=allowed,
+        seq_lengths=(grid.count * width, grid.count * key_width),
+        compute_q_blocks=False,
+    )
+
+
+def _visits(tile_map: Tensor) -> tuple[Tensor, Tensor]:
+    """How many tiles each row visits, and their indices first; both int32."""
+    order = tile_map.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
+    return tile_map.sum(-1, dtype=torch.int32), order.to(torch.int32)
+
+
+class FlexKernel:
+    """Forward only.
+
+    Args:
+        compiled: by torch.compile: seconds for each new shape; needs a C++ compiler on the CPU, Triton on a GPU; float32,
+            bfloat16 or float16. Otherwise nothing is compiled and **every score is materialised**, B * H * P * P of them: for
+            small grids and for tests, where it also computes in float64.
+    """
+
+    def __init__(self, compiled: bool = True) -> None:
+        self.compiled = compiled
+        # Whole graph: what cannot be compiled raises, and does not run materialised unasked. Static shapes: flex attention
+        # with dynamic ones does not compile on the CPU (torch 2.11).
+        self._flex = torch.compile(flex_attention, fullgraph=True, dynamic=False) if compiled else flex_attention
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
+        """q: (B, Pq, H, D), k, v: (B, P, H, D), in tile order. Returns (B, Pq, H, D); rows of padding are meaningless."""
+        options = _cuda_blocks(mask) if q.is_cuda else None
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        with torch.no_grad(), _many_shapes():
+            out: Tensor = self._flex(q, k, v, block_mask=mask, kernel_options=options)
+        return out.transpose(1, 2)
+
+
+@contextmanager
+def _many_shapes() -> Iterator[None]:
+    """torch compiles 8 shapes of one function and then refuses; a host that runs for days sees videos of more sizes."""
+    if torch.compiler.is_compiling():  # a caller compiles this along with its own code, under its own limit
+        yield
+        return
+    from torch._dynamo import config
+
+    with config.patch(recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES):
+        yield
+
+
+def _cuda_blocks(mask: BlockMask) -> Any:
+    """The kernel's blocks must divide the tiles."""
+    width, key_width = mask.BLOCK_SIZE
+    rows, columns = _power_of_two(width, _CUDA_BLOCK_M), _power_of_two(key_width, _CUDA_BLOCK_N)
+    if min(rows, columns) < _LEAST_BLOCK:
+        raise RequestError(
+            f"Tiles of {width} queries and {key_width} keys do not suit a GPU: both must be multiples of {_LEAST_BLOCK}. "
+            "Use tiles of 4 x 4 x 4 tokens."
+        )
+    return {"BLOCK_M": rows, "BLOCK_N": columns, "FORCE_USE_FLEX_ATTENTION": True}
+
+
+def _power_of_two(width: int, at_most: int) -> int:
+    return min(width & -width, at_most)

@@ -1,0 +1,105 @@
+"""What every variant of sparse self-attention takes and gives.
+
+A variant's settings are what a person chooses; `settings.prepare(size, device, kernel)` makes the attention of one generation,
+which holds everything that depends on the video's size and is called in each layer and step.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import RequestError
+from .flex import FlexKernel
+from .tiles import Size, TileGrid
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One call of self-attention.
+
+    q, k, v: (B, L, H, D) in raster order, normalised and rotated.
+    gate: (B, L, H, D), VSA's trained gate of these tokens; None where the checkpoint has none.
+    projection: SLA's trained layer D -> D; None where the checkpoint has none.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gate: Tensor | None = None
+    projection: nn.Linear | None = None
+
+
+@dataclass(frozen=True)
+class Attended:
+    """out: (B, L, H, D). density: 0-dim float64 on the device, the share of the L * L pairs of tokens that were computed."""
+
+    out: Tensor
+    density: Tensor
+
+
+class SparseAttention(Protocol):
+    """A variant made ready for one size of video."""
+
+    @property
+    def size(self) -> Size:
+        """Of the video, in tokens."""
+        ...
+
+    def __call__(self, inputs: Inputs) -> Attended: ...
+
+
+class SparseSettings(Protocol):
+    """A variant with what a person chose."""
+
+    def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> SparseAttention: ...
+
+
+def top_tiles(scores: Tensor, count: int) -> Tensor:
+    """The `count` best tiles of keys for each tile of queries, exactly; of equals the earlier one.
+
+    Args:
+        scores: (B, H, N, N).
+
+    Returns (B, H, N, N) bool.
+    """
+    best = scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, True)
+
+
+def most_mass(scores: Tensor, mass: float, at_least: int = 1) -> Tensor:
+    """The fewest best tiles of keys whose softmax shares reach `mass`: each is kept while those before it have less.
+
+    Args:
+        scores: (B, H, N, N).
+        at_least: tiles that are kept in any case, the best ones.
+
+    Returns (B, H, N, N) bool.
+    """
+    shares, order = scores.softmax(-1).sort(dim=-1, descending=True, stable=True)
+    before = shares.cumsum(-1) - shares
+    kept = before < mass
+    kept[..., :at_least] = True
+    return torch.zeros_like(kept).scatter_(-1, order, kept)
+
+
+def density(tile_map: Tensor, grid: TileGrid, query_counts: Tensor | None = None) -> Tensor:
+    """The share of all pairs of tokens that a tile map computes, exactly.
+
+    Args:
+        query_counts: (N,) queries that are computed in each tile, where not all of them are.
+    """
+    keys = (tile_map.float() @ grid.counts.float()).double()  # whole numbers below 2^24: exact in float32
+    queries = (grid.counts if query_counts is None else query_counts).double()
+    return (keys @ queries).mean() / grid.tokens**2
+
+
+def check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise RequestError(f"{name} is {value}: it is a share, 0 to 1.")
+
+
+def check_tile(name: str, tile: Size) -> None:
+    if len(tile) != 3 or min(tile) < 1:
+        raise RequestError(f"{name} is {tile}: give tokens in time, height and width, 1 or more of each, such as 4, 4, 4.")

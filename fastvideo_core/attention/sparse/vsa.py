@@ -1,0 +1,86 @@
+"""VSA, video sparse attention (Zhang et al. 2025, arXiv 2505.13389): coarse attention between tiles chooses the tiles for
+fine attention between tokens, and adds its own output through a trained gate.
+
+With D = head_dim, N tiles and bars for means over a tile's tokens:
+
+    S = q̄ k̄ᵀ / sqrt(D)
+    coarse = softmax(S) v̄, the same for all tokens of a tile
+    fine = softmax over the tokens of the k tiles with the largest S, k = ceil((1 - sparsity) N), at least 1
+    out = gate * coarse + fine
+
+A checkpoint without a gate has gate 0 (FastVideo initialises a new gate to zero), so the coarse output is not computed: this
+is the training-free form.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .flex import FlexKernel, block_mask
+from .reference import masked_attention, tile_means, token_mask
+from .tiles import Size, TileGrid
+from .variant import Attended, Inputs, check_share, check_tile, density, top_tiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class VSASettings:
+    """sparsity: share of the tiles that a tile does not attend; FastWan's checkpoints were trained with 0.8 (1.3B, 5B) and
+    0.9 (14B). tile: tokens in time, height, width; trained gates expect 4, 4, 4."""
+
+    sparsity: float
+    tile: Size = (4, 4, 4)
+
+    def __post_init__(self) -> None:
+        check_share("VSA's sparsity", self.sparsity)
+        check_tile("VSA's tile", self.tile)
+
+    def kept(self, tiles: int) -> int:
+        """Of so many tiles (partly filled ones count, as in FastVideo), how many each one attends."""
+        return max(1, min(math.ceil((1 - self.sparsity) * tiles), tiles))
+
+    def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> "VideoSparseAttention":
+        return VideoSparseAttention(self, TileGrid.build(size, self.tile, device), kernel)
+
+
+@dataclass(frozen=True)
+class VideoSparseAttention:
+    """VSA for one size of video."""
+
+    settings: VSASettings
+    grid: TileGrid
+    kernel: FlexKernel
+
+    @property
+    def size(self) -> Size:
+        return self.grid.size
+
+    def __call__(self, inputs: Inputs) -> Attended:
+        grid = self.grid
+        q, k, v = (grid.tiled(x) for x in (inputs.q, inputs.k, inputs.v))
+        scores = coarse_scores(grid.mean(q), grid.mean(k))
+        tile_map = top_tiles(scores, self.settings.kept(grid.count))
+        out = grid.raster(self.kernel(q, k, v, block_mask(tile_map, grid)))
+        if inputs.gate is not None:
+            coarse = (scores.softmax(-1) @ grid.mean(v)).to(out.dtype)
+            out = torch.addcmul(out, inputs.gate, coarse.transpose(1, 2).index_select(1, grid.tile_of))
+        return Attended(out, density(tile_map, grid))
+
+
+def coarse_scores(q: Tensor, k: Tensor) -> Tensor:
+    """Attention scores between tiles. q, k: (B, H, N, D), means of tiles. Returns (B, H, N, N)."""
+    scores: Tensor = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return scores
+
+
+def reference(inputs: Inputs, grid: TileGrid, settings: VSASettings) -> Tensor:
+    """VSA token by token, with a dense mask. Returns (B, L, H, D)."""
+    q, k, v = (tile_means(x, grid) for x in (inputs.q, inputs.k, inputs.v))
+    scores = coarse_scores(q, k)
+    tile_map = top_tiles(scores, settings.kept(grid.count))
+    out = masked_attention(inputs.q, inputs.k, inputs.v, token_mask(tile_map, grid))
+    if inputs.gate is not None:
+        coarse = torch.einsum("bhnm,bhmd->bnhd", scores.softmax(-1), v)
+        out = out + inputs.gate * coarse[:, grid.tile_of]
+    return out
