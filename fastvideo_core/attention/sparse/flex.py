@@ -5,7 +5,7 @@ A tile map says which tiles of keys a tile of queries attends; the kernel visits
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,14 +25,15 @@ def block_mask(tile_map: Tensor, grid: TileGrid, query_width: int | None = None)
     """What the kernel visits.
 
     Args:
-        tile_map: (B or 1, H or 1, N, N) bool: may this tile of queries attend that tile of keys.
-        query_width: places per tile of queries, where they are not the grid's.
+        tile_map: (B or 1, H or 1, Nq, N) bool: may this tile of queries attend that tile of keys.
+        grid: of the keys.
+        query_width: places per tile of queries, where it is not the grid's.
 
     Tiles of keys that are full are visited without a mask. The mask of the others states the whole map, not the padding
     alone, so that flex attention means the same where it does not look at the block lists (not compiled).
     """
     key_width, width = grid.width, query_width or grid.width
-    batches, heads = tile_map.shape[:2]
+    batches, heads, query_tiles, _ = tile_map.shape
     valid = grid.valid
 
     def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -42,14 +43,15 @@ def block_mask(tile_map: Tensor, grid: TileGrid, query_width: int | None = None)
 
     filled = grid.counts == key_width
     full, partial = tile_map & filled, tile_map & ~filled
-    return BlockMask.from_kv_blocks(
+    mask: BlockMask = BlockMask.from_kv_blocks(
         *_visits(partial),
         *_visits(full),
         BLOCK_SIZE=(width, key_width),
         mask_mod=allowed,
-        seq_lengths=(grid.count * width, grid.count * key_width),
+        seq_lengths=(query_tiles * width, grid.count * key_width),
         compute_q_blocks=False,
     )
+    return mask
 
 
 def _visits(tile_map: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,8 +80,8 @@ class FlexKernel:
         options = _cuda_blocks(mask) if q.is_cuda else None
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         with torch.no_grad(), _many_shapes():
-            out: Tensor = self._flex(q, k, v, block_mask=mask, kernel_options=options)
-        return out.transpose(1, 2)
+            out = self._flex(q, k, v, block_mask=mask, kernel_options=options)
+        return cast(Tensor, out).transpose(1, 2)
 
 
 @contextmanager

@@ -20,9 +20,9 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return torch.einsum("bhqk,bkhd->bqhd", weights, v)
 
 
-def token_mask(tile_map: Tensor, grid: TileGrid) -> Tensor:
-    """(.., N, N) bool over tiles -> (.., L, L) bool over tokens in raster order."""
-    return tile_map[..., grid.tile_of, :][..., grid.tile_of]
+def token_mask(tile_map: Tensor, grid: TileGrid, queries: TileGrid | None = None) -> Tensor:
+    """(.., Nq, N) bool over tiles -> (.., L, L) bool over tokens in raster order. queries: their grid, where it is another."""
+    return tile_map[..., (queries or grid).tile_of, :][..., grid.tile_of]
 
 
 def tile_means(x: Tensor, grid: TileGrid) -> Tensor:

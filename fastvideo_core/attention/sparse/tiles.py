@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import RequestError
 
@@ -17,7 +17,7 @@ Size = tuple[int, int, int]
 """Time, height, width; of a grid in tokens (after the transformer's patches), or of a tile."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TileGrid:
     """One video's tokens in tiles. Built once per generation, on the device of the tokens. Tokens L = T * H * W, tiles N,
     positions per tile S, places P = N * S.
@@ -29,6 +29,7 @@ class TileGrid:
     token: (P,) int64, the token at each place; at padding, some token of the video.
     valid: (P,) bool, False at padding.
     padding: places without a token, P - L.
+    in_order: tile order is raster order, with all padding at the end.
     """
 
     size: Size
@@ -40,6 +41,7 @@ class TileGrid:
     token: Tensor
     valid: Tensor
     padding: int
+    in_order: bool
 
     @classmethod
     def build(cls, size: Size, tile: Size, device: torch.device | str = "cpu") -> "TileGrid":
@@ -63,8 +65,23 @@ class TileGrid:
         token[place] = torch.arange(len(place))
         valid = torch.zeros(places, dtype=torch.bool)
         valid[place] = True
-        tensors = (tensor.to(device) for tensor in (counts, tile_of, place, token, valid))
-        return cls(size, tile, (tiles[0], tiles[1], tiles[2]), *tensors, padding=places - len(place))
+        return cls(
+            size=size,
+            tile=tile,
+            tiles=(tiles[0], tiles[1], tiles[2]),
+            counts=counts.to(device),
+            tile_of=tile_of.to(device),
+            place=place.to(device),
+            token=token.to(device),
+            valid=valid.to(device),
+            padding=places - len(place),
+            in_order=torch.equal(place, torch.arange(len(place))),
+        )
+
+    @classmethod
+    def rows(cls, size: Size, width: int, device: torch.device | str = "cpu") -> "TileGrid":
+        """Tiles that are `width` neighbours in raster order, whatever the video's height and width."""
+        return cls.build((1, 1, math.prod(size)), (1, 1, width), device)
 
     @property
     def tokens(self) -> int:
@@ -91,18 +108,22 @@ class TileGrid:
                 f"Sparse attention was prepared for {' x '.join(map(str, self.size))} = {self.tokens} tokens and is given "
                 f"{x.shape[1]}. Prepare it for the size of this video."
             )
+        if self.in_order:
+            return nn.functional.pad(x, (0, 0, 0, 0, 0, self.padding)) if self.padding else x
         placed = x.index_select(1, self.token)
         return placed.masked_fill_(~self.valid[:, None, None], 0) if self.padding else placed
 
     def raster(self, x: Tensor) -> Tensor:
         """(B, P, H, D) tile order -> (B, L, H, D) raster order: the inverse of `tiled`."""
-        return x.index_select(1, self.place)
+        return x[:, : self.tokens] if self.in_order else x.index_select(1, self.place)
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean of each tile's tokens: (B, P, H, D), zero at padding -> (B, H, N, D) float32 (float64 stays)."""
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        total = x.unflatten(1, (self.count, self.width)).sum(2, dtype=dtype)
-        return (total / self.counts[:, None, None]).transpose(1, 2)
+        batch, _, heads, head_dim = x.shape
+        total = x.reshape(batch, self.count, self.width, heads, head_dim).sum(2, dtype=dtype)
+        mean: Tensor = total / self.counts[:, None, None]
+        return mean.transpose(1, 2)
 
 
 def _raster(axes: list[Tensor], size: tuple[int, ...]) -> Tensor:

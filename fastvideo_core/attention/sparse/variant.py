@@ -60,9 +60,9 @@ def top_tiles(scores: Tensor, count: int) -> Tensor:
     """The `count` best tiles of keys for each tile of queries, exactly; of equals the earlier one.
 
     Args:
-        scores: (B, H, N, N).
+        scores: (B, H, Nq, N).
 
-    Returns (B, H, N, N) bool.
+    Returns (B, H, Nq, N) bool.
     """
     best = scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, True)
@@ -72,10 +72,10 @@ def most_mass(scores: Tensor, mass: float, at_least: int = 1) -> Tensor:
     """The fewest best tiles of keys whose softmax shares reach `mass`: each is kept while those before it have less.
 
     Args:
-        scores: (B, H, N, N).
+        scores: (B, H, Nq, N).
         at_least: tiles that are kept in any case, the best ones.
 
-    Returns (B, H, N, N) bool.
+    Returns (B, H, Nq, N) bool.
     """
     shares, order = scores.softmax(-1).sort(dim=-1, descending=True, stable=True)
     before = shares.cumsum(-1) - shares
@@ -88,7 +88,9 @@ def density(tile_map: Tensor, grid: TileGrid, query_counts: Tensor | None = None
     """The share of all pairs of tokens that a tile map computes, exactly.
 
     Args:
-        query_counts: (N,) queries that are computed in each tile, where not all of them are.
+        tile_map: (B or 1, H or 1, Nq, N).
+        grid: of the keys.
+        query_counts: (Nq,) queries that are computed in each tile of queries, where it is not the grid's counts.
     """
     keys = (tile_map.float() @ grid.counts.float()).double()  # whole numbers below 2^24: exact in float32
     queries = (grid.counts if query_counts is None else query_counts).double()
