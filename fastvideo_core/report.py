@@ -39,7 +39,7 @@ class CachePhaseReport:
 class CacheReport:
     """What a step cache did in one generation.
 
-    settings: as asked. aside: why it did nothing; empty where it worked. bypassed: calls of others that it let pass.
+    settings: as asked. aside: why it did nothing; empty where it worked. bypassed: calls that it let pass.
     blocks_ran, blocks_asked: runs of a transformer block, with the cache and without. peak_bytes: the most memory it held.
     """
 
@@ -62,7 +62,7 @@ class CacheReport:
         if self.aside:
             return [f"{self.name} stands aside: {self.aside}"]
         head = f"{self.name}: {self.block_cut:.0%} of the block calls saved, held {self.peak_bytes / 2**20:.1f} MiB at most"
-        passed = [f"  {self.bypassed} calls of other patches passed by"] if self.bypassed else []
+        passed = [f"  {self.bypassed} more calls were not steps of their own: they just ran"] if self.bypassed else []
         return [head, *(_cache_line(phase) for phase in self.phases), *passed]
 
 
@@ -90,8 +90,21 @@ class RunReport:
     caches: tuple[CacheReport, ...] = ()
     prompt_seconds: float | None = None
 
+    @property
+    def seconds_saved(self) -> float | None:
+        """By step caches, estimated: each step in which a branch was skipped would have taken the median of the steps of its
+        phase in which the same branches computed, and took its own seconds. Steps without any to compare with count for
+        nothing; None where none can be compared."""
+        saved, start = [], 0
+        for phase in self.phases:
+            rows = [row for cache in self.caches for row in cache.phases if row.expert == phase.expert]
+            steps = ["".join(letters) for letters in zip(*(row.plan for row in rows), strict=True)]
+            saved += _saved(steps, self.step_seconds[start : start + phase.steps])
+            start += phase.steps
+        return sum(saved) if saved else None
+
     def json(self) -> str:
-        return json.dumps(asdict(self), indent=2)
+        return json.dumps({**asdict(self), "seconds_saved": self.seconds_saved}, indent=2)
 
     def text(self) -> str:
         """The report as a person reads it."""
@@ -108,6 +121,8 @@ class RunReport:
         if self.peak_memory_bytes is not None:
             lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
         lines += [line for cache in self.caches for line in cache.lines()]
+        if self.seconds_saved is not None:
+            lines.append(f"time saved: about {self.seconds_saved:.1f} s, by the median of the computed steps")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -156,6 +171,14 @@ def _cache_line(phase: CachePhaseReport) -> str:
     name = phase.expert.replace("_", "-")
     calls = phase.computed + phase.skipped
     return f"  {name} {phase.branch}: {phase.plan} ({phase.skipped} of {calls} skipped; computed: {reasons})"
+
+
+def _saved(steps: Sequence[str], seconds: Sequence[float]) -> list[float]:
+    """What each step with a skipped branch saved. steps: its letters, one per branch, as in `CachePhaseReport.plan`."""
+    took = list(zip(steps, seconds, strict=False))  # a run that was stopped took fewer steps than it planned
+    dense = {letters: _median([time for other, time in took if other == letters]) for letters in steps if "S" not in letters}
+    asked = [(letters.replace("S", "C"), time) for letters, time in took if "S" in letters]
+    return [dense[computed] - time for computed, time in asked if computed in dense]
 
 
 def _median(values: Sequence[float]) -> float:

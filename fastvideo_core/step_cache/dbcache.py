@@ -73,6 +73,12 @@ class DBCacheSession(BlockwiseSession):
         self._next: tuple[int, tuple[Branch, ...]] | None = None
         self._now: _Call | None = None
 
+    @property
+    def tokens_held(self) -> int:
+        """The last computed step (what the first blocks added, and the terms), and in a call the tokens before the blocks and
+        what the first ones add."""
+        return 2 if self.settings.residuals_on_cpu else 4 + self.settings.taylor_order
+
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         self._next = step, branches
 
@@ -178,6 +184,10 @@ class DBCache:
             yield session
         finally:
             session.close()
+
+    def plan(self, joint: bool, gate: float = 1.0) -> CachePlan | None:
+        """None unless it stands aside: it decides by what the first blocks add."""
+        return self.done if self.aside else None
 
     @property
     def done(self) -> CachePlan:

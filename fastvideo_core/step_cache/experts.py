@@ -16,14 +16,14 @@ from ..wan.blocks import installed
 from .session import CacheSession, Sessions
 
 if TYPE_CHECKING:
-    from ..wan.denoiser import WanExperts
+    from ..wan.denoiser import WanDenoiser, WanExperts
 
 
 @dataclass(frozen=True)
 class CachedDenoiser:
     """A denoiser that announces each call to the session."""
 
-    denoiser: Denoiser
+    denoiser: "WanDenoiser"
     schedule: Schedule
     session: CacheSession
 
@@ -32,7 +32,7 @@ class CachedDenoiser:
         return self.denoiser.predict(latents, sigma, branches)
 
     def fits_batched(self) -> tuple[bool, str]:
-        return self.denoiser.fits_batched()
+        return self.denoiser.fits_batched(self.session.tokens_held)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,10 @@ class MagCacheSession(BlockwiseSession):
         self._next: Decision | None = None
         self._now: _Call | None = None
 
+    @property
+    def tokens_held(self) -> int:
+        return 1 if self.on_cpu else super().tokens_held
+
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         self._next = self.rule.decide(step, branches)
         self.decisions.append(self._next)
@@ -117,6 +121,10 @@ class MagCache:
             yield session
         finally:
             session.close()
+
+    def plan(self, joint: bool, gate: float = 1.0) -> CachePlan:
+        """What it will do; as `plan_magcache`."""
+        return plan_magcache(self.schedule, self.table, self.settings, joint, gate)
 
     @property
     def done(self) -> CachePlan:

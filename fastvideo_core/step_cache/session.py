@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 class CacheSession(Protocol):
     """A cache during one phase."""
 
+    @property
+    def tokens_held(self) -> int:
+        """How many tensors of tokens (B, L, D) it holds on the device for each branch, at most, while the blocks run."""
+        ...
+
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         """Announces the next call: its step, and the branches that its batch holds, in this order and of equal size."""
         ...
@@ -44,6 +49,15 @@ class Sessions(Protocol):
 class StepCache(Sessions, Protocol):
     """A cache during one generation."""
 
+    def plan(self, joint: bool, gate: float = 1.0) -> CachePlan | None:
+        """What it will do; None where that follows from the video as it is made.
+
+        Args:
+            joint: whether both branches run in one call.
+            gate: as in `GuidanceSettings`.
+        """
+        ...
+
     def report(self) -> CacheReport:
         """What it did so far."""
         ...
@@ -58,6 +72,11 @@ class BlockwiseSession(ABC):
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
         self.ran = self.asked = self.peak_bytes = 0
+
+    @property
+    def tokens_held(self) -> int:
+        """As in `CacheSession`: here the residual of the step before, and the tokens before the blocks."""
+        return 2
 
     @abstractmethod
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:

@@ -43,8 +43,9 @@ class WanDenoiser:
             raise
         return Prediction(velocity.float().chunk(len(branches)), [branches])
 
-    def fits_batched(self) -> tuple[bool, str]:
-        needed = activation_bytes(self.transformer, self.latent_shape, branches=2)
+    def fits_batched(self, tokens_held: int = 0) -> tuple[bool, str]:
+        """tokens_held: how many tensors of tokens (B, L, D) a step cache holds for each branch."""
+        needed = activation_bytes(self.transformer, self.latent_shape, branches=2, tokens_held=tokens_held)
         free = free_bytes(self.conditioning.positive.device)
         words = f"both branches need about {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
         return needed < free, words
@@ -150,8 +151,10 @@ def _out_of_memory(latents: Tensor, branches: int) -> str:
     )
 
 
-def activation_bytes(transformer: "WanTransformer3DModel", latent_shape: tuple[int, ...], branches: int) -> int:
-    """Estimate of the peak memory of one call beside the weights.
+def activation_bytes(
+    transformer: "WanTransformer3DModel", latent_shape: tuple[int, ...], branches: int, tokens_held: int = 0
+) -> int:
+    """Estimate of the peak memory of one call beside the weights, with what a step cache holds of its branches.
 
     A block holds at its widest the residual stream, its float32 norm, and either q, k, v and the attention output or the
     feed-forward's inner layer: 8 * dim + ffn_dim values per token in the network's dtype (counted in diffusers'
@@ -161,7 +164,7 @@ def activation_bytes(transformer: "WanTransformer3DModel", latent_shape: tuple[i
     batch, _, frames, height, width = latent_shape
     tokens = batch * branches * frames * (height // 2) * (width // 2)
     dim = config.num_attention_heads * config.attention_head_dim
-    return int(tokens * (8 * dim + config.ffn_dim) * compute_dtype(transformer).itemsize)
+    return int(tokens * ((8 + tokens_held) * dim + config.ffn_dim) * compute_dtype(transformer).itemsize)
 
 
 def free_bytes(device: torch.device) -> int:

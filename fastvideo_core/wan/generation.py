@@ -12,6 +12,7 @@ from ..generate import Experts, Step, generate, seeded_noise
 from ..guidance import Guidance
 from ..report import RunReport, phase_reports, ran_as
 from ..request import SamplingRequest, VideoSize
+from ..step_cache.decisions import CachePlan
 from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .denoiser import WanExperts, compute_dtype
@@ -67,6 +68,12 @@ class Generation(Iterator[Step]):
         if device.type == "cuda":
             return torch.cuda.max_memory_allocated(device)
         return max(self._peak or 0, psutil.Process().memory_info().rss) if device.type == "cpu" else None
+
+    def plan(self) -> CachePlan | None:
+        """What the cache will do, as far as it is known before the run: None without a cache, or where it decides by what it
+        sees. Guidance mode auto counts as batched."""
+        guidance = self.request.guidance
+        return None if self.cache is None else self.cache.plan(guidance.mode != "sequential", guidance.gate)
 
     def close(self) -> None:
         """Ends it before its last step."""
