@@ -27,7 +27,7 @@ from .guidance import Branch, Call, Denoiser, Guidance, GuidanceMode, GuidanceSe
 from .quality import Comparison, FrameQuality, compare
 from .report import CachePhaseReport, CacheReport, PhaseReport, RunReport, phase_reports, ran_as
 from .request import SamplingRequest, VideoSize
-from .schedule import TIMESTEPS, Phase, Schedule, plan, shifted_sigmas
+from .schedule import TIMESTEPS, Phase, Schedule, plan, plan_part, shifted_sigmas
 from .solvers import Solver, SolverName, make_solver
 from .step_cache import MagCacheSettings, StepCache, with_magcache
 from .text import clean_prompt, pad_rows
@@ -48,6 +48,6 @@ __all__ = [
     "NumericsError", "Phase", "PhaseReport", "Prediction", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
     "SolverName", "Step", "StepCache", "TextEncoder", "Tokenizer", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against",
     "apply_lora", "check_finite", "clean_prompt", "compare", "denoise", "generate", "group_offload", "guide", "image_condition",
-    "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "ran_as", "seeded_noise",
-    "shifted_sigmas", "with_magcache",
+    "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as",
+    "seeded_noise", "shifted_sigmas", "with_magcache",
 ]  # fmt: skip

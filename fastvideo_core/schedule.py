@@ -134,3 +134,26 @@ def plan(
             f"{idle} expert has no step. Use more steps, another shift or boundary, or connect one expert only."
         )
     return Schedule(levels, tuple(phases))
+
+
+def plan_part(sigmas: Sequence[float], guidance_scale: float, boundary: float) -> Schedule:
+    """The one phase of a sampler that runs one of two experts, as in a chain of samplers.
+
+    Args:
+        sigmas: the noise levels of this sampler, decreasing; above 0 at the end where another one goes on.
+
+    Raises:
+        RequestError: they go over the boundary.
+    """
+    levels = check_sigmas(sigmas)
+    high = [at_least(level, boundary) for level in levels[:-1]]
+    if high[0] != high[-1]:
+        step = high.index(False)
+        change = "ends: end the high-noise" if levels[-1] > 0 else "starts: start the low-noise"
+        raise RequestError(
+            f"This sampler runs from noise level {levels[0]:.4g} to {levels[-1]:.4g}, over the boundary {boundary:g} at which the "
+            f"experts change. It is one of several chained samplers, and this is not where it {change} one at its step {step} "
+            f"(noise level {levels[step]:.4g}), or give both models to FastVideo Sampler."
+        )
+    phase = Phase(expert="high_noise" if high[0] else "low_noise", start=0, stop=len(high), guidance_scale=guidance_scale)
+    return Schedule(levels, (phase,))

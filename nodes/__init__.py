@@ -2,12 +2,17 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import demo_wan, diffusers_model, guider, run_report, sampler, text_encode
+from . import demo_wan, diffusers_model, guider, magcache, run_report, sampler, text_encode
+
+MODULES = (text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache)
 
 
 class FastVideoExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        magcache.register_folder()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*text_encode.NODES, *sampler.NODES, *guider.NODES, *diffusers_model.NODES, *demo_wan.NODES, *run_report.NODES]
+        return [node for module in MODULES for node in module.NODES]
 
 
 async def comfy_entrypoint() -> FastVideoExtension:

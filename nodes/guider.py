@@ -56,7 +56,7 @@ class WanGuider(comfy.samplers.CFGGuider):
         arguments = (noise, latent_image, sampler, sigmas, denoise_mask, after_step, disable_pbar, seed)
         sample = super().sample
         try:
-            video = sample(*arguments) if self.low_noise is None else self.low_noise.sample_around(sample, *arguments)
+            video = sample(*arguments) if self.low_noise is None else self.low_noise.sample_around(run, sample, *arguments)
         finally:
             del self.run  # it holds latents and conditions of this generation, and this object
         check_finite(video, "The sampler")

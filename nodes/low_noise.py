@@ -19,14 +19,14 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
     conds: dict[str, list[Any]]  # of the run that is open: core makes them in `sample`
 
     def sample_around(
-        self, sample: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
+        self, run: "NativeRun", sample: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """sample: the first expert's `CFGGuider.sample`, which runs inside this expert's run."""
-        self.inner_sampling = sample
+        self.run, self.inner_sampling = run, sample
         try:
             return self.sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
-            del self.inner_sampling
+            del self.run, self.inner_sampling
 
     def outer_sample(self, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs.pop("latent_shapes", None)
@@ -38,7 +38,7 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
             if self.inner_model is not None:
                 self.model_patcher.cleanup()
                 comfy.sampler_helpers.cleanup_models(self.conds, self.loaded_models)
-            for state in ("inner_model", "loaded_models", "inputs", "run", "run_options"):
+            for state in ("inner_model", "loaded_models", "inputs", "run_options"):
                 self.__dict__.pop(state, None)  # of this generation; what was not reached is not there
 
     def remember(
@@ -47,11 +47,10 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
         """What loading will need, once the first expert's run has put it on the device."""
         self.inputs = (noise, latent_image, device, sigmas, denoise_mask, seed, kwargs)
 
-    def load(self, run: "NativeRun") -> None:
+    def load(self) -> None:
         """Loads the weights and prepares the conditioning, as core's outer_sample and inner_sample do for a whole run."""
         noise, latent_image, device, sigmas, denoise_mask, seed, kwargs = self.inputs
-        self.run = run
-        run.count_calls_of(self)
+        self.run.count_calls_of(self)
         inner_model, conds, self.loaded_models = comfy.sampler_helpers.prepare_sampling(
             self.model_patcher, noise.shape, self.conds, self.model_options
         )

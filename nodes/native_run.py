@@ -4,7 +4,7 @@ Everything that other packs attach to a MODEL acts as under core's KSampler, bec
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -18,6 +18,9 @@ from fastvideo_core import Branch, Call, CapacityError, Guidance, GuidanceSettin
 
 from .low_noise import LowNoiseExpert
 from .run_report import Stopwatch
+
+if TYPE_CHECKING:
+    from .step_cache import CacheRun
 
 BRANCHES: tuple[Branch, Branch] = ("positive", "negative")  # ComfyUI numbers them 0 and 1
 CFG_PATCHES = ("sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre_cfg_function")
@@ -57,6 +60,7 @@ class NativeRun:
         self.guidance = Guidance(self.schedule, settings.guidance, self._combine)
         self.stopwatch = Stopwatch(guider.model_patcher.load_device)
         self.exact_sigma: float | None = None  # set by the engine's loop, which knows it; otherwise read from the device
+        self.caches: dict[Any, CacheRun] = {}  # of the experts that have a step cache
         self.extra_calls = 0  # passes that patches of other packs added
         self._active: Any = guider
         self._level: tuple[float, Phase] = (self.schedule.sigmas[0], self.schedule.phases[0])
@@ -135,8 +139,10 @@ class NativeRun:
     def _activate(self, expert: Any) -> None:
         if expert is self._active:
             return
+        if self._active in self.caches:
+            self.caches[self._active].close()  # before the other expert's weights come
         if isinstance(expert, LowNoiseExpert) and expert.inner_model is None:
-            expert.load(self)
+            expert.load()
         else:  # a sampler went back over the boundary
             comfy.sampler_helpers.prepare_sampling(
                 expert.model_patcher, self.guider.latent_shape, expert.conds, expert.model_options

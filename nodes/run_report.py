@@ -56,6 +56,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
     """The report of a finished NativeRun of a WanGuider. sampler: the core SAMPLER that drove it."""
     variants = guider.facts.variants(guider.low_noise is not None)
     mode, reason = _ran_as(run.guidance)
+    caches = [run.caches[expert] for expert in (guider, guider.low_noise) if expert in run.caches]
     return RunReport(
         model=guider.facts.name,
         variant=" or ".join(row.title for row in variants) or "not a published size",
@@ -71,7 +72,8 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         step_seconds=tuple(run.stopwatch.laps),
         total_seconds=run.stopwatch.seconds,
         peak_memory_bytes=run.stopwatch.peak_bytes,
-        notes=tuple(_notes(run, guider.settings, variants)),
+        notes=(*_notes(run, guider.settings, variants), *(note for cache in caches for note in cache.notes())),
+        caches=tuple(cache.report() for cache in caches),
     )
 
 

@@ -20,6 +20,7 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoLoadDiffusersModel": ["model_name", "dtype", "lora_name", "lora_strength"],
     "FastVideoLoadDemoWan": ["model"],
     "FastVideoRunReport": ["report"],
+    "FastVideoMagCache": ["model", "enabled", "preset", "mode", "residuals_on_cpu"],
 }  # fmt: skip
 
 

@@ -1,0 +1,224 @@
+"""Where a step cache meets a generation on a native MODEL.
+
+The MODEL carries one wrapper, which opens a run and, for its duration, announces each call of the network and stands around
+each block. Core makes the options of a run anew for each: nothing stays.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import comfy.model_patcher
+import comfy.patcher_extension
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from fastvideo_core import Branch, CacheReport, Phase, RequestError, Schedule
+from fastvideo_core.step_cache import BlockwiseSession, StepCache
+
+from .guider import WanGuider
+from .low_noise import LowNoiseExpert
+from .native_generation import NativeGeneration, generation_of
+from .native_run import BRANCHES
+from .other_caches import check_no_other_cache
+
+KEY = "fastvideo_step_cache"
+
+
+class Opened(NamedTuple):
+    """A cache for one generation, and where in it the MODEL works."""
+
+    cache: StepCache
+    schedule: Schedule
+    phase: Phase
+
+
+class NativeCache(Protocol):
+    """What a cache node puts on a MODEL: frozen settings."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self, generation: NativeGeneration) -> Opened:
+        """Raises an error where it cannot serve this generation."""
+        ...
+
+
+def with_cache(model: Any, cache: NativeCache) -> Any:
+    """A clone of the MODEL that runs through `cache`."""
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, CacheWrapper(cache))
+    return clone
+
+
+@dataclass(frozen=True)
+class CacheWrapper:
+    """Core's OUTER_SAMPLE wrapper: one call is one generation."""
+
+    cache: NativeCache
+
+    def __call__(self, executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        model = guider.model_patcher
+        check_no_other_cache(self.cache, guider.model_options, model.model.diffusion_model, KEY)
+        _check_one_device(self.cache.name, model)
+        generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
+        opened, own_options = self.cache.open(generation), guider.model_options
+        ours = isinstance(guider, WanGuider | LowNoiseExpert)
+        with CacheRun(opened, len(model.model.diffusion_model.blocks)) as run:
+            guider.model_options = run.installed(own_options, generation.token_bytes)
+            if ours:
+                guider.run.caches[guider] = run
+            try:
+                result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            finally:
+                guider.model_options = own_options
+        if not ours:
+            logging.info("%s", "\n".join([*run.report().lines(), *run.notes()]))
+        return result
+
+
+def _check_one_device(name: str, model: Any) -> None:
+    if model.get_additional_models_with_key("multigpu"):
+        raise RequestError(
+            f"{name} is on a MODEL that a MultiGPU node spreads over several GPUs: they run the branches at the same time, and a "
+            "cache needs one after the other. Remove one of the two nodes."
+        )
+
+
+class CacheRun:
+    """One generation of one MODEL through a cache."""
+
+    def __init__(self, opened: Opened, blocks: int) -> None:
+        self.opened, self.blocks = opened, blocks
+        self.passed: Counter[str] = Counter()  # why calls were none of ours
+        self._stack = ExitStack()
+        self._session: BlockwiseSession | None = None  # where the cache stands aside, and after the expert's steps
+        self._owners: dict[Branch, Any] = {}  # whose prompt each branch is
+        self._steps: dict[Branch, int] = {}  # the last one of each branch
+        self._asked: int | None = None  # blocks so far in the call that was announced
+
+    def __enter__(self) -> "CacheRun":
+        session = self._stack.enter_context(self.opened.cache.session(self.opened.phase))
+        assert session is None or isinstance(session, BlockwiseSession)
+        self._session = session
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """The expert's steps are over: what the cache holds is freed."""
+        self._session = None
+        self._stack.close()
+
+    def report(self) -> CacheReport:
+        report = self.opened.cache.report()
+        return replace(report, bypassed=report.bypassed + self.passed.total())
+
+    def notes(self) -> list[str]:
+        name = self.opened.cache.report().name
+        return [f"{name} did nothing for {count} calls: {reason}" for reason, count in self.passed.items()]
+
+    def installed(self, options: dict[str, Any], token_bytes: int) -> dict[str, Any]:
+        """The options of a run, with this cache in them. token_bytes: of one branch's tokens."""
+        if self._session is None:
+            return options
+        options = comfy.model_patcher.create_model_options_clone(options)
+        replaces = options.setdefault("transformer_options", {}).setdefault("patches_replace", {}).setdefault("dit", {})
+        for index in range(self.blocks):
+            place = ("double_block", index)
+            replaces[place] = self._around(index, replaces.get(place))
+        reserve = _reserving(self._session.tokens_held * token_bytes)
+        for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, self._call), (WrappersMP.PREPARE_SAMPLING, reserve)):
+            comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
+        return options
+
+    @torch.compiler.disable(recursive=False)
+    def _call(self, executor: Any, x: Any, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
+              transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
+        """Core's DIFFUSION_MODEL wrapper: one call of the network."""
+        arguments = (x, timestep, context, clip_fea, time_dim_concat, transformer_options)
+        reason = self._announce(transformer_options)
+        if reason:
+            self.passed[reason] += 1
+            return executor(*arguments, **kwargs)
+        self._asked = 0
+        try:
+            out = executor(*arguments, **kwargs)
+            self._check_asked()
+        finally:
+            self._asked = None
+        return out
+
+    def _announce(self, options: dict[str, Any]) -> str:
+        """Tells the session of a call, or why the call is none of its."""
+        session = self._session
+        if session is None:
+            return "they came after the expert's last step"
+        if "context_window" in options:
+            return "they were context windows, which are not steps"
+        indices, uuids = options["cond_or_uncond"], options["uuids"]
+        if len(set(indices)) < len(indices) or not set(indices) <= {0, 1}:
+            return "they held a conditioning of several parts"
+        step = self._step(float(options["sigmas"][0]))
+        if step is None:
+            return "their noise level lay between two steps"
+        if step not in self.opened.phase.steps:
+            return "they were in a step of the other expert"
+        branches = tuple(BRANCHES[index] for index in indices)
+        if any(self._owners.get(branch, uuid) != uuid for branch, uuid in zip(branches, uuids, strict=True)):
+            return "they held another part of a conditioning"
+        if any(self._steps.get(branch) == step for branch in branches):
+            return "they were a second call in one step"
+        self._owners.update(zip(branches, uuids, strict=True))
+        self._steps.update(dict.fromkeys(branches, step))
+        session.begin(step, branches)
+        return ""
+
+    def _step(self, sigma: float) -> int | None:
+        """The step at this noise level; samplers of core may give it a little rounded."""
+        levels = self.opened.schedule.sigmas
+        step = min(range(len(levels) - 1), key=lambda i: abs(levels[i] - sigma))
+        gap = min(abs(levels[step] - levels[other]) for other in (step - 1, step + 1) if other >= 0)
+        return step if abs(levels[step] - sigma) < gap / 10 else None
+
+    def _around(self, index: int, inner: Callable[..., Any] | None) -> Callable[..., Any]:
+        """The hook of a block. inner: the hook that another pack has there."""
+
+        @torch.compiler.disable(recursive=False)
+        def hook(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+            def block(tokens: torch.Tensor) -> torch.Tensor:
+                given = {**args, "img": tokens}
+                out: torch.Tensor = (extra["original_block"](given) if inner is None else inner(given, extra))["img"]
+                return out
+
+            if self._asked is None or self._session is None:
+                return {"img": block(args["img"])}
+            self._asked += 1
+            return {"img": self._session.block(index, self.blocks, args["img"], block)}
+
+        return hook
+
+    def _check_asked(self) -> None:
+        if self._asked != self.blocks:
+            raise RequestError(
+                f"{self.opened.cache.report().name} saw {self._asked} of the network's {self.blocks} blocks in a call: a patch "
+                "of another pack replaced the network's forward or its block hooks during the run. Remove it or the cache."
+            )
+
+
+def _reserving(held_bytes: int) -> Callable[..., Any]:
+    """Core's PREPARE_SAMPLING wrapper, which makes it keep free what the cache will hold of two branches: its estimate goes by
+    the number of frames, so it is told of more."""
+
+    def wrapper(executor: Any, model: Any, noise_shape: Any, conds: Any, *args: Any, **kwargs: Any) -> Any:
+        batch, channels, frames, *size = noise_shape
+        estimate = model.model.memory_required([2 * batch, channels, frames, *size])
+        more = -(-frames * 2 * held_bytes // max(1, int(estimate)))
+        return executor(model, [batch, channels, frames + more, *size], conds, *args, **kwargs)
+
+    return wrapper
