@@ -1,16 +1,22 @@
 """Sparse self-attention for video: each tile of tokens attends a part of the others. Cross-attention is never sparse."""
 
+from .bsa import BSASettings
 from .flex import FlexKernel
+from .nabla import NABLASettings
 from .sla import SLASettings
+from .sta import STASettings
 from .tiles import TileGrid
 from .variant import Attended, Inputs, SparseAttention, SparseSettings
 from .vsa import VSASettings
 
 __all__ = [
     "Attended",
+    "BSASettings",
     "FlexKernel",
     "Inputs",
+    "NABLASettings",
     "SLASettings",
+    "STASettings",
     "SparseAttention",
     "SparseSettings",
     "TileGrid",

@@ -56,6 +56,12 @@ class SparseSettings(Protocol):
     def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> SparseAttention: ...
 
 
+def coarse_scores(q: Tensor, k: Tensor) -> Tensor:
+    """Attention scores between tiles. q, k: (B, H, N, D), means of tiles. Returns (B, H, N, N)."""
+    scores: Tensor = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return scores
+
+
 def top_tiles(scores: Tensor, count: int) -> Tensor:
     """The `count` best tiles of keys for each tile of queries, exactly; of equals the earlier one.
 
@@ -79,7 +85,7 @@ def most_mass(scores: Tensor, mass: float, at_least: int = 1) -> Tensor:
     """
     shares, order = scores.softmax(-1).sort(dim=-1, descending=True, stable=True)
     before = shares.cumsum(-1) - shares
-    kept = before < mass
+    kept = before < (mass if mass < 1 else torch.inf)  # rounding must not leave out a tile where all are asked for
     kept[..., :at_least] = True
     return torch.zeros_like(kept).scatter_(-1, order, kept)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from .flex import FlexKernel, block_mask
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
-from .variant import Attended, Inputs, check_share, check_tile, density, top_tiles
+from .variant import Attended, Inputs, check_share, check_tile, coarse_scores, density, top_tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +66,6 @@ class VideoSparseAttention:
             coarse = (scores.softmax(-1) @ grid.mean(v)).to(out.dtype)
             out = torch.addcmul(out, inputs.gate, coarse.transpose(1, 2).index_select(1, grid.tile_of))
         return Attended(out, density(tile_map, grid))
-
-
-def coarse_scores(q: Tensor, k: Tensor) -> Tensor:
-    """Attention scores between tiles. q, k: (B, H, N, D), means of tiles. Returns (B, H, N, N)."""
-    scores: Tensor = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-    return scores
 
 
 def reference(inputs: Inputs, grid: TileGrid, settings: VSASettings) -> Tensor:

@@ -1,0 +1,64 @@
+"""STA, sliding tile attention (Zhang et al. 2025, arXiv 2502.04507), training-free: each tile attends a window of tiles around
+it, and at the video's edges the nearest whole window.
+
+Per axis, with n tiles, a window of w and r = w // 2: the window of tile p has its centre at clamp(p, r, n - 1 - r) and holds
+the tiles at a distance of at most r.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
+
+from .flex import FlexKernel, block_mask
+from .reference import masked_attention
+from .tiles import Size, TileGrid
+from .variant import Attended, Inputs, check_tile, density
+from .window import check_window, window_map
+
+
+@dataclass(frozen=True, kw_only=True)
+class STASettings:
+    """window: tiles in time, height, width. tile: tokens in time, height, width; the authors use 6, 8, 8 for Wan."""
+
+    window: Size
+    tile: Size = (6, 8, 8)
+
+    def __post_init__(self) -> None:
+        check_window("STA's window", self.window)
+        check_tile("STA's tile", self.tile)
+
+    def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> "SlidingTileAttention":
+        grid = TileGrid.build(size, self.tile, device)
+        tile_map = window_map(grid, self.window, clamped=True)
+        return SlidingTileAttention(grid, block_mask(tile_map, grid), density(tile_map, grid), kernel)
+
+
+@dataclass(frozen=True)
+class SlidingTileAttention:
+    """STA for one size of video: the mask does not depend on the tokens."""
+
+    grid: TileGrid
+    mask: BlockMask
+    density: Tensor
+    kernel: FlexKernel
+
+    @property
+    def size(self) -> Size:
+        return self.grid.size
+
+    def __call__(self, inputs: Inputs) -> Attended:
+        q, k, v = (self.grid.tiled(x) for x in (inputs.q, inputs.k, inputs.v))
+        return Attended(self.grid.raster(self.kernel(q, k, v, self.mask)), self.density)
+
+
+def reference(inputs: Inputs, size: Size, settings: STASettings) -> Tensor:
+    """STA token by token, from the tokens' coordinates. Returns (B, L, H, D)."""
+    axes = torch.meshgrid(*(torch.arange(tokens) for tokens in size), indexing="ij")
+    mask = torch.ones((), dtype=torch.bool)
+    for axis, tokens, width, window in zip(axes, size, settings.tile, settings.window, strict=True):
+        tile, last, reach = axis.flatten() // width, (tokens - 1) // width, window // 2
+        centre = torch.minimum(torch.maximum(tile, torch.tensor(reach)), torch.tensor(last - reach))
+        mask = mask & ((centre[:, None] - tile).abs() <= reach)
+    return masked_attention(inputs.q, inputs.k, inputs.v, mask[None, None])
