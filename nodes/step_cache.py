@@ -17,7 +17,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from fastvideo_core import Branch, CacheReport, Phase, RequestError, Schedule
-from fastvideo_core.step_cache import BlockwiseSession, StepCache
+from fastvideo_core.step_cache import BlockwiseSession, Sessions
 
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
@@ -28,10 +28,18 @@ from .other_caches import check_no_other_cache
 KEY = "fastvideo_step_cache"
 
 
+class OpenCache(Sessions, Protocol):
+    """A cache, or what measures, during one generation: `StepCache` is one."""
+
+    def report(self) -> CacheReport:
+        """What it did so far."""
+        ...
+
+
 class Opened(NamedTuple):
     """A cache for one generation, and where in it the MODEL works."""
 
-    cache: StepCache
+    cache: OpenCache
     schedule: Schedule
     phase: Phase
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,12 +15,14 @@ from ..conditioning import Conditioning
 from ..errors import NumericsError, RequestError
 from ..generate import generate
 from ..guidance import Branch, Guidance
+from ..report import CacheReport
 from ..request import SamplingRequest
 from ..schedule import Expert, Phase, Schedule
 from ..wan.loading.keys import original_keys
+from .decisions import CachePlan
 from .experts import CachedExperts
 from .ratios import PerStep, PhaseRatios, RatioTable
-from .session import BlockwiseSession
+from .session import BlockwiseSession, cache_report
 
 if TYPE_CHECKING:
     from ..wan.denoiser import WanExperts
@@ -100,15 +103,16 @@ class Calibration:
             meter.close()
 
     def phases(self) -> tuple[PhaseRatios, ...]:
-        """What was measured.
+        """What was measured, phase by phase; see `phase`."""
+        return tuple(self.phase(phase) for phase in self.schedule.phases)
+
+    def phase(self, phase: Phase) -> PhaseRatios:
+        """What was measured in one phase.
 
         Raises:
             RequestError: a branch did not run in every step of a phase, or the generation did not end.
             NumericsError: a residual was zero or not finite.
         """
-        return tuple(self._phase(phase) for phase in self.schedule.phases)
-
-    def _phase(self, phase: Phase) -> PhaseRatios:
         measured = self._meters[phase].measured if phase in self._meters else {}
         if not measured or any(len(rows) != len(phase.steps) for rows in measured.values()):
             counts = ", ".join(f"{branch} {len(rows)}" for branch, rows in measured.items()) or "none"
@@ -124,6 +128,12 @@ class Calibration:
             ratios=_column(measured, "ratio"),
             deviation=_column(measured, "deviation"),
             cosine_distance=_column(measured, "cosine_distance"),
+        )
+
+    def report(self) -> CacheReport:
+        """That it skips nothing."""
+        return cache_report(
+            CachePlan("MagCache calibration", (), "each step computes and is measured."), {}, self._meters.values()
         )
 
 
@@ -148,17 +158,26 @@ def calibrate(request: SamplingRequest, experts: "WanExperts", conditioning: Con
         request, CachedExperts(experts, schedule, calibration), conditioning, noise, Guidance(schedule, request.guidance)
     ):
         pass
-    phases = calibration.phases()
+    dtype = next(iter(experts.transformers.values())).dtype
+    return measured_table(weights_hash(experts.transformers), request, calibration.phases(), dtype, noise.shape)
+
+
+def measured_table(
+    name: str, request: SamplingRequest, phases: Sequence[PhaseRatios], dtype: torch.dtype, latent_shape: Sequence[int]
+) -> RatioTable:
+    """The table of one generation. name: `weights_hash`; phases: what was measured, one for each of the request's."""
+    schedule = request.plan()
+    levels = [schedule.sigmas[phase.start : phase.stop] for phase in schedule.phases]
     return RatioTable(
-        name=weights_hash(experts.transformers),
+        name=name,
         sigmas=schedule.sigmas,
         shift=request.shift if request.sigmas is None else None,
         boundary=request.boundary,
-        phases=phases,
+        phases=tuple(replace(phase, sigmas=own) for phase, own in zip(phases, levels, strict=True)),
         source={
             "measured": "one dense generation",
-            "dtype": str(next(iter(experts.transformers.values())).dtype).removeprefix("torch."),
-            "latents": "x".join(map(str, noise.shape)),
+            "dtype": str(dtype).removeprefix("torch."),
+            "latents": "x".join(map(str, latent_shape)),
             "guidance_scales": ", ".join(f"{phase.guidance_scale:g}" for phase in schedule.phases),
             "solver": request.solver,
             "seed": str(request.seed),

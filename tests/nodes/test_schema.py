@@ -21,6 +21,10 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoLoadDemoWan": ["model"],
     "FastVideoRunReport": ["report"],
     "FastVideoMagCache": ["model", "enabled", "preset", "mode", "residuals_on_cpu"],
+    "FastVideoCalibrateMagCache": [
+        "model", "low_noise_model", "positive", "negative", "latent", "seed", "steps", "shift", "guidance_scale",
+        "low_noise_guidance_scale", "boundary", "guidance_mode",
+    ],
 }  # fmt: skip
 
 
