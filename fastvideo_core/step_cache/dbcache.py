@@ -65,10 +65,10 @@ class _Call:
 class DBCacheSession(BlockwiseSession):
     """DBCache during one phase: the rule, its decisions so far, and each branch's last computed step."""
 
-    def __init__(self, phase: Phase, settings: DBCacheSettings) -> None:
+    def __init__(self, schedule: Schedule, phase: Phase, settings: DBCacheSettings) -> None:
         super().__init__()
         self.phase, self.settings = phase, settings
-        self._rule = DBCacheRule(phase, settings)
+        self._rule = DBCacheRule(schedule, phase, settings)
         self._computed: dict[Branch, Computed] = {}
         self._next: tuple[int, tuple[Branch, ...]] | None = None
         self._now: _Call | None = None
@@ -171,7 +171,8 @@ class DBCache:
 
     def __init__(self, schedule: Schedule, settings: DBCacheSettings) -> None:
         self.schedule, self.settings = schedule, settings
-        self.aside = reason_to_stand_aside(schedule, settings.threshold)
+        self.threshold = settings.threshold_in(schedule)
+        self.aside = reason_to_stand_aside(schedule, self.threshold)
         self._sessions: dict[Phase, DBCacheSession] = {}
 
     @contextmanager
@@ -179,7 +180,7 @@ class DBCache:
         if self.aside:
             yield None
             return
-        session = self._sessions[phase] = DBCacheSession(phase, self.settings)
+        session = self._sessions[phase] = DBCacheSession(self.schedule, phase, self.settings)
         try:
             yield session
         finally:
@@ -207,4 +208,4 @@ class DBCache:
 
     def report(self) -> CacheReport:
         """What it did so far."""
-        return cache_report(self.done, asdict(self.settings), self._sessions.values())
+        return cache_report(self.done, {**asdict(self.settings), "threshold": self.threshold}, self._sessions.values())

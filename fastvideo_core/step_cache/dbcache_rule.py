@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..guidance import Branch
-from ..schedule import Phase
+from ..schedule import Phase, Schedule
 from .dbcache_settings import DBCacheSettings
 from .decisions import Action, Decision
 
@@ -24,8 +24,9 @@ class DBCacheRule:
     The branches of a call have one difference and decide together; branches in calls of their own decide by themselves.
     """
 
-    def __init__(self, phase: Phase, settings: DBCacheSettings) -> None:
+    def __init__(self, schedule: Schedule, phase: Phase, settings: DBCacheSettings) -> None:
         self._phase, self._settings = phase, settings
+        self._threshold = settings.threshold_in(schedule)
         self._warm, self._skippable = phase.start + settings.warmup(phase), settings.skippable(phase)
         self._progress: dict[Branch, Progress] = {}
 
@@ -66,10 +67,9 @@ class DBCacheRule:
     def _measured(self, difference: float | None) -> tuple[Action, str]:
         if difference is None:
             return "compute", "nothing of this size was computed before"
-        threshold = self._settings.threshold
-        if difference < threshold:
-            return "skip", f"difference {difference:.4g} is below {threshold:g}"
-        return "compute", f"difference {difference:.4g} reaches {threshold:g}"
+        if difference < self._threshold:
+            return "skip", f"difference {difference:.4g} is below {self._threshold:g}"
+        return "compute", f"difference {difference:.4g} reaches {self._threshold:g}"
 
     def _advance(self, branch: Branch, decision: Decision) -> None:
         was = self._progress.get(branch, Progress(decision.step))

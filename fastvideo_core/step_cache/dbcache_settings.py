@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..errors import RequestError
-from ..schedule import Phase
+from ..schedule import Phase, Schedule
 
 PUBLISHED_FIRST_BLOCKS = 8
 """cache-dit 1.5.3 (Apache-2.0), DBCacheConfig.Fn_compute_blocks."""
 PUBLISHED_DEPTH = 30
 """Blocks of Wan 2.1 1.3B, the shallowest published Wan: there and in deeper ones the published number is taken as it is."""
+CHANGE = 5.0
+"""Over a generation; each of n steps may change by 5 / n of it, so that fewer, larger steps are not all computed. On the demo
+model this skips about half the steps of 20 and of 40, where a constant threshold of 0.08 skips 17 and 41 %."""
+HIGHEST = 0.3
 WARMUP = 0.2
 """cache-dit's 8 steps (DBCacheConfig.max_warmup_steps) of Wan's 40, as a fraction."""
 
@@ -21,7 +25,7 @@ class DBCacheSettings:
     Liu et al. 2025, arXiv 2503.06923).
 
     threshold: relative L1 distance between what the first blocks add in this step and in the last computed one, from which
-        the step computes; 0 is off.
+        the step computes; 0 is off. None: 5 divided by the steps of the generation, 0.3 at most.
     first_blocks: how many blocks always run and decide (F). None: 8, and in networks of less than 30 blocks in proportion.
     last_blocks: how many blocks at the end always run (B).
     warmup_steps: first steps of a phase that always compute; of the high-noise phase, or of the single one. None: a fifth
@@ -34,7 +38,7 @@ class DBCacheSettings:
     residuals_on_cpu: whether the residuals wait in the computer's memory, not on the GPU.
     """
 
-    threshold: float = 0.08
+    threshold: float | None = None
     first_blocks: int | None = None
     last_blocks: int = 0
     warmup_steps: int | None = None
@@ -46,7 +50,7 @@ class DBCacheSettings:
     residuals_on_cpu: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold < 1:
+        if self.threshold is not None and not 0 <= self.threshold < 1:
             raise RequestError(
                 f"DBCache's threshold is {self.threshold}: it is 0 (off) or more, usually 0.05 to 0.2, and below 1, where the "
                 "difference is as large as what is compared."
@@ -59,6 +63,9 @@ class DBCacheSettings:
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise RequestError(f"DBCache's {name} is {value}: it is {minimum} or more. Threshold 0 switches the cache off.")
+
+    def threshold_in(self, schedule: Schedule) -> float:
+        return min(HIGHEST, CHANGE / schedule.steps) if self.threshold is None else self.threshold
 
     def outer_blocks(self, count: int) -> tuple[int, int]:
         """How many blocks always run at the start and at the end of a network of `count` blocks.
@@ -90,5 +97,5 @@ class DBCacheSettings:
 
 
 DBCACHE_PRESETS: Mapping[str, DBCacheSettings] = MappingProxyType(
-    {"quality": DBCacheSettings(threshold=0.08), "performance": DBCacheSettings(threshold=0.15)}
+    {"auto": DBCacheSettings(), "quality": DBCacheSettings(threshold=0.08), "performance": DBCacheSettings(threshold=0.15)}
 )

@@ -8,7 +8,7 @@ from ..wan.parts import recognised
 from .calibration import weights_hash
 from .choose import ratio_table, recommended
 from .dbcache import DBCache
-from .dbcache_settings import DBCACHE_PRESETS, DBCacheSettings
+from .dbcache_settings import DBCacheSettings
 from .ratios import RatioTable
 from .residuals import MagCache
 from .settings import MagCacheSettings
@@ -39,9 +39,9 @@ def with_magcache(
     return make
 
 
-def with_dbcache(settings: DBCacheSettings = DBCACHE_PRESETS["quality"]) -> "Callable[[Generation], DBCache]":
+def with_dbcache(settings: DBCacheSettings | None = None) -> "Callable[[Generation], DBCache]":
     """DBCache, as `cache` of `WanModel.generate`."""
-    return lambda generation: DBCache(generation.guidance.schedule, settings)
+    return lambda generation: DBCache(generation.guidance.schedule, settings or DBCacheSettings())
 
 
 def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> RatioTable:
