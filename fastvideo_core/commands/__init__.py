@@ -1,0 +1,1 @@
+"""What `python -m fastvideo_core` does, as functions."""

@@ -1,0 +1,152 @@
+"""The same prompt and seeds, dense and accelerated: time, memory, what was skipped, and how far the videos are apart."""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..ab import Measured, against, measure
+from ..conditioning import Conditioning
+from ..quality import Comparison
+from ..request import SamplingRequest, VideoSize
+from ..video_file import save_mp4
+from ..wan.model import WanModel
+from .arguments import add_generation, add_model, condition, fps_of, load_model, request_of, size_of
+from .cases import Case, read_case
+from .table import Row, markdown
+
+DENSE = "dense"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_generation(parser)
+    group = parser.add_argument_group("comparison")
+    group.add_argument("--seed", type=int, nargs="+", default=[0], metavar="SEED", help="one generation each (default: 0)")
+    group.add_argument(
+        "--case", action="append", required=True, metavar="SETTINGS",
+        help='what an accelerated generation does differently: "magcache", "magcache threshold=0.2 max_skips=3", "dbcache '
+        'performance", "gate=0.5", "steps=10 solver=euler"; may be given several times',
+    )  # fmt: skip
+    group.add_argument(
+        "--tables", type=Path, action="append", default=[], metavar="FOLDER", help="with ratio tables that `calibrate` wrote"
+    )
+    group.add_argument("--lpips", action="store_true", help="measure LPIPS too (needs the package lpips)")
+    group.add_argument("--output", type=Path, default=Path("output/compare"), metavar="FOLDER", help="(default: output/compare)")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One accelerated generation and the dense one of the same seed."""
+
+    case: Case
+    seed: int
+    dense: Measured
+    accelerated: Measured
+    quality: Comparison
+
+
+@dataclass(frozen=True)
+class Task:
+    model: WanModel
+    conditioning: Conditioning
+    size: VideoSize
+    requests: Sequence[SamplingRequest]
+    text_seconds: float
+
+
+def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
+    """Measures all cases, tells the table, and leaves comparison.json and the videos in the output folder.
+
+    Raises:
+        FastVideoError: an argument is wrong, or a generation failed.
+        OSError: the output folder cannot be written.
+    """
+    cases = [read_case(text, given.tables) for text in given.case]
+    task = _task(given)
+    given.output.mkdir(parents=True, exist_ok=True)
+    pairs = []
+    _warm_up(task)
+    for request in task.requests:
+        dense = _measured(task, request, None)
+        tell(f"seed {request.seed}, {DENSE}: {dense.seconds:.2f} s")
+        _save(dense.frames, given.output / f"seed{request.seed}_{DENSE}.mp4", task.model)
+        for number, case in enumerate(cases, start=1):
+            fast = _measured(task, request, case)
+            tell(f"seed {request.seed}, {case.text}: {fast.seconds:.2f} s")
+            _save(fast.frames, given.output / f"seed{request.seed}_case{number}.mp4", task.model)
+            pairs.append(Pair(case, request.seed, dense, fast, against(dense, fast, perceptual=given.lpips)))
+    file = given.output / "comparison.json"
+    file.write_text(json.dumps(_data(task, given, pairs), indent=1), encoding="utf-8")
+    tell("")
+    tell(markdown(_rows(cases, pairs)))
+    tell(f"\nVideos and all figures: {file.parent}")
+
+
+def _task(given: argparse.Namespace) -> Task:
+    model = load_model(given)
+    size = size_of(given, model)
+    requests = [request_of(given, model, seed) for seed in dict.fromkeys(given.seed)]
+    started = time.perf_counter()
+    conditioning = condition(given, model, size)
+    return Task(model, conditioning, size, requests, time.perf_counter() - started)
+
+
+def _warm_up(task: Task) -> None:
+    """One step and one decoding, so that what a process does once is not counted to the dense generation."""
+    generation = task.model.generate(task.requests[0], task.conditioning, task.size)
+    task.model.decode(next(generation).latents.cpu())
+    generation.close()
+
+
+def _measured(task: Task, request: SamplingRequest, case: Case | None) -> Measured:
+    request = request if case is None else case.changed(request)
+    return measure(task.model, task.conditioning, task.size, request, None if case is None else case.cache)
+
+
+def _save(frames: Tensor, path: Path, model: WanModel) -> None:
+    save_mp4(frames, path, fps_of(model))
+
+
+def _rows(cases: Sequence[Case], pairs: Sequence[Pair]) -> list[Row]:
+    """The dense row, and one for each case; figures are means over the seeds, the worst over all frames of all seeds."""
+    first = [pair for pair in pairs if pair.case is cases[0]]
+    rows = [Row.of(DENSE, [pair.dense for pair in first], [], None)]
+    seconds = rows[0].seconds
+    for case in cases:
+        own = [pair for pair in pairs if pair.case is case]
+        rows.append(Row.of(case.text, [pair.accelerated for pair in own], [pair.quality for pair in own], seconds))
+    return rows
+
+
+def _data(task: Task, given: argparse.Namespace, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Everything, for programs."""
+    return {
+        "prompt": given.prompt,
+        "negative": given.negative,
+        "size": asdict(task.size),
+        "text_seconds": task.text_seconds,
+        "pairs": [
+            {
+                "case": pair.case.text,
+                "seed": pair.seed,
+                "dense": _run(pair.dense),
+                "accelerated": _run(pair.accelerated),
+                "quality": json.loads(pair.quality.json()),
+            }
+            for pair in pairs
+        ],
+    }
+
+
+def _run(measured: Measured) -> dict[str, Any]:
+    return {
+        "seconds": measured.seconds,
+        "decode_seconds": measured.decode_seconds,
+        "report": json.loads(measured.report.json()),
+    }
