@@ -1,8 +1,12 @@
 """Sparse self-attention for video: each tile of tokens attends a part of the others. Cross-attention is never sparse."""
 
 from .bsa import BSASettings
+from .experts import SparseExperts
 from .flex import FlexKernel
 from .nabla import NABLASettings
+from .processor import sparse_attention
+from .schedule import SparseSchedule
+from .session import SparseReport, SparseSession
 from .sla import SLASettings
 from .sta import STASettings
 from .tiles import TileGrid
@@ -18,7 +22,12 @@ __all__ = [
     "SLASettings",
     "STASettings",
     "SparseAttention",
+    "SparseExperts",
+    "SparseReport",
+    "SparseSchedule",
+    "SparseSession",
     "SparseSettings",
     "TileGrid",
     "VSASettings",
+    "sparse_attention",
 ]

@@ -3,8 +3,6 @@
 A tile map says which tiles of keys a tile of queries attends; the kernel visits those blocks and no others.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -12,13 +10,13 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from ...errors import RequestError
+from ..compiling import many_shapes
 from .tiles import TileGrid
 
 _CUDA_BLOCK_M, _CUDA_BLOCK_N = 128, 64
 """Rows and columns of a Triton block; those of flex attention's own forward configurations at head_dim 128 on Hopper."""
 _LEAST_BLOCK = 16
 """Of a Triton dot product."""
-_SHAPES = 1024
 
 
 def block_mask(tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> BlockMask:
@@ -79,21 +77,9 @@ class FlexKernel:
         """q: (B, Pq, H, D), k, v: (B, P, H, D), in tile order. Returns (B, Pq, H, D); rows of padding are meaningless."""
         options = _cuda_blocks(mask) if q.is_cuda else None
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        with torch.no_grad(), _many_shapes():
+        with torch.no_grad(), many_shapes():
             out = self._flex(q, k, v, block_mask=mask, kernel_options=options)
         return cast(Tensor, out).transpose(1, 2)
-
-
-@contextmanager
-def _many_shapes() -> Iterator[None]:
-    """torch compiles 8 shapes of one function and then refuses; a host that runs for days sees videos of more sizes."""
-    if torch.compiler.is_compiling():  # a caller compiles this along with its own code, under its own limit
-        yield
-        return
-    from torch._dynamo import config
-
-    with config.patch(recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES):
-        yield
 
 
 def _cuda_blocks(mask: BlockMask) -> Any:

@@ -1,0 +1,89 @@
+"""Where sparse attention meets a generation: experts whose self-attention is sparse as the schedule says."""
+
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from ...guidance import Branch, Prediction
+from ...schedule import Expert, Phase, Schedule
+from .flex import FlexKernel
+from .processor import sparse_attention
+from .schedule import SparseSchedule
+from .session import SparseReport, SparseSession
+from .tiles import Size
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+    from ...wan.denoiser import WanDenoiser
+
+
+class _Experts(Protocol):
+    """`WanExperts`, or what works around them."""
+
+    @property
+    def names(self) -> Collection[Expert]: ...
+
+    def active(self, phase: Phase) -> "AbstractContextManager[WanDenoiser]": ...
+
+
+@dataclass(frozen=True)
+class SparseDenoiser:
+    """A denoiser that announces each call to the session."""
+
+    denoiser: "WanDenoiser"
+    schedule: Schedule
+    session: SparseSession
+
+    @property
+    def transformer(self) -> "WanTransformer3DModel":
+        return self.denoiser.transformer
+
+    def predict(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Prediction:
+        self.session.begin(self.schedule.step_at(sigma))
+        return self.denoiser.predict(latents, sigma, branches)
+
+    def fits_batched(self, tokens_held: int = 0) -> tuple[bool, str]:
+        return self.denoiser.fits_batched(tokens_held)
+
+
+@dataclass
+class SparseExperts:
+    """Experts of one generation whose self-attention is sparse, for `generate`. After each phase the transformer is as before."""
+
+    experts: _Experts
+    schedule: Schedule
+    sparse: SparseSchedule
+    kernel: FlexKernel
+    _sessions: list[SparseSession] = field(default_factory=list, init=False)
+
+    @property
+    def names(self) -> Collection[Expert]:
+        return self.experts.names
+
+    @contextmanager
+    def active(self, phase: Phase) -> "Iterator[WanDenoiser | SparseDenoiser]":
+        with self.experts.active(phase) as denoiser:
+            session = SparseSession.open(
+                self.sparse, phase, token_grid(denoiser), denoiser.conditioning.positive.device, self.kernel
+            )
+            if session is None:
+                yield denoiser
+                return
+            self._sessions.append(session)
+            with sparse_attention(denoiser.transformer, session):
+                yield SparseDenoiser(denoiser, self.schedule, session)
+
+    def reports(self) -> tuple[SparseReport, ...]:
+        """Of the sparse phases so far. It waits for the device."""
+        return tuple(session.report() for session in self._sessions)
+
+
+def token_grid(denoiser: "WanDenoiser") -> Size:
+    """The video's size in tokens: its latents in the transformer's patches."""
+    patch = denoiser.transformer.config.patch_size
+    time, height, width = (extent // part for extent, part in zip(denoiser.latent_shape[2:], patch, strict=True))
+    return time, height, width

@@ -1,0 +1,34 @@
+"""Where in a generation attention is sparse, and where it stays dense."""
+
+from dataclasses import dataclass
+
+from ...errors import RequestError
+from ...schedule import Phase
+from .variant import SparseSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseSchedule:
+    """The first steps settle what the video shows, and the first layers what the others see: both are often left dense.
+
+    settings: of the single expert, or of the high-noise one; None leaves it dense.
+    low_noise: of the low-noise expert; None leaves it dense.
+    dense_steps: steps at the start of the generation that are dense.
+    dense_layers: layers at the network's start that are dense.
+    """
+
+    settings: SparseSettings | None
+    low_noise: SparseSettings | None = None
+    dense_steps: int = 0
+    dense_layers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("dense_steps", "dense_layers"):
+            if getattr(self, name) < 0:
+                raise RequestError(f"{name} is {getattr(self, name)}: it counts from the start, 0 for none.")
+        if self.settings is None and self.low_noise is None:
+            raise RequestError("No expert was given a sparse variant: give one, or leave sparse attention out.")
+
+    def of(self, phase: Phase) -> SparseSettings | None:
+        """The variant of a phase's expert."""
+        return self.low_noise if phase.expert == "low_noise" else self.settings

@@ -1,0 +1,89 @@
+"""Sparse self-attention in one phase of a generation: what is prepared once, whether a step is sparse, and what ran."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...schedule import Expert, Phase
+from .flex import FlexKernel
+from .schedule import SparseSchedule
+from .tiles import Size
+from .variant import Inputs, SparseAttention, SparseSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseReport:
+    """What sparse attention did in one phase.
+
+    settings: as asked, the variant's name first. sparse_calls, dense_calls: of self-attention, per layer. density: mean share of
+    the pairs of tokens that sparse calls computed; None where there was none.
+    """
+
+    expert: Expert
+    settings: str
+    sparse_calls: int
+    dense_calls: int
+    density: float | None
+
+    def line(self) -> str:
+        """As a person reads it."""
+        name = self.expert.replace("_", "-")
+        density = "" if self.density is None else f", which computed {self.density:.1%} of the pairs of tokens"
+        total = self.sparse_calls + self.dense_calls
+        return f"{name}: {self.settings} in {self.sparse_calls} of {total} calls of self-attention{density}"
+
+
+@dataclass
+class SparseSession:
+    """One phase. `sparse` says whether the step at hand is; nothing else changes, so that compiled code stays valid. Calls and
+    densities are summed on the device and read by `report` alone: no step waits for them."""
+
+    expert: Expert
+    settings: SparseSettings
+    attention: SparseAttention
+    dense_steps: int
+    dense_layers: int
+    sparse: bool = field(default=True, init=False)
+    _sums: Tensor = field(init=False)  # float64: sparse calls, their densities, dense calls
+
+    @classmethod
+    def open(
+        cls, schedule: SparseSchedule, phase: Phase, size: Size, device: torch.device, kernel: FlexKernel
+    ) -> "SparseSession | None":
+        """size: of the video, in tokens. None where the phase is dense."""
+        settings = schedule.of(phase)
+        if settings is None:
+            return None
+        attention = settings.prepare(size, device, kernel)
+        session = cls(phase.expert, settings, attention, schedule.dense_steps, schedule.dense_layers)
+        session._sums = torch.zeros(3, dtype=torch.float64, device=device)
+        return session
+
+    def begin(self, step: int) -> None:
+        """A call of the network comes. step: of the generation, from 0."""
+        self.sparse = step >= self.dense_steps
+
+    def covers(self, layer: int) -> bool:
+        """Whether this layer is sparse in the step at hand."""
+        return self.sparse and layer >= self.dense_layers
+
+    def attend(self, inputs: Inputs) -> Tensor:
+        attended = self.attention(inputs)
+        self._sums[0].add_(1)
+        self._sums[1].add_(attended.density)
+        return attended.out
+
+    def count_dense(self) -> None:
+        self._sums[2].add_(1)
+
+    def report(self) -> SparseReport:
+        """What ran so far. It waits for the device."""
+        sparse, densities, dense = self._sums.tolist()
+        return SparseReport(
+            expert=self.expert,
+            settings=str(self.settings),
+            sparse_calls=int(sparse),
+            dense_calls=int(dense),
+            density=densities / sparse if sparse else None,
+        )
