@@ -67,10 +67,34 @@ class CacheReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttentionReport:
+    """What computed self- or cross-attention (`part`) of one expert.
+
+    asked: a backend's name, or "auto". calls: how often it ran; 0 where all of it was in compiled blocks, which do not count.
+    network_calls: of the whole network. rejected: of each other backend, why it was not chosen.
+    """
+
+    expert: str
+    part: str
+    asked: str
+    backend: str
+    why: str
+    calls: int
+    network_calls: int
+    rejected: dict[str, tuple[str, ...]]
+
+    def lines(self) -> list[str]:
+        """As a person reads it."""
+        ran = f"{self.calls} calls" if self.calls or not self.network_calls else "compiled blocks, which do not count"
+        network = f"{self.network_calls} of the network"
+        return [f"{self.part} of the {self.expert.replace('_', '-')} expert: {self.backend} ({self.why}), {ran} in {network}"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunReport:
     """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
     per expert where each has its own, one in all otherwise; prompt_seconds: from the queue to the decoded frames, where a
-    host tells."""
+    host tells; attention: where it was chosen, two per expert."""
 
     model: str
     variant: str
@@ -89,6 +113,7 @@ class RunReport:
     notes: tuple[str, ...] = ()
     caches: tuple[CacheReport, ...] = ()
     prompt_seconds: float | None = None
+    attention: tuple[AttentionReport, ...] = ()
 
     @property
     def seconds_saved(self) -> float | None:
@@ -120,6 +145,7 @@ class RunReport:
             lines.append(f"whole prompt, with text and VAE: {self.prompt_seconds:.1f} s since it was queued")
         if self.peak_memory_bytes is not None:
             lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
+        lines += [line for part in self.attention for line in part.lines()]
         lines += [line for cache in self.caches for line in cache.lines()]
         if self.seconds_saved is not None:
             lines.append(f"time saved: about {self.seconds_saved:.1f} s, by the median of the computed steps")

@@ -84,7 +84,7 @@ def _automatic(situation: Situation) -> Attention:
         if attend is not None:
             reasons = faults(attend, situation, BACKENDS[name].error)
             if not reasons:
-                why = f"auto: the first of {', '.join(AUTO_ORDER)} that runs here"
+                why = "; ".join(["auto", *(f"not {other}: {_short(given)}" for other, given in rejected.items())])
                 return Attention(Choice("auto", name, why, _with_rest(rejected, name, situation)), situation, attend)
         rejected[name] = reasons
     listed = "; ".join(f"{name} {'; it '.join(reasons)}" for name, reasons in rejected.items())
@@ -111,6 +111,10 @@ def _load(row: Backend, situation: Situation) -> tuple[Attend | None, tuple[str,
         return row.load(), ()
     except (ImportError, OSError) as error:
         return None, (f"is installed and cannot be imported ({error})",)
+
+
+def _short(reasons: tuple[str, ...]) -> str:
+    return reasons[0] + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")
 
 
 def _where(situation: Situation) -> str:

@@ -16,7 +16,7 @@ from ..wan.blocks import installed
 from .session import CacheSession, Sessions
 
 if TYPE_CHECKING:
-    from ..wan.denoiser import WanDenoiser, WanExperts
+    from ..wan.denoiser import TransformerExperts, WanDenoiser
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CachedDenoiser:
 class CachedExperts:
     """Experts that work through a step cache, for `generate`. The transformers are as before after each phase."""
 
-    experts: "WanExperts"
+    experts: "TransformerExperts"
     schedule: Schedule
     cache: Sessions
 

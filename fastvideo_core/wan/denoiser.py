@@ -1,9 +1,9 @@
 """Diffusers' `WanTransformer3DModel` as a denoiser: conditioning in, one transformer call, one velocity per branch out."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import psutil
 import torch
@@ -88,6 +88,15 @@ class WanDenoiser:
         # With a position embedding (FLF2V) diffusers expects first and last image as neighbours in the batch and joins them
         # itself (transformer_wan.py, WanImageEmbedding).
         return rows.reshape(2 * rows.shape[0], -1, rows.shape[2])
+
+
+class TransformerExperts(Protocol):
+    """`WanExperts`, or what works around them."""
+
+    @property
+    def names(self) -> Collection[Expert]: ...
+
+    def active(self, phase: Phase) -> AbstractContextManager[WanDenoiser]: ...
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from ..attention.experts import AttendingExperts, AttentionSettings
 from ..conditioning import Conditioning
 from ..generate import Experts, Step, generate, seeded_noise
 from ..guidance import Guidance
@@ -32,6 +33,7 @@ class Generation(Iterator[Step]):
         conditioning: Conditioning,
         size: VideoSize,
         cache: "NewCache | None" = None,
+        attention: AttentionSettings | None = None,
     ) -> None:
         self.model = model
         self.request = request
@@ -44,8 +46,10 @@ class Generation(Iterator[Step]):
         self._first = self._last = time.perf_counter()
         self._peak: int | None = None
         experts = WanExperts(model.transformers, conditioning, latent_shape, model.device, model.offload_device)
+        self.attending = None if attention is None else AttendingExperts(experts, attention)
         self.cache = None if cache is None else cache(self)
-        self._steps = self._run(experts if self.cache is None else CachedExperts(experts, self.guidance.schedule, self.cache))
+        working = self.attending or experts
+        self._steps = self._run(working if self.cache is None else CachedExperts(working, self.guidance.schedule, self.cache))
 
     def _run(self, experts: Experts) -> Generator[Step, None, None]:
         yield from generate(self.request, experts, self.conditioning, self.latents, self.guidance)
@@ -99,6 +103,7 @@ class Generation(Iterator[Step]):
             total_seconds=self._last - self._first,
             peak_memory_bytes=self._peak,
             caches=() if self.cache is None else (self.cache.report(),),
+            attention=() if self.attending is None else self.attending.reports(),
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..attention.experts import AttentionSettings
 from ..conditioning import Conditioning, GivenFrame, image_condition
 from ..errors import ConditioningError, RequestError
 from ..request import SamplingRequest, VideoSize
@@ -184,20 +185,27 @@ class WanModel:
         )
 
     def generate(
-        self, request: SamplingRequest, conditioning: Conditioning, size: VideoSize, cache: NewCache | None = None
+        self,
+        request: SamplingRequest,
+        conditioning: Conditioning,
+        size: VideoSize,
+        cache: NewCache | None = None,
+        attention: AttentionSettings | None = None,
     ) -> Generation:
         """The generation, to be iterated: nothing runs before its first step is asked for.
 
         Args:
             cache: a step cache, such as `with_magcache()`; every step computes when None.
+            attention: backends that are tried before the run; diffusers' own attention when None.
 
         Raises:
-            RequestError: the request contradicts itself, the model or the cache.
+            RequestError: the request contradicts itself, the model or the cache; an attention backend cannot run here.
+            NumericsError: an attention backend gives wrong values here.
             LoadError: the cache needs a ratio table, and there is none for this model.
             ConditioningError: the conditioning does not fit the model or the size.
         """
         self._check_size(size)
-        return Generation(self, request, conditioning, size, cache)
+        return Generation(self, request, conditioning, size, cache, attention)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, F, height, width) in 0..1, float32, of normalised latents (B, C, T, H, W)."""

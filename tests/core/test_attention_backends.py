@@ -73,7 +73,7 @@ def test_kernels_of_torch_equal_mathematics_up_to_rounding(name: str, dtype: tor
     assert_exact(prepare(name, situation), situation, 37, 21)
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [(torch.bfloat16, "none"), (torch.float32, "padding")])
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.bfloat16, "padding")])
 def test_flex_equals_mathematics_up_to_rounding(dtype: torch.dtype, kind: MaskKind) -> None:
     situation = Situation.on("cpu", dtype, D, kind)
     if BACKENDS["flex"].unmet(situation):
@@ -163,7 +163,7 @@ def test_an_unknown_name_is_an_error_with_the_known_ones() -> None:
 def test_auto_says_what_it_chose_and_why_not_each_other() -> None:
     choice = prepare("auto", Situation.on("cpu", torch.float32, D)).choice
     assert (choice.asked, choice.backend) == ("auto", "sdpa")
-    assert choice.why == f"auto: the first of {', '.join(AUTO_ORDER)} that runs here"
+    assert [part.split(": ")[0] for part in choice.why.split("; not ")] == ["auto", *AUTO_ORDER[:2]]
     assert choice.rejected.keys() == BACKENDS.keys() - {"sdpa"}
     assert len(choice.rejected["flash_attn_3"]) == 3
     assert choice.rejected["sdpa_math"] == ("auto does not choose it: ask for it by name",)

@@ -1,0 +1,61 @@
+"""Where attention backends meet a generation on diffusers' network: experts that compute with the chosen ones."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..report import AttentionReport
+from ..schedule import Expert, Phase
+from .account import AttentionAccount
+from .processors import attending
+from .requirements import Situation
+from .select import Attention, prepare
+
+if TYPE_CHECKING:
+    from ..wan.denoiser import WanDenoiser, WanExperts
+
+
+@dataclass(frozen=True)
+class AttentionSettings:
+    """Backends by name, or "auto"; see `BACKENDS`."""
+
+    self_attention: str = "auto"
+    cross_attention: str = "auto"
+
+
+class AttendingExperts:
+    """Experts that compute with the chosen attention, for `generate`. The transformers are as before after each phase.
+
+    Raises:
+        RequestError: a backend cannot run on the experts' device in their dtype; with every reason.
+        NumericsError: it gives wrong values there.
+    """
+
+    def __init__(self, experts: "WanExperts", settings: AttentionSettings) -> None:
+        self.experts = experts
+        self._attentions = {name: _prepared(experts, name, settings) for name in experts.names}
+        self._accounts: dict[Expert, AttentionAccount] = {}
+
+    @property
+    def names(self) -> Collection[Expert]:
+        return self.experts.names
+
+    @contextmanager
+    def active(self, phase: Phase) -> Iterator["WanDenoiser"]:
+        attentions = self._attentions[phase.expert]
+        with self.experts.active(phase) as denoiser, attending(denoiser.transformer, *attentions) as account:
+            self._accounts[phase.expert] = account
+            yield denoiser
+
+    def reports(self) -> tuple[AttentionReport, ...]:
+        """Of the experts that ran so far."""
+        return tuple(report for expert, account in self._accounts.items() for report in account.reports(expert))
+
+
+def _prepared(experts: "WanExperts", name: Expert, settings: AttentionSettings) -> tuple[Attention, Attention]:
+    from ..wan.denoiser import compute_dtype
+
+    transformer = experts.transformers[name]
+    situation = Situation.on(experts.device, compute_dtype(transformer), transformer.config.attention_head_dim)
+    return prepare(settings.self_attention, situation), prepare(settings.cross_attention, situation)

@@ -1,0 +1,197 @@
+"""Chosen attention on diffusers' networks: for one network at a time, self and cross apart, and gone afterwards."""
+
+import pytest
+import tiny
+import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from tiny_model import model_of, small
+from tiny_transformer import velocity_in_place
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+
+from fastvideo_core import RequestError, SamplingRequest, group_offload
+from fastvideo_core.attention import Attention, AttentionSettings, Choice, Situation, attending, exact_attention, prepare
+from fastvideo_core.wan import installed
+
+KINDS = ("t2v", "i2v", "i2v_clip", "flf2v", "ti2v")
+IMAGE_KINDS = ("i2v_clip", "flf2v")
+HERE = Situation.on("cpu", torch.float32, 12)
+
+
+def chosen(name: str) -> Attention:
+    return prepare(name, HERE)
+
+
+class Recorded:
+    """A real attention that keeps the lengths it was called with."""
+
+    def __init__(self) -> None:
+        self.lengths: list[tuple[int, int]] = []
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
+        self.lengths.append((q.shape[1], k.shape[1]))
+        return exact_attention(q, k, v, mask, scale).to(q.dtype)
+
+    def attention(self) -> Attention:
+        return Attention(Choice("recorded", "recorded", "as asked", {}), HERE, self)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_torch_sdpa_is_bit_equal_to_diffusers_own_attention(kind: str) -> None:
+    network = getattr(tiny, kind)()
+    before = velocity_in_place(network)
+    with attending(network, chosen("sdpa"), chosen("sdpa")):
+        assert torch.equal(velocity_in_place(network), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_backend_rounds_differently_and_is_gone_afterwards(kind: str) -> None:
+    network = getattr(tiny, kind)()
+    before = velocity_in_place(network)
+    attributes = [(dict(vars(block.attn1)), dict(vars(block.attn2))) for block in network.blocks]
+    with attending(network, chosen("sdpa_math"), chosen("sdpa_math")) as account:
+        out = velocity_in_place(network)
+    assert not torch.equal(out, before) and tiny.relative_error(out, before) < 1e-5
+    layers = len(network.blocks)
+    assert (account.self_attention.calls, account.network_calls) == (layers, 1)
+    assert account.cross_attention.calls == layers * (2 if kind in IMAGE_KINDS else 1)
+    assert torch.equal(velocity_in_place(network), before)
+    assert [(dict(vars(block.attn1)), dict(vars(block.attn2))) for block in network.blocks] == attributes
+
+
+def test_self_and_cross_attention_are_chosen_apart() -> None:
+    network, own, cross = tiny.i2v_clip(), Recorded(), Recorded()
+    with attending(network, own.attention(), cross.attention()):
+        velocity_in_place(network)
+    layers, tokens = len(network.blocks), 18
+    assert own.lengths == [(tokens, tokens)] * layers
+    assert sorted(cross.lengths) == sorted([(tokens, 512), (tokens, 257)] * layers)
+
+
+def test_a_video_as_long_as_the_text_is_told_apart_too() -> None:
+    network, own, cross = tiny.t2v(), Recorded(), Recorded()
+    call = {
+        "hidden_states": tiny.normal((1, 16, 2, 32, 32), 1),
+        "timestep": torch.tensor([700.0]),
+        "encoder_hidden_states": tiny.normal((1, 512, tiny.TEXT_DIM), 2),
+    }
+    with torch.no_grad(), attending(network, own.attention(), cross.attention()):
+        network(**call)
+    assert own.lengths == cross.lengths == [(512, 512)] * len(network.blocks)
+
+
+def test_two_networks_with_two_backends_in_one_process() -> None:
+    first, second = tiny.t2v(), tiny.t2v()
+    plain = velocity_in_place(first)
+    active = _AttentionBackendRegistry.get_active_backend()
+    with (
+        attending(first, chosen("sdpa_math"), chosen("sdpa_math")) as one,
+        attending(second, chosen("sdpa"), chosen("sdpa")) as two,
+    ):
+        by_math, by_sdpa = velocity_in_place(first), velocity_in_place(second)
+    assert torch.equal(by_sdpa, plain) and not torch.equal(by_math, plain)
+    assert [use.self_attention.attention.choice.backend for use in (one, two)] == ["sdpa_math", "sdpa"]
+    assert _AttentionBackendRegistry.get_active_backend() == active
+
+
+def test_processors_are_back_after_an_interrupt() -> None:
+    network = tiny.t2v()
+    before = [block.attn1.processor for block in network.blocks]
+    with pytest.raises(KeyboardInterrupt), attending(network, chosen("sdpa"), chosen("sdpa")):
+        raise KeyboardInterrupt
+    assert [block.attn1.processor for block in network.blocks] == before
+    assert not network._forward_pre_hooks
+
+
+def test_a_stack_goes_inside() -> None:
+    network = tiny.t2v()
+    before = velocity_in_place(network)
+    blocks = network.blocks
+
+    def stack(x: Tensor, *rest: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x, *rest)
+        return x
+
+    with attending(network, chosen("sdpa"), chosen("sdpa")) as account, installed(network, stack):
+        assert torch.equal(velocity_in_place(network), before)
+    assert account.self_attention.calls == len(blocks)
+    with installed(network, stack), pytest.raises(RequestError, match="choose the attention first"):
+        attending(network, chosen("sdpa"), chosen("sdpa")).__enter__()
+
+
+def test_a_second_choice_for_the_same_network_is_refused() -> None:
+    network = tiny.t2v()
+    second = attending(network, chosen("sdpa_math"), chosen("sdpa"))
+    with (
+        attending(network, chosen("sdpa"), chosen("sdpa")),
+        pytest.raises(RequestError, match="processors of type AttentionProcessor already"),
+    ):
+        second.__enter__()
+
+
+def test_group_offloading_and_fused_projections_go_together_with_it() -> None:
+    network = tiny.i2v_clip()
+    before = velocity_in_place(network)
+    group_offload(network, torch.device("cpu"), 1)
+    with attending(network, chosen("sdpa"), chosen("sdpa")):
+        assert torch.equal(velocity_in_place(network), before)
+    fused = tiny.i2v_clip()
+    fused.fuse_qkv_projections()
+    with attending(fused, chosen("sdpa"), chosen("sdpa")):
+        assert tiny.relative_error(velocity_in_place(fused), before) < 1e-5
+
+
+def test_compiled_blocks_are_compiled_once_per_backend_and_not_counted() -> None:
+    network: WanTransformer3DModel = tiny.t2v()
+    before = velocity_in_place(network)
+    compiled = CompileCounter()
+    network.compile_repeated_blocks(fullgraph=True, backend=compiled)
+    for _ in range(3):
+        with attending(network, chosen("sdpa"), chosen("sdpa")) as account:
+            assert torch.equal(velocity_in_place(network), before)
+            assert torch.equal(velocity_in_place(network), before)
+        assert (account.self_attention.calls, account.network_calls) == (0, 2)
+    assert compiled.frame_count == 1
+    assert "compiled blocks, which do not count in 2 of the network" in account.reports("single")[0].lines()[0]
+    with attending(network, chosen("sdpa_math"), chosen("sdpa_math")):
+        assert not torch.equal(velocity_in_place(network), before)
+    assert compiled.frame_count == 2
+
+
+def test_a_generation_reports_what_ran_for_each_expert() -> None:
+    model = model_of("t2v two experts")
+    size = small(model)
+    request = SamplingRequest(steps=4, shift=5.0, guidance_scale=4.0, low_noise_guidance_scale=3.0, boundary=0.9, seed=1)
+    conditioning = model.condition("a", "b", size)
+    plain = model.generate(request, conditioning, size)
+    attended = model.generate(
+        request, conditioning, size, attention=AttentionSettings(self_attention="sdpa", cross_attention="sdpa_math")
+    )
+    for generation in (plain, attended):
+        for _ in generation:
+            pass
+    assert tiny.relative_error(attended.latents, plain.latents) < 1e-5
+    report = attended.report()
+    assert plain.report().attention == ()
+    parts = [(part.expert, part.part, part.backend) for part in report.attention]
+    assert parts == [
+        (expert, part, backend)
+        for expert in ("high_noise", "low_noise")
+        for part, backend in (("self-attention", "sdpa"), ("cross-attention", "sdpa_math"))
+    ]
+    for part in report.attention:
+        steps = next(phase.steps for phase in report.phases if phase.expert == part.expert)
+        assert (part.network_calls, part.calls) == (steps, steps * 2)
+    assert "self-attention of the high-noise expert: sdpa (as asked), " in report.text()
+
+
+def test_a_backend_that_cannot_run_raises_before_any_step() -> None:
+    model = model_of("t2v")
+    size = small(model)
+    request = SamplingRequest(steps=2, shift=5.0, guidance_scale=1.0, seed=1)
+    with pytest.raises(RequestError, match=r"flash_attn_3 .* cannot run here"):
+        model.generate(
+            request, model.condition("a", None, size), size, attention=AttentionSettings(self_attention="flash_attn_3")
+        )
