@@ -29,7 +29,7 @@ from .report import CachePhaseReport, CacheReport, PhaseReport, RunReport, phase
 from .request import SamplingRequest, VideoSize
 from .schedule import TIMESTEPS, Phase, Schedule, plan, plan_part, shifted_sigmas
 from .solvers import Solver, SolverName, make_solver
-from .step_cache import MagCacheSettings, StepCache, with_magcache
+from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_dbcache, with_magcache
 from .text import clean_prompt, pad_rows
 from .wan.demo import load_demo
 from .wan.generation import Generation, NewCache
@@ -43,11 +43,12 @@ from .wan.variants import VARIANTS, WanVariant
 
 __all__ = [
     "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Branch", "CachePhaseReport", "CacheReport", "Call", "CapacityError", "Comparison",
-    "Conditioning", "ConditioningError", "Denoiser", "FastVideoError", "FrameQuality", "Generation", "GivenFrame", "Guidance",
-    "GuidanceMode", "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured", "NewCache",
-    "NumericsError", "Phase", "PhaseReport", "Prediction", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
-    "SolverName", "Step", "StepCache", "TextEncoder", "Tokenizer", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against",
-    "apply_lora", "check_finite", "clean_prompt", "compare", "denoise", "generate", "group_offload", "guide", "image_condition",
-    "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as",
-    "seeded_noise", "shifted_sigmas", "with_magcache",
+    "Conditioning", "ConditioningError", "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality", "Generation",
+    "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured",
+    "NewCache", "NumericsError", "Phase", "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport",
+    "SamplingRequest", "Schedule", "Solver", "SolverName", "Step", "StepCache", "TextEncoder", "Tokenizer", "VideoSize",
+    "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora", "check_finite", "clean_prompt", "compare", "denoise",
+    "generate", "group_offload", "guide", "image_condition", "load_demo", "load_transformer", "make_solver", "measure",
+    "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas", "with_dbcache",
+    "with_magcache",
 ]  # fmt: skip

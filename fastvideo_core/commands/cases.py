@@ -78,7 +78,7 @@ def _cache(name: str | None, preset: str | None, pairs: Mapping[str, str], table
         return None
     changes = {key: _value(CACHES[name], key, value) for key, value in pairs.items()}
     if name == "dbcache":
-        return with_dbcache(replace(_preset(DBCACHE_PRESETS, preset, DBCACHE_PRESETS["quality"]), **changes))
+        return with_dbcache(replace(_preset(DBCACHE_PRESETS, preset, DBCACHE_PRESETS["auto"]), **changes))
     return _magcache(preset, changes, tables)
 
 

@@ -24,7 +24,8 @@ def with_magcache(
 
     Args:
         settings: those that the table's authors use when None.
-        tables: folders with calibrated ratio tables; one that was measured on the model comes before the published one.
+        tables: folders with calibrated ratio tables, beside `model.ratio_tables`; one that was measured on the model comes
+            before the published one.
         table: the one to use, whatever lies there.
 
     The generation raises:
@@ -45,7 +46,8 @@ def with_dbcache(settings: DBCacheSettings | None = None) -> "Callable[[Generati
 
 
 def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> RatioTable:
-    """The ratio table that fits a generation. tables: folders with calibrated ones.
+    """The ratio table that fits a generation. tables: folders with calibrated ones, beside
+    `model.ratio_tables`.
 
     Raises:
         LoadError: there is none.
@@ -53,7 +55,7 @@ def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> Rat
     model = generation.model
     return ratio_table(
         weights_hash(model.transformers),
-        [Path(folder) for folder in tables],
+        [*map(Path, tables), *model.ratio_tables],
         recognised(model.transformers),
         two_experts=len(model.transformers) > 1,
         pixels=generation.size.width * generation.size.height,

@@ -47,7 +47,7 @@ def load_demo(kind: DemoKind = "t2v", device: torch.device | str = "cpu") -> Wan
         vae_dtype=torch.float32,
         device=device,
     )
-    return replace(model, name=row.name, variant=row, boundary=row.boundary)
+    return replace(model, name=row.name, variant=row, boundary=row.boundary, ratio_tables=(FOLDER,))
 
 
 def _file(name: str) -> Path:

@@ -36,6 +36,7 @@ class WanModel:
     boundary: noise level at which the low-noise expert takes over, for `SamplingRequest`.
     first_frame: whether it takes a first image as clean latents (Wan2.2 TI2V-5B).
     device, offload_device: a network is on the first while it works, on the second while it does not.
+    ratio_tables: folders with tables that MagCache's calibration measured on it.
     """
 
     name: str
@@ -48,6 +49,7 @@ class WanModel:
     first_frame: bool = False
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     offload_device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
+    ratio_tables: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         check_parts(self.transformers, self.vae, self.text_encoder, self.image_encoder)

@@ -5,7 +5,18 @@ import json
 import pytest
 import tiny
 
-from fastvideo_core import Guidance, GuidanceSettings, RunReport, SamplingRequest, phase_reports, plan, ran_as, shifted_sigmas
+from fastvideo_core import (
+    CachePhaseReport,
+    CacheReport,
+    Guidance,
+    GuidanceSettings,
+    RunReport,
+    SamplingRequest,
+    phase_reports,
+    plan,
+    ran_as,
+    shifted_sigmas,
+)
 
 
 def report(**changes: object) -> RunReport:
@@ -62,6 +73,44 @@ def test_text_says_what_ran_line_by_line() -> None:
         "note: one thing",
         "note: another",
     ]
+
+
+def cached(**plans: str) -> tuple[CacheReport, ...]:
+    """What a cache did in the phases of `report()`: "expert_branch" and its letters."""
+    rows = []
+    for place, letters in plans.items():
+        expert, _, branch = place.rpartition("_")
+        counts = {"computed": letters.count("C"), "skipped": letters.count("S"), "reasons": {}}
+        rows.append(CachePhaseReport(expert=expert, branch=branch, plan=letters, **counts))
+    facts = {"settings": {}, "aside": "", "bypassed": 0, "blocks_ran": 1, "blocks_asked": 2, "peak_bytes": 2**20}
+    return (CacheReport(name="MagCache", phases=tuple(rows), **facts),)
+
+
+def test_the_time_saved_goes_by_the_median_of_the_computed_steps_of_the_phase() -> None:
+    caches = cached(high_noise_positive="CCS", high_noise_negative="CCS", low_noise_positive="CSS")
+    made = report(caches=caches, step_seconds=(3.0, 1.0, 0.25, 2.0, 0.5, 0.75))
+    # Of 3 and 1 the median is the upper one: 3 - 0.25; then 2 - 0.5 and 2 - 0.75.
+    assert made.seconds_saved == 2.75 + 1.5 + 1.25
+    assert "time saved: about 5.5 s, by the median of the computed steps" in made.text()
+    assert json.loads(made.json())["seconds_saved"] == 5.5
+
+
+def test_a_skipped_step_is_compared_with_steps_of_the_same_branches() -> None:
+    # Behind the gate the negative branch does not run; its skipped step has no computed one to compare with.
+    caches = cached(high_noise_positive="CCS", high_noise_negative="CS-", low_noise_positive="CCC")
+    made = report(caches=caches, step_seconds=(2.0, 1.5, 0.5, 1.0, 1.0, 1.0))
+    assert made.seconds_saved == 0.5
+
+
+def test_nothing_is_said_of_time_saved_where_no_cache_skipped() -> None:
+    for caches in ((), cached(high_noise_positive="CCC"), cached(high_noise_positive="SCC")[:0]):
+        assert report(caches=caches).seconds_saved is None
+    assert "time saved" not in report().text()
+
+
+def test_a_run_that_was_stopped_saved_what_it_had_skipped() -> None:
+    caches = cached(high_noise_positive="CS-", high_noise_negative="CS-")
+    assert report(caches=caches, step_seconds=(2.0, 0.5)).seconds_saved == 1.5
 
 
 def test_a_run_stopped_before_its_first_step_is_reported_too() -> None:
