@@ -2,9 +2,9 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import calibrate, demo_wan, diffusers_model, guider, magcache, run_report, sampler, text_encode
+from . import calibrate, compare, demo_wan, diffusers_model, guider, magcache, run_report, sampler, text_encode
 
-MODULES = (text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, calibrate)
+MODULES = (text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, calibrate, compare)
 
 
 class FastVideoExtension(ComfyExtension):

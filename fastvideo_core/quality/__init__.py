@@ -1,7 +1,13 @@
 """How alike two videos are, as numbers: a video is (T, 3, H, W), float, from 0 to a stated data range."""
 
+from .account import account_json, frame_panels, speed_up, table
 from .comparison import Comparison, FrameQuality, compare
 from .metrics import psnr, ssim
-from .perceptual import lpips
+from .perceptual import lpips, why_no_lpips
+from .plot import Curve, Panel, plot
+from .side_by_side import difference, side_by_side
 
-__all__ = ["Comparison", "FrameQuality", "compare", "lpips", "psnr", "ssim"]
+__all__ = [
+    "Comparison", "Curve", "FrameQuality", "Panel", "account_json", "compare", "difference", "frame_panels", "lpips", "plot",
+    "psnr", "side_by_side", "speed_up", "ssim", "table", "why_no_lpips",
+]  # fmt: skip

@@ -1,13 +1,14 @@
 """LPIPS, where its package is installed."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import LoadError, RequestError
+from ..errors import FastVideoError, LoadError, RequestError
 from .metrics import check_videos
 
 
@@ -36,13 +37,20 @@ def _scaled(frame: Tensor, data_range: float) -> Tensor:
     return (frame.float() * (2 / data_range) - 1).unsqueeze(0)
 
 
-def _network() -> Any:
-    try:
-        package, models = import_module("lpips"), import_module("torchvision.models")
-    except ModuleNotFoundError as error:
-        raise RequestError(f"LPIPS was asked for and the package {error.name} is not installed: pip install lpips") from error
-    url = models.AlexNet_Weights.IMAGENET1K_V1.url
+def why_no_lpips() -> FastVideoError | None:
+    """What keeps it from running on this machine."""
+    for package in ("lpips", "torchvision"):
+        if find_spec(package) is None:
+            return RequestError(f"LPIPS needs the package {package}, which is not installed: pip install {package}")
+    url: str = import_module("torchvision.models").AlexNet_Weights.IMAGENET1K_V1.url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not file.is_file():  # the package would download it, and a run never does
-        raise LoadError(f"LPIPS needs AlexNet's weights at {file}, and they are not there. Download them from {url}")
-    return package.LPIPS(net="alex", verbose=False).eval()
+        return LoadError(f"LPIPS needs AlexNet's weights at {file}, and they are not there. Download them from {url}")
+    return None
+
+
+def _network() -> Any:
+    missing = why_no_lpips()
+    if missing is not None:
+        raise missing
+    return import_module("lpips").LPIPS(net="alex", verbose=False).eval()

@@ -20,6 +20,7 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoLoadDiffusersModel": ["model_name", "dtype", "lora_name", "lora_strength"],
     "FastVideoLoadDemoWan": ["model"],
     "FastVideoRunReport": ["report"],
+    "FastVideoCompare": ["reference", "candidate", "view", "amplify", "reference_report", "candidate_report"],
     "FastVideoMagCache": ["model", "enabled", "preset", "mode", "residuals_on_cpu"],
     "FastVideoCalibrateMagCache": [
         "model", "low_noise_model", "positive", "negative", "latent", "seed", "steps", "shift", "guidance_scale",

@@ -1,0 +1,109 @@
+"""FastVideo Compare: its figures are the metrics', its pictures show them, and what cannot be compared is refused."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from graphs import node, sampler_prompt
+from torch import Tensor
+
+from fastvideo_core.quality import compare
+from tools.comfy_in_process import PromptFailed
+
+
+def frames(seed: int = 0, count: int = 3, height: int = 24, width: int = 32) -> Tensor:
+    return torch.rand(count, height, width, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def run(
+    comfy: Any, reference: Tensor, candidate: Tensor, view: str = "side_by_side", amplify: float = 4.0, **reports: Any
+) -> Any:
+    compared = comfy.node_classes["FastVideoCompare"].execute(
+        reference=reference, candidate=candidate, view=view, amplify=amplify, **reports
+    )
+    return compared.args
+
+
+def test_figures_are_those_of_the_metrics(comfy: Any) -> None:
+    a = frames()
+    b = (a + 0.1 * frames(1)).clamp(0, 1)
+    text, _, _, told = run(comfy, a, b)
+    expected = compare(a.movedim(-1, 1), b.movedim(-1, 1))
+    data = json.loads(told)
+    assert data["mean"]["ssim"] == expected.mean.ssim and data["worst"]["psnr"] == expected.worst.psnr
+    assert len(data["frames"]) == 3 and data["data_range"] == 1.0 and data["speed_up"] is None
+    assert f"{expected.mean.psnr:.2f} dB" in text and f"{expected.worst.ssim:.4f}" in text
+    assert "3 frames, data range 1" in text
+
+
+def test_equal_videos(comfy: Any) -> None:
+    text, _, video, told = run(comfy, frames(), frames(), "difference")
+    assert "inf dB" in text and "1.0000" in text
+    assert json.loads(told)["mean"]["psnr"] is None
+    assert float(video.max()) == 0.0
+
+
+def test_video_shows_both_or_the_amplified_difference(comfy: Any) -> None:
+    a, b = frames(0), frames(1)
+    assert torch.equal(run(comfy, a, b)[2], torch.cat([a, b], dim=2))
+    assert torch.equal(run(comfy, a, b, "difference", 3.0)[2], ((a - b).abs() * 3).clamp(max=1))
+
+
+def test_plot_is_an_image_that_changes_with_the_figures(comfy: Any) -> None:
+    a = frames()
+    near, far = (run(comfy, a, (a + amount * frames(1)).clamp(0, 1))[1] for amount in (0.05, 0.5))
+    assert near.shape == far.shape and near.shape[0] == 1 and near.shape[-1] == 3
+    assert 0 <= float(near.min()) < float(near.max()) <= 1
+    assert not torch.equal(near, far)
+
+
+def test_reports_tell_seconds_speed_up_and_what_was_skipped(prompts: Any) -> None:
+    """Two real runs in one prompt."""
+    prompts.reset()
+    second = {**sampler_prompt()["5"]["inputs"], "steps": 2}
+    prompt = {
+        **sampler_prompt(),
+        "15": node("FastVideoSampler", **second),
+        "20": node("EmptyImage", width=32, height=24, batch_size=2, color=0x808080),
+        "21": node(
+            "FastVideoCompare", reference=["20", 0], candidate=["20", 0], view="side_by_side", amplify=4.0,
+            reference_report=["5", 1], candidate_report=["15", 1],
+        ),
+    }  # fmt: skip
+    run = prompts.run(prompt, {"json": ("21", 3), "dense": ("5", 1), "fast": ("15", 1)})
+    dense, fast = run.captured["dense"], run.captured["fast"]
+    (shown,) = run.outputs["21"]["text"]
+    assert f"reference: {dense.total_seconds:.2f} s, 4 steps" in shown
+    assert f"candidate: {fast.total_seconds:.2f} s, 2 steps" in shown
+    assert f"speed-up: {dense.total_seconds / fast.total_seconds:.2f}" in shown
+    data = json.loads(run.captured["json"])
+    assert data["reference"]["total_seconds"] == dense.total_seconds
+    assert data["speed_up"] == dense.total_seconds / fast.total_seconds
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "said"),
+    [
+        (frames(), frames(count=2), "3 frames of 32 x 24 and the candidate 2 frames of 32 x 24"),
+        (frames(), frames(width=48), "3 frames of 32 x 24 and the candidate 3 frames of 48 x 24"),
+        (frames()[:0], frames()[:0], "reference is an image batch of shape"),
+        (frames(), torch.rand(3, 24, 32, 4), "candidate is an image batch of shape"),
+        (frames(height=8), frames(height=8), "smaller than SSIM's window"),
+        (frames() * 2, frames(), "outside of 0..1"),
+    ],
+    ids=["lengths", "sizes", "empty", "transparency", "tiny", "range"],
+)
+def test_what_cannot_be_compared_is_refused(comfy: Any, reference: Tensor, candidate: Tensor, said: str) -> None:
+    from fastvideo_core import RequestError
+
+    with pytest.raises(RequestError, match=said):
+        run(comfy, reference, candidate)
+
+
+def test_a_report_that_is_none_is_refused(prompts: Any) -> None:
+    prompts.reset()
+    image = node("EmptyImage", width=32, height=24, batch_size=2, color=0)
+    inputs = {"reference": ["1", 0], "candidate": ["1", 0], "view": "difference", "amplify": 4.0, "reference_report": 3}
+    with pytest.raises(PromptFailed, match="reference_report input got 3 and needs a connection"):
+        prompts.run({"1": image, "2": node("FastVideoCompare", **inputs)})
