@@ -100,17 +100,6 @@ def test_wan_models_with_more_inputs_are_named(key: str, kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("key", "reason"),
-    [
-        ("blocks.0.to_gate_compress.weight", "trained for video sparse attention (VSA): without its gate"),
-        ("blocks.0.self_attn.proj_l.weight", "trained for sparse-linear attention (SLA): without its linear branch"),
-    ],
-)
-def test_trained_attention_weights_are_not_dropped_but_refused(key: str, reason: str, tmp_path: Path) -> None:
-    assert reason in with_keys(tmp_path, key)
-
-
-@pytest.mark.parametrize(
     ("keys", "kind"),
     [
         (["diffusion_model.blocks.0.self_attn.q.lora_A.weight"], "a LoRA"),

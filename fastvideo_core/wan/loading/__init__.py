@@ -4,6 +4,7 @@ from .checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from .keys import original_keys
 from .lora import LoraReport, apply_lora, remove_loras
 from .offload import group_offload
+from .trained_attention import trained_with
 from .transformer import load_transformer
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "open_checkpoint",
     "original_keys",
     "remove_loras",
+    "trained_with",
 ]

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from ...errors import LoadError
+from .trained_attention import TRAINED_WITH
 
 _OUTER = {
     "patch_embedding": "patch_embedding",
@@ -28,12 +29,13 @@ _OUTER = {
 }
 _ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
 _IMAGE_ATTENTION = {"k_img": "add_k_proj", "v_img": "add_v_proj", "norm_k_img": "norm_added_k"}
+_SPARSE_ATTENTION = {name: name for name in TRAINED_WITH}
 _IN_BLOCK = {
     "modulation": "scale_shift_table",
     "norm3": "norm2",  # the norm before cross-attention; norm1 and the other norm have no weights
     "ffn.0": "ffn.net.0.proj",
     "ffn.2": "ffn.net.2",
-    **{f"self_attn.{original}": f"attn1.{name}" for original, name in _ATTENTION.items()},
+    **{f"self_attn.{original}": f"attn1.{name}" for original, name in (_ATTENTION | _SPARSE_ATTENTION).items()},
     **{f"cross_attn.{original}": f"attn2.{name}" for original, name in (_ATTENTION | _IMAGE_ATTENTION).items()},
 }
 

@@ -4,10 +4,6 @@ import re
 from collections.abc import Iterable
 
 _KINDS = (  # regular expression found in a key, what has such keys
-    (r"\bto_gate_compress\.", "a model trained for video sparse attention (VSA): without its gate `to_gate_compress` it would "
-     "compute something else, and diffusers' network has no place for it"),
-    (r"\bproj_l\.", "a model trained for sparse-linear attention (SLA): without its linear branch `proj_l` it would compute "
-     "something else, and diffusers' network has no place for it"),
     (r"\blora_|\.lora\.|\.alpha$|\.diff(_[bm])?$|\.(lokr|hada)_", "a LoRA, which is applied to a loaded model"),
     (r"\bvace_", "a VACE model"),
     (r"\bcontrol_adapter\.", "a camera control model"),

@@ -15,6 +15,7 @@ from .config import infer_config, is_wan
 from .keys import diffusers_key, original_key, some
 from .kinds import kind_of
 from .quantised import DTYPES, FLOAT8, StoredWeight, stored_weights
+from .trained_attention import FLOAT32, make_places, trained_key
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -37,6 +38,7 @@ def load_transformer(path: Path, dtype: torch.dtype | None = None) -> "WanTransf
         dtype: float32, bfloat16 or float16; None keeps the file's (bfloat16 for float8 files, which are rescaled). What
             diffusers keeps in float32 (norms, time embedder, modulation) is float32 in any case.
 
+    Weights of trained sparse attention (VSA's gate, SLA's projection) are beside the self-attention that they belong to.
     Weights that need no conversion stay mapped from the file; the others are converted one by one.
 
     Raises:
@@ -53,6 +55,7 @@ def load_transformer(path: Path, dtype: torch.dtype | None = None) -> "WanTransf
         shapes = {name: weight.shape for name, weight in weights.items()}
         config = infer_config(shapes, checkpoint.metadata, str(path))
     network = _empty_network(config)
+    make_places(network, weights)
     _check_weights(network, weights, path)
     _fill(network, weights, dtype)
     return network.eval().requires_grad_(False)
@@ -85,7 +88,7 @@ def _transformer_weights(checkpoint: Checkpoint) -> dict[str, StoredWeight]:
     stored = stored_weights(tensors, checkpoint.metadata, where)
     weights = {key.removeprefix(prefix): weight for key, weight in stored.items() if _NEVER_USED not in key}
     is_original = "text_embedding.0.weight" in weights
-    names = {key: diffusers_key(key) if is_original else key for key in weights}
+    names = {key: trained_key(key) or (diffusers_key(key) if is_original else key) for key in weights}
     unknown = [key for key, name in names.items() if name is None or original_key(name) is None]
     named = {str(names[key]): weight for key, weight in weights.items()}
     if unknown or not is_wan({name: weight.shape for name, weight in named.items()}):
@@ -141,7 +144,7 @@ def _check_weights(network: "WanTransformer3DModel", weights: Mapping[str, Store
 
 
 def _fill(network: "WanTransformer3DModel", weights: Mapping[str, StoredWeight], dtype: torch.dtype | None) -> None:
-    kept = {name for name in weights if set(name.split(".")) & set(network._keep_in_fp32_modules)}
+    kept = {name for name in weights if set(name.split(".")) & {*network._keep_in_fp32_modules, *FLOAT32}}
     dtype = dtype or _stored_dtype([weight for name, weight in weights.items() if name not in kept])
     values = {name: weight.read(torch.float32 if name in kept else dtype) for name, weight in weights.items()}
     network.load_state_dict(values, assign=True)
