@@ -1,5 +1,6 @@
 """Step caches: steps that reuse what an earlier one computed, by rules known before the run."""
 
+from .cache_dit import CacheDiT, CacheDiTSession
 from .calibration import Calibration, calibrate, measured_table, network_hash, weights_hash
 from .choose import calibrated_tables, ratio_table, recommended
 from .dbcache import DBCache, DBCacheSession
@@ -14,9 +15,10 @@ from .session import BlockwiseSession, BlockwiseStack, CacheSession, Sessions, S
 from .settings import MagCacheMode, MagCacheSettings
 
 __all__ = [
-    "DBCACHE_PRESETS", "BlockwiseSession", "BlockwiseStack", "CachePlan", "CacheSession", "CachedDenoiser", "CachedExperts",
-    "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "MagCache", "MagCacheMode", "MagCacheSession",
-    "MagCacheSettings", "PhaseDecisions", "PhaseRatios", "PhaseRule", "RatioTable", "Sessions", "StepCache", "cache_report",
-    "calibrate", "calibrated_tables", "make_rule", "measured_table", "network_hash", "plan_magcache", "published_tables",
-    "ratio_table", "read_table", "recommended", "table_of", "weights_hash", "with_dbcache", "with_magcache",
+    "DBCACHE_PRESETS", "BlockwiseSession", "BlockwiseStack", "CacheDiT", "CacheDiTSession", "CachePlan", "CacheSession",
+    "CachedDenoiser", "CachedExperts", "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "MagCache",
+    "MagCacheMode", "MagCacheSession", "MagCacheSettings", "PhaseDecisions", "PhaseRatios", "PhaseRule", "RatioTable",
+    "Sessions", "StepCache", "cache_report", "calibrate", "calibrated_tables", "make_rule", "measured_table", "network_hash",
+    "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended", "table_of", "weights_hash", "with_dbcache",
+    "with_magcache",
 ]  # fmt: skip

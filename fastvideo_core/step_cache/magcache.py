@@ -16,6 +16,7 @@ from .ratios import RatioTable
 from .reading import phase_ratios
 from .settings import MagCacheSettings
 
+
 @dataclass(frozen=True)
 class Drift:
     """How far a branch has come since it last computed. step: where it is now."""

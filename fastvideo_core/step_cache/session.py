@@ -63,6 +63,14 @@ class StepCache(Sessions, Protocol):
         ...
 
 
+class Account(Protocol):
+    """What a session counts. ran: how many blocks ran in the announced calls; asked: how many there were."""
+
+    ran: int
+    asked: int
+    peak_bytes: int
+
+
 class BlockwiseSession(ABC):
     """A session that works block by block.
 
@@ -121,7 +129,7 @@ class BlockwiseStack:
 
 
 def cache_report(
-    plan: CachePlan, settings: Mapping[str, str | float | int | bool | None], sessions: Iterable[BlockwiseSession]
+    plan: CachePlan, settings: Mapping[str, str | float | int | bool | None], sessions: Iterable[Account]
 ) -> CacheReport:
     """plan: what was decided; sessions: those of its phases."""
     sessions = list(sessions)

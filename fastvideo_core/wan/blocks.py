@@ -4,14 +4,11 @@ Diffusers' forward is `for block in self.blocks: h = block(h, context, time_mod,
 in the place of the blocks carries whatever works around that loop, and putting the blocks back is its exact inverse.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from diffusers import WanTransformer3DModel
 
 
 class BlockStack(Protocol):
@@ -24,17 +21,22 @@ class BlockStack(Protocol):
 class _Seat(nn.Module):
     """What sits in the list. It keeps the stack out of torch's module tree, so that the state dict stays empty."""
 
-    def __init__(self, stack: BlockStack) -> None:
+    def __init__(self, stack: Callable[..., Any]) -> None:
         super().__init__()
         self.forward = stack
 
 
 @contextmanager
-def installed(transformer: "WanTransformer3DModel", stack: BlockStack) -> Iterator[None]:
-    """Runs `stack` in place of the transformer's blocks; afterwards, also on interrupt, the blocks are back."""
-    blocks = transformer.blocks
-    transformer.blocks = nn.ModuleList([_Seat(stack)])
+def installed(transformer: nn.Module, stack: Callable[..., Any], name: str = "blocks") -> Iterator[None]:
+    """Runs `stack` in place of the transformer's blocks; afterwards, also on interrupt, the blocks are back.
+
+    Args:
+        stack: a `BlockStack`, or for other transformers than Wan what takes and gives what their blocks do.
+        name: of the transformer's list of blocks.
+    """
+    blocks = getattr(transformer, name)
+    setattr(transformer, name, nn.ModuleList([_Seat(stack)]))
     try:
         yield
     finally:
-        transformer.blocks = blocks
+        setattr(transformer, name, blocks)
