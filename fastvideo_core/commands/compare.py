@@ -68,7 +68,7 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
         OSError: the output folder cannot be written.
     """
     cases = [read_case(text, given.tables) for text in given.case]
-    task = _task(given)
+    task = _task(given, cases)
     given.output.mkdir(parents=True, exist_ok=True)
     pairs = []
     _warm_up(task)
@@ -88,10 +88,12 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
     tell(f"\nVideos and all figures: {file.parent}")
 
 
-def _task(given: argparse.Namespace) -> Task:
+def _task(given: argparse.Namespace, cases: Sequence[Case]) -> Task:
     model = load_model(given)
     size = size_of(given, model)
     requests = [request_of(given, model, seed) for seed in dict.fromkeys(given.seed)]
+    for case in cases:
+        case.changed(requests[0]).plan()  # what cannot run is told before anything does
     started = time.perf_counter()
     conditioning = condition(given, model, size)
     return Task(model, conditioning, size, requests, time.perf_counter() - started)
