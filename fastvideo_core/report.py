@@ -91,10 +91,34 @@ class AttentionReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SparseReport:
+    """What sparse self-attention did in one phase.
+
+    settings: of the variant, as asked. sparse_calls, dense_calls: of self-attention, one per layer and call of the network.
+    density: mean share of the pairs of tokens that sparse calls computed; None where there was none.
+    """
+
+    expert: str
+    variant: str
+    settings: dict[str, object]
+    sparse_calls: int
+    dense_calls: int
+    density: float | None
+
+    def line(self) -> str:
+        """As a person reads it."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        calls = f"{self.sparse_calls} of {self.sparse_calls + self.dense_calls} calls"
+        density = "" if self.density is None else f", which computed {self.density:.1%} of the pairs of tokens"
+        head = f"sparse self-attention of the {self.expert.replace('_', '-')} expert: {self.variant} ({settings})"
+        return f"{head} in {calls}{density}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunReport:
     """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
     per expert where each has its own, one in all otherwise; prompt_seconds: from the queue to the decoded frames, where a
-    host tells; attention: where it was chosen, two per expert."""
+    host tells; attention: where it was chosen, two per expert; sparse: one per sparse phase."""
 
     model: str
     variant: str
@@ -114,6 +138,7 @@ class RunReport:
     caches: tuple[CacheReport, ...] = ()
     prompt_seconds: float | None = None
     attention: tuple[AttentionReport, ...] = ()
+    sparse: tuple[SparseReport, ...] = ()
 
     @property
     def seconds_saved(self) -> float | None:
@@ -146,6 +171,7 @@ class RunReport:
         if self.peak_memory_bytes is not None:
             lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
         lines += [line for part in self.attention for line in part.lines()]
+        lines += [part.line() for part in self.sparse]
         lines += [line for cache in self.caches for line in cache.lines()]
         if self.seconds_saved is not None:
             lines.append(f"time saved: about {self.seconds_saved:.1f} s, by the median of the computed steps")

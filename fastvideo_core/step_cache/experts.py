@@ -16,14 +16,14 @@ from ..wan.blocks import installed
 from .session import CacheSession, Sessions
 
 if TYPE_CHECKING:
-    from ..wan.denoiser import TransformerExperts, WanDenoiser
+    from ..wan.denoiser import TransformerDenoiser, TransformerExperts
 
 
 @dataclass(frozen=True)
 class CachedDenoiser:
     """A denoiser that announces each call to the session."""
 
-    denoiser: "WanDenoiser"
+    denoiser: "TransformerDenoiser"
     schedule: Schedule
     session: CacheSession
 

@@ -90,13 +90,24 @@ class WanDenoiser:
         return rows.reshape(2 * rows.shape[0], -1, rows.shape[2])
 
 
+class TransformerDenoiser(Protocol):
+    """`WanDenoiser`, or what works around it."""
+
+    @property
+    def transformer(self) -> "WanTransformer3DModel": ...
+
+    def predict(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Prediction: ...
+
+    def fits_batched(self, tokens_held: int = 0) -> tuple[bool, str]: ...
+
+
 class TransformerExperts(Protocol):
     """`WanExperts`, or what works around them."""
 
     @property
     def names(self) -> Collection[Expert]: ...
 
-    def active(self, phase: Phase) -> AbstractContextManager[WanDenoiser]: ...
+    def active(self, phase: Phase) -> AbstractContextManager[TransformerDenoiser]: ...
 
 
 @dataclass(frozen=True)

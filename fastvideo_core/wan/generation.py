@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from ..attention.experts import AttendingExperts, AttentionSettings
+from ..attention.sparse import SparseExperts, SparseSchedule
 from ..conditioning import Conditioning
 from ..generate import Experts, Step, generate, seeded_noise
 from ..guidance import Guidance
@@ -17,6 +18,7 @@ from ..step_cache.decisions import CachePlan
 from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .denoiser import WanExperts, compute_dtype
+from .loading.trained_attention import trained_with
 
 if TYPE_CHECKING:
     from .model import WanModel
@@ -34,6 +36,7 @@ class Generation(Iterator[Step]):
         size: VideoSize,
         cache: "NewCache | None" = None,
         attention: AttentionSettings | None = None,
+        sparse: SparseSchedule | None = None,
     ) -> None:
         self.model = model
         self.request = request
@@ -48,7 +51,9 @@ class Generation(Iterator[Step]):
         experts = WanExperts(model.transformers, conditioning, latent_shape, model.device, model.offload_device)
         self.attending = None if attention is None else AttendingExperts(experts, attention)
         self.cache = None if cache is None else cache(self)
-        working = self.attending or experts
+        dense = self.attending or experts
+        self.sparse = None if sparse is None else SparseExperts(dense, self.guidance.schedule, sparse)
+        working = self.sparse or dense
         self._steps = self._run(working if self.cache is None else CachedExperts(working, self.guidance.schedule, self.cache))
 
     def _run(self, experts: Experts) -> Generator[Step, None, None]:
@@ -104,6 +109,17 @@ class Generation(Iterator[Step]):
             peak_memory_bytes=self._peak,
             caches=() if self.cache is None else (self.cache.report(),),
             attention=() if self.attending is None else self.attending.reports(),
+            sparse=() if self.sparse is None else self.sparse.reports(),
+            notes=self._notes(),
+        )
+
+    def _notes(self) -> tuple[str, ...]:
+        """Sparse attention that the weights were trained with, and that did not run."""
+        trained = {variant for network in self.model.transformers.values() for variant in trained_with(network)}
+        ran = set() if self.sparse is None else {report.variant for report in self.sparse.reports() if report.sparse_calls}
+        return tuple(
+            f"The model was trained with sparse attention {variant} and has weights for it, which took no part in this run."
+            for variant in sorted(trained - ran)
         )
 
 

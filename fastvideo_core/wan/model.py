@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..attention.experts import AttentionSettings
+from ..attention.sparse import SparseSchedule
 from ..conditioning import Conditioning, GivenFrame, image_condition
 from ..errors import ConditioningError, RequestError
 from ..request import SamplingRequest, VideoSize
@@ -193,12 +194,14 @@ class WanModel:
         size: VideoSize,
         cache: NewCache | None = None,
         attention: AttentionSettings | None = None,
+        sparse: SparseSchedule | None = None,
     ) -> Generation:
         """The generation, to be iterated: nothing runs before its first step is asked for.
 
         Args:
             cache: a step cache, such as `with_magcache()`; every step computes when None.
             attention: backends that are tried before the run; diffusers' own attention when None.
+            sparse: where self-attention computes a part of the tokens' pairs; `attention` stays in the dense steps and layers.
 
         Raises:
             RequestError: the request contradicts itself, the model or the cache; an attention backend cannot run here.
@@ -207,7 +210,7 @@ class WanModel:
             ConditioningError: the conditioning does not fit the model or the size.
         """
         self._check_size(size)
-        return Generation(self, request, conditioning, size, cache, attention)
+        return Generation(self, request, conditioning, size, cache, attention, sparse)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, F, height, width) in 0..1, float32, of normalised latents (B, C, T, H, W)."""

@@ -11,11 +11,7 @@ from torch import Tensor
 from fastvideo_core.errors import LoadError
 from fastvideo_core.wan.loading import load_transformer, original_keys, trained_with
 
-GATES = {
-    "": "blocks.{}.to_gate_compress",
-    "diffusers": "blocks.{}.attn1.to_gate_compress",
-    "original": "blocks.{}.self_attn.to_gate_compress",
-}
+GATES = ("blocks.{}.to_gate_compress", "blocks.{}.attn1.to_gate_compress", "blocks.{}.self_attn.to_gate_compress")
 PROJECTIONS = ("blocks.{}.self_attn.attn_op.local_attn.proj_l", "blocks.{}.attn1.proj_l", "blocks.{}.self_attn.proj_l")
 WIDTH, HEAD_DIM, BLOCKS = 24, 12, range(2)
 

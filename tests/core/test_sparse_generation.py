@@ -18,7 +18,6 @@ from fastvideo_core.attention.sparse import (
     NABLASettings,
     SLASettings,
     SparseExperts,
-    SparseReport,
     SparseSchedule,
     SparseSession,
     SparseSettings,
@@ -27,6 +26,7 @@ from fastvideo_core.attention.sparse import (
     sparse_attention,
 )
 from fastvideo_core.errors import RequestError
+from fastvideo_core.report import SparseReport
 from fastvideo_core.schedule import Expert, Phase
 from fastvideo_core.wan.blocks import installed
 
@@ -73,7 +73,8 @@ def test_sparse_settings_change_the_velocity_and_report_their_density() -> None:
     assert tiny.relative_error(sparse, files.velocity_in_place(network)) > 1e-3
     assert 0.1 < report.density < 0.9
     assert report.sparse_calls == LAYERS
-    assert report.line().startswith("single: VSASettings(sparsity=0.5, tile=(2, 2, 2)) in 2 of 2 calls of self-attention")
+    words = "sparse self-attention of the single expert: VSA (sparsity 0.5, tile (2, 2, 2)) in 2 of 2 calls, which computed "
+    assert report.line().startswith(words)
 
 
 def test_nothing_stays_on_the_network_not_even_after_an_interrupt() -> None:
@@ -154,20 +155,20 @@ def run(
     asked = SamplingRequest(**({"steps": 4, "shift": 5.0, "guidance_scale": 3.0, "seed": 11} | changes))
     condition, guidance = tiny.conditioning(), Guidance(asked.plan(), asked.guidance)
     plain = tiny.experts(networks, condition)
-    experts = plain if sparse is None else SparseExperts(plain, guidance.schedule, sparse, KERNEL)
+    experts = plain if sparse is None else SparseExperts(plain, guidance.schedule, sparse)
     *_, last = generate(asked, experts, condition, seeded_noise(tiny.SHAPE, asked.seed), guidance)
     return last.latents, () if sparse is None else experts.reports()
 
 
 def test_first_steps_and_layers_stay_dense() -> None:
-    _, (report,) = run(SparseSchedule(settings=SPARSE, dense_steps=1, dense_layers=1), {"single": tiny.t2v()})
+    _, (report,) = run(SparseSchedule(compiled=False, settings=SPARSE, dense_steps=1, dense_layers=1), {"single": tiny.t2v()})
     assert (report.sparse_calls, report.dense_calls) == (3, 5), "4 batched calls of 2 layers, of which 3 are sparse in the second"
 
 
 @pytest.mark.parametrize("dense", [{"dense_steps": 4}, {"dense_layers": 2}], ids=str)
 def test_where_everything_is_dense_not_a_bit_changes(dense: dict[str, int]) -> None:
     networks = {"single": tiny.t2v()}
-    latents, (report,) = run(SparseSchedule(settings=SPARSE, **dense), networks)
+    latents, (report,) = run(SparseSchedule(compiled=False, settings=SPARSE, **dense), networks)
     assert torch.equal(latents, run(None, networks)[0])
     assert (report.sparse_calls, report.density) == (0, None)
 
@@ -179,10 +180,10 @@ def two_experts() -> Iterator[Mapping[Expert, WanTransformer3DModel]]:
 
 def test_each_expert_has_its_own_sparsity(two_experts: Mapping[Expert, WanTransformer3DModel]) -> None:
     sparser = VSASettings(sparsity=0.75, tile=TILE)
-    _, reports = run(SparseSchedule(settings=SPARSE, low_noise=sparser), two_experts, boundary=0.875)
+    _, reports = run(SparseSchedule(compiled=False, settings=SPARSE, low_noise=sparser), two_experts, boundary=0.875)
     assert [report.expert for report in reports] == ["high_noise", "low_noise"]
     assert reports[1].density < reports[0].density
-    _, reports = run(SparseSchedule(settings=None, low_noise=sparser), two_experts, boundary=0.875)
+    _, reports = run(SparseSchedule(compiled=False, settings=None, low_noise=sparser), two_experts, boundary=0.875)
     assert [report.expert for report in reports] == ["low_noise"]
 
 

@@ -6,7 +6,7 @@ from .flex import FlexKernel
 from .nabla import NABLASettings
 from .processor import sparse_attention
 from .schedule import SparseSchedule
-from .session import SparseReport, SparseSession
+from .session import SparseSession
 from .sla import SLASettings
 from .sta import STASettings
 from .tiles import TileGrid
@@ -23,7 +23,6 @@ __all__ = [
     "STASettings",
     "SparseAttention",
     "SparseExperts",
-    "SparseReport",
     "SparseSchedule",
     "SparseSession",
     "SparseSettings",

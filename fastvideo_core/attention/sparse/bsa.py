@@ -13,6 +13,7 @@ tile keeps the same share of the queries that it has.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class BSASettings:
     """kept_queries: share of each tile's queries that are computed. mass: share of the attention between tiles that the
     chosen tiles of keys hold. least_tiles: chosen in any case. The defaults are the authors'."""
 
+    name: ClassVar[str] = "BSA"
     kept_queries: float = 0.5
     mass: float = 0.9
     least_tiles: int = 4

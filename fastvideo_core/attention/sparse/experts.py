@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from ...guidance import Branch, Prediction
+from ...report import SparseReport
 from ...schedule import Expert, Phase, Schedule
 from .flex import FlexKernel
 from .processor import sparse_attention
 from .schedule import SparseSchedule
-from .session import SparseReport, SparseSession
+from .session import SparseSession
 from .tiles import Size
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
-    from ...wan.denoiser import WanDenoiser
+    from ...wan.denoiser import TransformerDenoiser, WanDenoiser
 
 
 class _Experts(Protocol):
-    """`WanExperts`, or what works around them."""
+    """`WanExperts` or `AttendingExperts`."""
 
     @property
     def names(self) -> Collection[Expert]: ...
@@ -57,19 +58,21 @@ class SparseExperts:
     experts: _Experts
     schedule: Schedule
     sparse: SparseSchedule
-    kernel: FlexKernel
+    _kernel: FlexKernel = field(init=False)
     _sessions: list[SparseSession] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._kernel = FlexKernel(self.sparse.compiled)
 
     @property
     def names(self) -> Collection[Expert]:
         return self.experts.names
 
     @contextmanager
-    def active(self, phase: Phase) -> "Iterator[WanDenoiser | SparseDenoiser]":
+    def active(self, phase: Phase) -> "Iterator[TransformerDenoiser]":
         with self.experts.active(phase) as denoiser:
-            session = SparseSession.open(
-                self.sparse, phase, token_grid(denoiser), denoiser.conditioning.positive.device, self.kernel
-            )
+            device = denoiser.conditioning.positive.device
+            session = SparseSession.open(self.sparse, phase, token_grid(denoiser), device, self._kernel)
             if session is None:
                 yield denoiser
                 return

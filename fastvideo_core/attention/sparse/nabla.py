@@ -9,6 +9,7 @@ Kandinsky 5 was trained with it; on Wan it is training-free.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class NABLASettings:
     """mass: share of the attention between tiles that the chosen tiles hold. window: tiles in time, height, width that are
     attended in any case; None for none. tile: 64 tokens, in the authors' order 8 x 8 of one frame."""
 
+    name: ClassVar[str] = "NABLA"
     mass: float = 0.9
     window: Size | None = None
     tile: Size = (1, 8, 8)

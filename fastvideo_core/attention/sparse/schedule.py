@@ -15,12 +15,14 @@ class SparseSchedule:
     low_noise: of the low-noise expert; None leaves it dense.
     dense_steps: steps at the start of the generation that are dense.
     dense_layers: layers at the network's start that are dense.
+    compiled: see `FlexKernel`; without it every score is materialised, for small videos alone.
     """
 
     settings: SparseSettings | None
     low_noise: SparseSettings | None = None
     dense_steps: int = 0
     dense_layers: int = 0
+    compiled: bool = True
 
     def __post_init__(self) -> None:
         for name in ("dense_steps", "dense_layers"):

@@ -1,37 +1,16 @@
 """Sparse self-attention in one phase of a generation: what is prepared once, whether a step is sparse, and what ran."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
+from ...report import SparseReport
 from ...schedule import Expert, Phase
 from .flex import FlexKernel
 from .schedule import SparseSchedule
 from .tiles import Size
 from .variant import Inputs, SparseAttention, SparseSettings
-
-
-@dataclass(frozen=True, kw_only=True)
-class SparseReport:
-    """What sparse attention did in one phase.
-
-    settings: as asked, the variant's name first. sparse_calls, dense_calls: of self-attention, per layer. density: mean share of
-    the pairs of tokens that sparse calls computed; None where there was none.
-    """
-
-    expert: Expert
-    settings: str
-    sparse_calls: int
-    dense_calls: int
-    density: float | None
-
-    def line(self) -> str:
-        """As a person reads it."""
-        name = self.expert.replace("_", "-")
-        density = "" if self.density is None else f", which computed {self.density:.1%} of the pairs of tokens"
-        total = self.sparse_calls + self.dense_calls
-        return f"{name}: {self.settings} in {self.sparse_calls} of {total} calls of self-attention{density}"
 
 
 @dataclass
@@ -82,7 +61,8 @@ class SparseSession:
         sparse, densities, dense = self._sums.tolist()
         return SparseReport(
             expert=self.expert,
-            settings=str(self.settings),
+            variant=self.settings.name,
+            settings=asdict(self.settings),  # type: ignore[call-overload]
             sparse_calls=int(sparse),
             dense_calls=int(dense),
             density=densities / sparse if sparse else None,

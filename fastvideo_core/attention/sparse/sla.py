@@ -14,7 +14,7 @@ their order, so it is left out here. Without a trained projection, which starts 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class SLASettings:
     """sparsity: share of the blocks of keys that a block of queries does not attend; TurboDiffusion uses 0.9. feature_map:
     phi of the linear branch, the one that the projection was trained with."""
 
+    name: ClassVar[str] = "SLA"
     sparsity: float
     feature_map: FeatureMap = "softmax"
 

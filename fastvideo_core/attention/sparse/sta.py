@@ -6,6 +6,7 @@ the tiles at a distance of at most r.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from .window import check_window, window_map
 class STASettings:
     """window: tiles in time, height, width. tile: tokens in time, height, width; the authors use 6, 8, 8 for Wan."""
 
+    name: ClassVar[str] = "STA"
     window: Size
     tile: Size = (6, 8, 8)
 

@@ -5,7 +5,7 @@ which holds everything that depends on the video's size and is called in each la
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,9 @@ class SparseAttention(Protocol):
 
 
 class SparseSettings(Protocol):
-    """A variant with what a person chose."""
+    """A variant with what a person chose: a frozen dataclass."""
+
+    name: ClassVar[str]
 
     def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> SparseAttention: ...
 

@@ -14,6 +14,7 @@ is the training-free form.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class VSASettings:
     """sparsity: share of the tiles that a tile does not attend; FastWan's checkpoints were trained with 0.8 (1.3B, 5B) and
     0.9 (14B). tile: tokens in time, height, width; trained gates expect 4, 4, 4."""
 
+    name: ClassVar[str] = "VSA"
     sparsity: float
     tile: Size = (4, 4, 4)
 
