@@ -3,6 +3,7 @@
 Everything that other packs attach to a MODEL acts as under core's KSampler, because the calls below are core's own.
 """
 
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from fastvideo_core import Branch, Call, CapacityError, Guidance, GuidanceSettings, Phase, Prediction, guide, plan
+from fastvideo_core.attention import AttentionAccount
 
 from .low_noise import LowNoiseExpert
 from .run_report import Stopwatch
@@ -57,10 +59,12 @@ class NativeRun:
     def __init__(self, guider: Any, low_noise: LowNoiseExpert | None, settings: GuiderSettings, sigmas: Tensor) -> None:
         self.guider, self.low_noise, self.settings = guider, low_noise, settings
         self.schedule = plan(sigmas.tolist(), settings.guidance_scale, settings.low_noise_guidance_scale, settings.boundary)
-        self.guidance = Guidance(self.schedule, settings.guidance, self._combine)
+        own = weakref.proxy(self)  # a cycle would keep the MODELs until the next garbage collection
+        self.guidance = Guidance(self.schedule, settings.guidance, lambda *branches: own._combine(*branches))
         self.stopwatch = Stopwatch(guider.model_patcher.load_device)
         self.exact_sigma: float | None = None  # set by the engine's loop, which knows it; otherwise read from the device
         self.caches: dict[Any, CacheRun] = {}  # of the experts that have a step cache
+        self.attention: dict[Any, AttentionAccount] = {}  # of the experts whose attention was chosen
         self.extra_calls = 0  # passes that patches of other packs added
         self._active: Any = guider
         self._level: tuple[float, Phase] = (self.schedule.sigmas[0], self.schedule.phases[0])
