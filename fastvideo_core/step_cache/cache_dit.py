@@ -1,21 +1,21 @@
 """cache-dit itself as a step cache (Apache-2.0, an optional package): DBCache and TaylorSeer by their authors' code."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from torch import nn
 
+from ..errors import RequestError
 from ..guidance import Branch
-from ..report import CacheReport
 from ..schedule import Phase, Schedule
 from ..wan.blocks import BlockStack, installed
 from .cache_dit_shell import BLOCK_LISTS, BlockList, Budget, Shell, block_lists, load_cache_dit
+from .dbcache import DBCache
 from .dbcache_settings import DBCacheSettings
-from .decisions import CachePlan, Decision, PhaseDecisions, reason_to_stand_aside
-from .session import cache_report
+from .decisions import Decision
 
 
 @dataclass
@@ -47,11 +47,18 @@ class CacheDiTSession:
         self._next: _Call | None = None
         self._now: _Call | None = None
 
+    @property
+    def tokens_held(self) -> int:
+        """What the first blocks added and what the middle ones did, or with Taylor the terms of the last two computed steps; in
+        a call the tokens before the blocks and what the first ones add."""
+        order = self._settings.taylor_order
+        return 2 + (1 + 2 * (order + 1) if order else 2)
+
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         self._next = _Call(step, branches, any(self._seen.get(branch) == step for branch in branches))
         self._seen.update(dict.fromkeys(branches, step))
 
-    def wrap(self, blocks: Sequence[nn.Module]) -> BlockStack:
+    def wrap(self, blocks: Iterable[nn.Module]) -> BlockStack:
         (kind,) = BLOCK_LISTS["WanTransformer3DModel"]
         return partial(self._run, kind, tuple(blocks), (kind,))
 
@@ -140,41 +147,22 @@ def _plain(kind: BlockList, blocks: Sequence[nn.Module], args: Sequence[Any]) ->
     return tokens if kind.pattern == "Pattern_2" else (tokens, context)
 
 
-class CacheDiT:
-    """cache-dit during one generation. Afterwards `done` tells what each call did and why.
+class CacheDiT(DBCache):
+    """cache-dit during one generation, in the place of `DBCache`. Its residuals stay on the device.
 
     Raises:
-        RequestError: cache-dit is not installed.
+        RequestError: cache-dit is not installed, or the residuals shall wait on the CPU.
     """
 
+    name = "cache-dit"
+
     def __init__(self, schedule: Schedule, settings: DBCacheSettings) -> None:
+        super().__init__(schedule, settings)
         load_cache_dit()
-        self.schedule, self.settings, self.threshold = schedule, settings, settings.threshold_in(schedule)
-        self.aside = reason_to_stand_aside(schedule, self.threshold)
-        self._sessions: dict[Phase, CacheDiTSession] = {}
+        if settings.residuals_on_cpu:
+            raise RequestError(
+                "residuals_on_cpu is on, and cache-dit keeps its residuals on the device. Turn it off, or use DBCache."
+            )
 
-    @contextmanager
-    def session(self, phase: Phase) -> Iterator[CacheDiTSession | None]:
-        if self.aside:
-            yield None
-            return
-        session = self._sessions[phase] = CacheDiTSession(self.schedule, phase, self.settings)
-        try:
-            yield session
-        finally:
-            session.close()
-
-    @property
-    def done(self) -> CachePlan:
-        """The decisions of every phase that has begun."""
-        phases = [PhaseDecisions(phase, tuple(session.decisions)) for phase, session in self._sessions.items()]
-        return CachePlan("cache-dit", tuple(phases), self.aside)
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory of what cache-dit holds now."""
-        return sum(session.held_bytes for session in self._sessions.values())
-
-    def report(self) -> CacheReport:
-        """What it did so far."""
-        return cache_report(self.done, {**asdict(self.settings), "threshold": self.threshold}, self._sessions.values())
+    def open(self, phase: Phase) -> CacheDiTSession:
+        return CacheDiTSession(self.schedule, phase, self.settings)

@@ -4,6 +4,7 @@ ones would add is continued from earlier steps."""
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from ..schedule import Phase, Schedule
 from .dbcache_rule import DBCacheRule
 from .dbcache_settings import DBCacheSettings
 from .decisions import CachePlan, Decision, PhaseDecisions, reason_to_stand_aside
-from .session import BlockwiseSession, cache_report
+from .session import Account, BlockwiseSession, CacheSession, cache_report
 from .taylorseer import continued, taylor_terms
 
 FIRST_DERIVATIVE = 3
@@ -166,21 +167,38 @@ class DBCacheSession(BlockwiseSession):
         self._next = self._now = None
 
 
+class PhaseSession(CacheSession, Account, Protocol):
+    """A session that `DBCache` opens for a phase."""
+
+    decisions: list[Decision]
+
+    @property
+    def held_bytes(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
 class DBCache:
     """DBCache during one generation. Afterwards `done` tells what each call did and why."""
+
+    name = "DBCache"
 
     def __init__(self, schedule: Schedule, settings: DBCacheSettings) -> None:
         self.schedule, self.settings = schedule, settings
         self.threshold = settings.threshold_in(schedule)
         self.aside = reason_to_stand_aside(schedule, self.threshold)
-        self._sessions: dict[Phase, DBCacheSession] = {}
+        self._sessions: dict[Phase, PhaseSession] = {}
+
+    def open(self, phase: Phase) -> PhaseSession:
+        """A fresh session."""
+        return DBCacheSession(self.schedule, phase, self.settings)
 
     @contextmanager
-    def session(self, phase: Phase) -> Iterator[DBCacheSession | None]:
+    def session(self, phase: Phase) -> Iterator[PhaseSession | None]:
         if self.aside:
             yield None
             return
-        session = self._sessions[phase] = DBCacheSession(self.schedule, phase, self.settings)
+        session = self._sessions[phase] = self.open(phase)
         try:
             yield session
         finally:
@@ -194,7 +212,7 @@ class DBCache:
     def done(self) -> CachePlan:
         """The decisions of every phase that has begun."""
         phases = [PhaseDecisions(phase, tuple(session.decisions)) for phase, session in self._sessions.items()]
-        return CachePlan("DBCache", tuple(phases), self.aside)
+        return CachePlan(self.name, tuple(phases), self.aside)
 
     @property
     def held_bytes(self) -> int:
