@@ -18,7 +18,7 @@ TEXT_DIM = 32
 
 
 def random_weights(kind: str, seed: int, dim: int = 64, layers: int = 2) -> dict[str, torch.Tensor]:
-    """State dict of core's network of that kind, in original Wan keys, scaled so that activations stay near 1."""
+    """State dict of core's network of that kind, in original Wan keys."""
     import comfy.ops
     from comfy.ldm.wan.model import WanModel
 
@@ -26,9 +26,14 @@ def random_weights(kind: str, seed: int, dim: int = 64, layers: int = 2) -> dict
         text_dim=TEXT_DIM, dim=dim, ffn_dim=2 * dim, num_heads=dim // 64, num_layers=layers, dtype=torch.float32,
         device=torch.device("cpu"), operations=comfy.ops.disable_weight_init, **KINDS[kind],
     )  # fmt: skip
+    return scaled(network.state_dict(), seed)
+
+
+def scaled(names: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """Random weights of these names and shapes, scaled so that activations stay near 1."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for key, value in network.state_dict().items():
+    for key, value in names.items():
         noise = torch.randn(value.shape, generator=generator)
         if key.endswith(".weight") and value.ndim > 1:
             weights[key] = noise / value[0].numel() ** 0.5
