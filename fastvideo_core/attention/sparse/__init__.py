@@ -3,6 +3,7 @@
 from .bsa import BSASettings
 from .experts import SparseExperts
 from .flex import FlexKernel
+from .measure import OutputError, measured
 from .nabla import NABLASettings
 from .processor import sparse_attention
 from .schedule import SparseSchedule
@@ -19,6 +20,7 @@ __all__ = [
     "FlexKernel",
     "Inputs",
     "NABLASettings",
+    "OutputError",
     "SLASettings",
     "STASettings",
     "SparseAttention",
@@ -28,5 +30,6 @@ __all__ = [
     "SparseSettings",
     "TileGrid",
     "VSASettings",
+    "measured",
     "sparse_attention",
 ]

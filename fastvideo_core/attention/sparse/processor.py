@@ -1,6 +1,6 @@
 """Where sparse attention meets diffusers' Wan network: another processor for each block's self-attention."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,13 @@ class SparseProcessor:
             self.session.count_dense()
             given: Tensor = self.dense(attn, hidden_states, None, None, rotary_emb)
             return given
-        out = self.session.attend(_inputs(attn, hidden_states, rotary_emb))
+        out = self.session.attend(attention_inputs(attn, hidden_states, rotary_emb))
         projected: Tensor = attn.to_out[1](attn.to_out[0](out.flatten(2)))
         return projected
 
 
-def _inputs(attn: Any, hidden: Tensor, rope: tuple[Tensor, Tensor] | None) -> Inputs:
+def attention_inputs(attn: Any, hidden: Tensor, rope: tuple[Tensor, Tensor] | None) -> Inputs:
+    """What a `WanAttention` makes of its tokens, (B, L, heads * D)."""
     from diffusers.models.transformers.transformer_wan import _get_qkv_projections
 
     q, k, v = _get_qkv_projections(attn, hidden, None)
@@ -67,18 +68,30 @@ def sparse_attention(transformer: "WanTransformer3DModel", session: SparseSessio
     Raises:
         RequestError: a stack is in the place of the blocks, or the network is under diffusers' context parallelism.
     """
+    with placed(transformer, lambda dense, layer: SparseProcessor(dense, layer, session)):
+        yield
+
+
+@contextmanager
+def placed(transformer: "WanTransformer3DModel", processor: Callable[[Any, int], Any]) -> Iterator[None]:
+    """Each block's self-attention has `processor(the one before, layer)`; afterwards, also on interrupt, the one before.
+
+    Raises:
+        RequestError: a stack is in the place of the blocks, or the network is under diffusers' context parallelism.
+    """
     blocks = list(transformer.blocks)
     if not all(hasattr(block, "attn1") for block in blocks):
         raise RequestError("A stack is in the place of the blocks: make attention sparse first, and install the stack inside it.")
     before = [block.attn1.processor for block in blocks]
-    if any(getattr(processor, "_parallel_config", None) is not None for processor in before):
+    if any(getattr(each, "_parallel_config", None) is not None for each in before):
         raise RequestError(
-            "The network is under diffusers' context parallelism, which splits attention itself: it cannot be sparse."
+            "The network is under diffusers' context parallelism, which splits attention itself: do not ask for sparse attention "
+            "together with it."
         )
     try:
         for layer, block in enumerate(blocks):
-            block.attn1.processor = SparseProcessor(before[layer], layer, session)
+            block.attn1.processor = processor(before[layer], layer)
         yield
     finally:
-        for block, processor in zip(blocks, before, strict=True):
-            block.attn1.processor = processor
+        for block, each in zip(blocks, before, strict=True):
+            block.attn1.processor = each
