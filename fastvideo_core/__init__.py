@@ -20,12 +20,13 @@ From a diffusers repository on disk to frames:
 """
 
 from .ab import Measured, against, measure
+from .attention.experts import AttentionSettings
 from .conditioning import TEXT_TOKENS, Conditioning, GivenFrame, image_condition
 from .errors import CapacityError, ConditioningError, FastVideoError, LoadError, NumericsError, RequestError
 from .generate import Step, check_finite, denoise, generate, seeded_noise
 from .guidance import Branch, Call, Denoiser, Guidance, GuidanceMode, GuidanceSettings, Prediction, guide
 from .quality import Comparison, FrameQuality, compare
-from .report import CachePhaseReport, CacheReport, PhaseReport, RunReport, phase_reports, ran_as
+from .report import AttentionReport, CachePhaseReport, CacheReport, PhaseReport, RunReport, phase_reports, ran_as
 from .request import SamplingRequest, VideoSize
 from .schedule import TIMESTEPS, Phase, Schedule, plan, plan_part, shifted_sigmas
 from .solvers import Solver, SolverName, make_solver
@@ -42,13 +43,13 @@ from .wan.vae import VideoVAE
 from .wan.variants import VARIANTS, WanVariant
 
 __all__ = [
-    "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Branch", "CachePhaseReport", "CacheReport", "Call", "CapacityError", "Comparison",
-    "Conditioning", "ConditioningError", "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality", "Generation",
-    "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured",
-    "NewCache", "NumericsError", "Phase", "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport",
-    "SamplingRequest", "Schedule", "Solver", "SolverName", "Step", "StepCache", "TextEncoder", "Tokenizer", "VideoSize",
-    "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora", "check_finite", "clean_prompt", "compare", "denoise",
-    "generate", "group_offload", "guide", "image_condition", "load_demo", "load_transformer", "make_solver", "measure",
-    "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas", "with_dbcache",
+    "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "AttentionReport", "AttentionSettings", "Branch", "CachePhaseReport", "CacheReport",
+    "Call", "CapacityError", "Comparison", "Conditioning", "ConditioningError", "DBCacheSettings", "Denoiser", "FastVideoError",
+    "FrameQuality", "Generation", "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "ImageEncoder", "LoadError",
+    "MagCacheSettings", "Measured", "NewCache", "NumericsError", "Phase", "PhaseReport", "Prediction", "RatioTable",
+    "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "Step", "StepCache", "TextEncoder",
+    "Tokenizer", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora", "check_finite", "clean_prompt",
+    "compare", "denoise", "generate", "group_offload", "guide", "image_condition", "load_demo", "load_transformer", "make_solver",
+    "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas", "with_dbcache",
     "with_magcache",
 ]  # fmt: skip

@@ -10,7 +10,10 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from fastvideo_core import TEXT_TOKENS, ConditioningError, RequestError
+from fastvideo_core.attention import attending
 from fastvideo_core.wan import installed
+
+from .attention_override import OVERRIDE, account_in
 
 READ_BEFORE = ("denoise_mask",)  # core's model turns it into timesteps per frame before it calls the network
 
@@ -24,6 +27,10 @@ class DiffusersNetwork(nn.Module):
         config = transformer.config
         self.dim = config.num_attention_heads * config.attention_head_dim
         self.patch_size = config.patch_size
+
+    @property
+    def num_heads(self) -> int:
+        return int(self.transformer.config.num_attention_heads)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -64,7 +71,9 @@ class DiffusersNetwork(nn.Module):
         }
         replaces = transformer_options.get("patches_replace", {}).get("dit", {})
         stack = _HostBlocks(self.blocks, replaces, transformer_options)
-        with installed(self.transformer, stack) if replaces else nullcontext():
+        account = account_in(transformer_options)
+        attention = nullcontext() if account is None else attending(self.transformer, account)
+        with attention, installed(self.transformer, stack) if replaces else nullcontext():
             velocity = self.transformer(**call)[0]
         return velocity[:, :, :frames, :height, :width]
 
@@ -133,7 +142,7 @@ def _refuse_unread(inputs: dict[str, Any], options: dict[str, Any]) -> None:
     """What would be ignored is an error."""
     unread = [name for name, value in inputs.items() if value is not None and name not in READ_BEFORE]
     unread += [name for name, patches in options.get("patches", {}).items() if patches]
-    unread += ["optimized_attention_override"] if "optimized_attention_override" in options else []
+    unread += [OVERRIDE] if OVERRIDE in options and account_in(options) is None else []
     if unread:
         raise RequestError(
             f"A model from FastVideo Load Diffusers Model does not read {', '.join(unread)}, which a node before the sampler "

@@ -12,6 +12,7 @@ from server import PromptServer
 
 from fastvideo_core import Guidance, RunReport, phase_reports
 
+from .attention_override import attention_notes, attention_reports
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, connected
 
 
@@ -72,9 +73,13 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         step_seconds=tuple(run.stopwatch.laps),
         total_seconds=run.stopwatch.seconds,
         peak_memory_bytes=run.stopwatch.peak_bytes,
-        notes=(*_notes(run, guider.settings, variants), *(note for cache in caches for note in cache.notes())),
+        notes=(
+            *_notes(run, guider.settings, variants), *attention_notes(run),
+            *(note for cache in caches for note in cache.notes()),
+        ),
         caches=tuple(cache.report() for cache in caches),
-    )
+        attention=attention_reports(run, guider),
+    )  # fmt: skip
 
 
 def _solver_name(sampler: Any) -> str:

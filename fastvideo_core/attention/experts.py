@@ -10,7 +10,7 @@ from ..schedule import Expert, Phase
 from .account import AttentionAccount
 from .processors import attending
 from .requirements import Situation
-from .select import Attention, prepare
+from .select import prepare
 
 if TYPE_CHECKING:
     from ..wan.denoiser import WanDenoiser, WanExperts
@@ -34,8 +34,7 @@ class AttendingExperts:
 
     def __init__(self, experts: "WanExperts", settings: AttentionSettings) -> None:
         self.experts = experts
-        self._attentions = {name: _prepared(experts, name, settings) for name in experts.names}
-        self._accounts: dict[Expert, AttentionAccount] = {}
+        self._accounts = {name: _account(experts, name, settings) for name in experts.names}
 
     @property
     def names(self) -> Collection[Expert]:
@@ -43,19 +42,18 @@ class AttendingExperts:
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator["WanDenoiser"]:
-        attentions = self._attentions[phase.expert]
-        with self.experts.active(phase) as denoiser, attending(denoiser.transformer, *attentions) as account:
-            self._accounts[phase.expert] = account
+        account = self._accounts[phase.expert]
+        with self.experts.active(phase) as denoiser, attending(denoiser.transformer, account):
             yield denoiser
 
     def reports(self) -> tuple[AttentionReport, ...]:
-        """Of the experts that ran so far."""
+        """Two of each expert."""
         return tuple(report for expert, account in self._accounts.items() for report in account.reports(expert))
 
 
-def _prepared(experts: "WanExperts", name: Expert, settings: AttentionSettings) -> tuple[Attention, Attention]:
+def _account(experts: "WanExperts", name: Expert, settings: AttentionSettings) -> AttentionAccount:
     from ..wan.denoiser import compute_dtype
 
     transformer = experts.transformers[name]
     situation = Situation.on(experts.device, compute_dtype(transformer), transformer.config.attention_head_dim)
-    return prepare(settings.self_attention, situation), prepare(settings.cross_attention, situation)
+    return AttentionAccount.of(prepare(settings.self_attention, situation), prepare(settings.cross_attention, situation))

@@ -13,7 +13,6 @@ from ..conditioning import TEXT_TOKENS
 from ..errors import RequestError
 from .account import AttentionAccount
 from .dense import Attend
-from .select import Attention
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -67,17 +66,14 @@ def rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 
 
 @contextmanager
-def attending(
-    transformer: "WanTransformer3DModel", self_attention: Attention, cross_attention: Attention
-) -> Iterator[AttentionAccount]:
-    """The network computes with these attentions; afterwards, also on interrupt, its processors are back. It goes around
-    `installed`, whose stack hides the blocks.
+def attending(transformer: "WanTransformer3DModel", account: AttentionAccount) -> Iterator[None]:
+    """The network computes with the attentions of `account`, which counts; afterwards, also on interrupt, its processors are
+    back. It goes around `installed`, whose stack hides the blocks.
 
     Raises:
         RequestError: another stack or processor, or diffusers' context parallelism, is on the network.
     """
     modules = _attentions(transformer)
-    account = AttentionAccount.of(self_attention, cross_attention)
     ours = (AttentionProcessor(account.self_attention), AttentionProcessor(account.cross_attention))
     before = [module.processor for module in modules]
 
@@ -88,7 +84,7 @@ def attending(
     try:
         for i, module in enumerate(modules):
             module.processor = ours[i % 2]
-        yield account
+        yield
     finally:
         counting.remove()
         for module, processor in zip(modules, before, strict=True):

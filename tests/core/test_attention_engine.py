@@ -11,7 +11,16 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from fastvideo_core import RequestError, SamplingRequest, group_offload
-from fastvideo_core.attention import Attention, AttentionSettings, Choice, Situation, attending, exact_attention, prepare
+from fastvideo_core.attention import (
+    Attention,
+    AttentionAccount,
+    AttentionSettings,
+    Choice,
+    Situation,
+    attending,
+    exact_attention,
+    prepare,
+)
 from fastvideo_core.wan import installed
 
 KINDS = ("t2v", "i2v", "i2v_clip", "flf2v", "ti2v")
@@ -19,8 +28,8 @@ IMAGE_KINDS = ("i2v_clip", "flf2v")
 HERE = Situation.on("cpu", torch.float32, 12)
 
 
-def chosen(name: str) -> Attention:
-    return prepare(name, HERE)
+def account_of(own: str, cross: str = "sdpa") -> AttentionAccount:
+    return AttentionAccount.of(prepare(own, HERE), prepare(cross, HERE))
 
 
 class Recorded:
@@ -41,7 +50,7 @@ class Recorded:
 def test_torch_sdpa_is_bit_equal_to_diffusers_own_attention(kind: str) -> None:
     network = getattr(tiny, kind)()
     before = velocity_in_place(network)
-    with attending(network, chosen("sdpa"), chosen("sdpa")):
+    with attending(network, account_of("sdpa")):
         assert torch.equal(velocity_in_place(network), before)
 
 
@@ -50,7 +59,8 @@ def test_another_backend_rounds_differently_and_is_gone_afterwards(kind: str) ->
     network = getattr(tiny, kind)()
     before = velocity_in_place(network)
     attributes = [(dict(vars(block.attn1)), dict(vars(block.attn2))) for block in network.blocks]
-    with attending(network, chosen("sdpa_math"), chosen("sdpa_math")) as account:
+    account = account_of("sdpa_math", "sdpa_math")
+    with attending(network, account):
         out = velocity_in_place(network)
     assert not torch.equal(out, before) and tiny.relative_error(out, before) < 1e-5
     layers = len(network.blocks)
@@ -62,7 +72,7 @@ def test_another_backend_rounds_differently_and_is_gone_afterwards(kind: str) ->
 
 def test_self_and_cross_attention_are_chosen_apart() -> None:
     network, own, cross = tiny.i2v_clip(), Recorded(), Recorded()
-    with attending(network, own.attention(), cross.attention()):
+    with attending(network, AttentionAccount.of(own.attention(), cross.attention())):
         velocity_in_place(network)
     layers, tokens = len(network.blocks), 18
     assert own.lengths == [(tokens, tokens)] * layers
@@ -76,7 +86,7 @@ def test_a_video_as_long_as_the_text_is_told_apart_too() -> None:
         "timestep": torch.tensor([700.0]),
         "encoder_hidden_states": tiny.normal((1, 512, tiny.TEXT_DIM), 2),
     }
-    with torch.no_grad(), attending(network, own.attention(), cross.attention()):
+    with torch.no_grad(), attending(network, AttentionAccount.of(own.attention(), cross.attention())):
         network(**call)
     assert own.lengths == cross.lengths == [(512, 512)] * len(network.blocks)
 
@@ -86,19 +96,18 @@ def test_two_networks_with_two_backends_in_one_process() -> None:
     plain = velocity_in_place(first)
     active = _AttentionBackendRegistry.get_active_backend()
     with (
-        attending(first, chosen("sdpa_math"), chosen("sdpa_math")) as one,
-        attending(second, chosen("sdpa"), chosen("sdpa")) as two,
+        attending(first, account_of("sdpa_math", "sdpa_math")) as one,
+        attending(second, account_of("sdpa")) as two,
     ):
         by_math, by_sdpa = velocity_in_place(first), velocity_in_place(second)
     assert torch.equal(by_sdpa, plain) and not torch.equal(by_math, plain)
-    assert [use.self_attention.attention.choice.backend for use in (one, two)] == ["sdpa_math", "sdpa"]
     assert _AttentionBackendRegistry.get_active_backend() == active
 
 
 def test_processors_are_back_after_an_interrupt() -> None:
     network = tiny.t2v()
     before = [block.attn1.processor for block in network.blocks]
-    with pytest.raises(KeyboardInterrupt), attending(network, chosen("sdpa"), chosen("sdpa")):
+    with pytest.raises(KeyboardInterrupt), attending(network, account_of("sdpa")):
         raise KeyboardInterrupt
     assert [block.attn1.processor for block in network.blocks] == before
     assert not network._forward_pre_hooks
@@ -114,18 +123,19 @@ def test_a_stack_goes_inside() -> None:
             x = block(x, *rest)
         return x
 
-    with attending(network, chosen("sdpa"), chosen("sdpa")) as account, installed(network, stack):
+    account = account_of("sdpa")
+    with attending(network, account), installed(network, stack):
         assert torch.equal(velocity_in_place(network), before)
     assert account.self_attention.calls == len(blocks)
     with installed(network, stack), pytest.raises(RequestError, match="choose the attention first"):
-        attending(network, chosen("sdpa"), chosen("sdpa")).__enter__()
+        attending(network, account_of("sdpa")).__enter__()
 
 
 def test_a_second_choice_for_the_same_network_is_refused() -> None:
     network = tiny.t2v()
-    second = attending(network, chosen("sdpa_math"), chosen("sdpa"))
+    second = attending(network, account_of("sdpa_math"))
     with (
-        attending(network, chosen("sdpa"), chosen("sdpa")),
+        attending(network, account_of("sdpa")),
         pytest.raises(RequestError, match="processors of type AttentionProcessor already"),
     ):
         second.__enter__()
@@ -135,11 +145,11 @@ def test_group_offloading_and_fused_projections_go_together_with_it() -> None:
     network = tiny.i2v_clip()
     before = velocity_in_place(network)
     group_offload(network, torch.device("cpu"), 1)
-    with attending(network, chosen("sdpa"), chosen("sdpa")):
+    with attending(network, account_of("sdpa")):
         assert torch.equal(velocity_in_place(network), before)
     fused = tiny.i2v_clip()
     fused.fuse_qkv_projections()
-    with attending(fused, chosen("sdpa"), chosen("sdpa")):
+    with attending(fused, account_of("sdpa")):
         assert tiny.relative_error(velocity_in_place(fused), before) < 1e-5
 
 
@@ -149,13 +159,14 @@ def test_compiled_blocks_are_compiled_once_per_backend_and_not_counted() -> None
     compiled = CompileCounter()
     network.compile_repeated_blocks(fullgraph=True, backend=compiled)
     for _ in range(3):
-        with attending(network, chosen("sdpa"), chosen("sdpa")) as account:
+        account = account_of("sdpa")
+        with attending(network, account):
             assert torch.equal(velocity_in_place(network), before)
             assert torch.equal(velocity_in_place(network), before)
         assert (account.self_attention.calls, account.network_calls) == (0, 2)
     assert compiled.frame_count == 1
     assert "compiled blocks, which do not count in 2 of the network" in account.reports("single")[0].lines()[0]
-    with attending(network, chosen("sdpa_math"), chosen("sdpa_math")):
+    with attending(network, account_of("sdpa_math", "sdpa_math")):
         assert not torch.equal(velocity_in_place(network), before)
     assert compiled.frame_count == 2
 

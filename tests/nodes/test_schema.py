@@ -19,6 +19,7 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     ],
     "FastVideoLoadDiffusersModel": ["model_name", "dtype", "lora_name", "lora_strength"],
     "FastVideoLoadDemoWan": ["model"],
+    "FastVideoAttention": ["model", "self_attention", "cross_attention"],
     "FastVideoRunReport": ["report"],
     "FastVideoCompare": ["reference", "candidate", "view", "amplify", "reference_report", "candidate_report"],
     "FastVideoMagCache": ["model", "enabled", "preset", "mode", "residuals_on_cpu"],

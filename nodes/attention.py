@@ -1,0 +1,122 @@
+"""FastVideo Attention: which kernel computes self- and cross-attention of one MODEL."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.patcher_extension
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import io
+
+from fastvideo_core.attention import Situation, prepare, survey
+
+from .attention_override import KEY, OVERRIDE, NativeAttention, check_override, marked_call
+from .diffusers_network import DiffusersNetwork
+from .guider import WanGuider
+from .low_noise import LowNoiseExpert
+from .sockets import CATEGORY, check_connected
+from .wan_model import wan_facts
+
+
+def with_attention(model: Any, self_attention: str, cross_attention: str) -> Any:
+    """A clone of the MODEL that computes attention with these backends.
+
+    Raises:
+        RequestError: a backend cannot run on this machine with this model, with every reason; or the MODEL has another
+            attention on it.
+        NumericsError: a backend gives wrong values here.
+    """
+    check_override(model.model_options, None)
+    situation = situation_of(model)
+    attention = NativeAttention(prepare(self_attention, situation), prepare(cross_attention, situation))
+    clone = model.clone()
+    clone.model_options.setdefault("transformer_options", {})[OVERRIDE] = attention
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, AttentionWrapper(attention))
+    if not isinstance(model.model.diffusion_model, DiffusersNetwork):  # which tells the two apart by itself
+        comfy.patcher_extension.add_wrapper_with_key(
+            WrappersMP.DIFFUSION_MODEL, KEY, marked_call, clone.model_options, is_model_options=True
+        )
+    return clone
+
+
+def situation_of(model: Any) -> Situation:
+    """Where a Wan MODEL computes attention."""
+    network = model.model.diffusion_model
+    return Situation.on(model.load_device, model.model.get_dtype_inference(), network.dim // network.num_heads)
+
+
+def offered() -> dict[str, tuple[str, ...]]:
+    """Every backend and why it cannot run on this machine with Wan's head_dim, those that can first."""
+    device = comfy.model_management.get_torch_device()
+    return survey(Situation.on(device, torch.float32 if device.type == "cpu" else torch.bfloat16, 128))
+
+
+@dataclass(frozen=True)
+class AttentionWrapper:
+    """Core's OUTER_SAMPLE wrapper: one call is one generation."""
+
+    attention: NativeAttention
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        own_options = guider.model_options
+        check_override(own_options, self.attention)
+        override = self.attention.override()
+        guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
+        guider.model_options["transformer_options"][OVERRIDE] = override
+        ours = isinstance(guider, WanGuider | LowNoiseExpert)
+        if ours:
+            guider.run.attention[guider] = override.account
+        try:
+            result = executor(*args, **kwargs)
+        finally:
+            guider.model_options = own_options
+        if not ours:
+            logging.info("%s", "\n".join(line for part in override.account.reports("single") for line in part.lines()))
+        return result
+
+
+class FastVideoAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        backends = offered()
+        return io.Schema(
+            node_id="FastVideoAttention",
+            display_name="FastVideo Attention",
+            category=CATEGORY,
+            description="Chooses what computes attention on this model and tries it before the run; the run report says what ran "
+            "how often.",
+            search_aliases=["sage attention", "flash attention", "xformers", "sdpa", "attention backend", "flex attention"],
+            inputs=[
+                io.Model.Input("model", tooltip="Wan diffusion model; each expert of Wan 2.2 gets a node of its own."),
+                io.Combo.Input(
+                    "self_attention", options=["auto", *backends], default="auto",
+                    tooltip="Among the video's own tokens: most of the time of a long video. auto: the first exact kernel that "
+                    "runs here. Any other: that one, or an error that says why not. " + _missing(backends),
+                ),
+                io.Combo.Input(
+                    "cross_attention", options=["auto", *backends], default="auto",
+                    tooltip="From the video to the prompt, and to image tokens where the model reads any.",
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: Any, self_attention: str, cross_attention: str) -> io.NodeOutput:
+        check_connected(model=(model, ModelPatcher))
+        wan_facts(model)  # refuses what is not Wan
+        return io.NodeOutput(with_attention(model, self_attention, cross_attention))
+
+
+def _missing(backends: Mapping[str, tuple[str, ...]]) -> str:
+    reasons = [f"{name} {'; '.join(why)}" for name, why in backends.items() if why]
+    return f"Not on this machine: {'. '.join(reasons)}." if reasons else "All run on this machine."
+
+
+NODES = [FastVideoAttention]

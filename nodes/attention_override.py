@@ -1,0 +1,160 @@
+"""Where chosen attention meets a generation on a native MODEL: core's `optimized_attention_override`.
+
+Core calls one function for self- and for cross-attention (to text, and to image tokens) and says nothing of which it is; lengths
+do not tell either, for a video may have as many tokens as the text has rows. So for the duration of a call of the network its
+self-attention modules mark their own calls.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.ldm.modules.attention
+from torch import Tensor, nn
+
+from fastvideo_core import AttentionReport, RequestError
+from fastvideo_core.attention import BACKENDS, Attention, AttentionAccount
+
+KEY = "fastvideo_attention"
+OVERRIDE = "optimized_attention_override"
+KIND = "fastvideo_attention_kind"
+"""Among a call's transformer options: "self" or "cross"."""
+
+
+class Override:
+    """What core calls in the place of its own attention, in one generation."""
+
+    def __init__(self, account: AttentionAccount) -> None:
+        self.account = account
+
+    def __call__(self, function: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None,
+                 attn_precision: Any = None, skip_reshape: bool = False, skip_output_reshape: bool = False,
+                 **options: Any) -> Tensor:  # fmt: skip
+        """Core's arguments: q, k, v are (B, L, H * D), or with skip_reshape (B, H, L, D); so is the output, with
+        skip_output_reshape. mask: (Lq, Lk), (B, Lq, Lk) or (B, H, Lq, Lk), bool or added to the scores."""
+        counted = self._counted(options.pop("transformer_options", None) or {})
+        scale = options.pop("scale", None)
+        _check(counted.attention, q, attn_precision, options)
+        q, k, v = ((x.transpose(1, 2) if skip_reshape else x.unflatten(-1, (heads, -1))) for x in (q, k, v))
+        out = counted(q, k, v, _four_dimensional(mask), scale)
+        return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
+
+    def _counted(self, options: dict[str, Any]) -> Any:
+        if KIND not in options:
+            raise RequestError(
+                "FastVideo Attention got a call from outside the network's forward and cannot tell self- from cross-attention in "
+                "it: this sampler or this kind of Wan network calls its blocks by itself. Remove FastVideo Attention here."
+            )
+        return self.account.self_attention if options[KIND] == "self" else self.account.cross_attention
+
+
+@dataclass(frozen=True)
+class NativeAttention:
+    """What the node puts on a MODEL: core's override for calls outside of a generation, and what a generation makes its own
+    from."""
+
+    self_attention: Attention
+    cross_attention: Attention
+
+    def override(self) -> Override:
+        return Override(AttentionAccount.of(self.self_attention, self.cross_attention))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.override()(*args, **kwargs)
+
+
+def account_in(options: dict[str, Any]) -> AttentionAccount | None:
+    """Of the attention that this node put among a call's transformer options; None where it did not."""
+    override = options.get(OVERRIDE)
+    if isinstance(override, NativeAttention):
+        override = override.override()
+    return override.account if isinstance(override, Override) else None
+
+
+def marked_call(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
+                transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
+    """Core's DIFFUSION_MODEL wrapper: one call of the network, counted, with its self-attention marked."""
+    account = account_in(transformer_options)
+    if account is not None:
+        account.network_calls += 1
+    options = {**transformer_options, KIND: "cross"}
+    with marked(executor.class_obj):
+        return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+
+
+@contextmanager
+def marked(network: nn.Module) -> Iterator[None]:
+    """The self-attention modules of core's Wan blocks mark their calls, around whatever other packs put there."""
+    modules = [block.self_attn for block in network.modules() if hasattr(block, "self_attn") and hasattr(block, "cross_attn")]
+    patched = [vars(module).get("forward") for module in modules]
+    try:
+        for module in modules:
+            module.forward = _marking(module.forward)
+        yield
+    finally:
+        for module, forward in zip(modules, patched, strict=True):
+            if forward is None:
+                vars(module).pop("forward", None)
+            else:
+                module.forward = forward
+
+
+def _marking(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def mark(*args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Any:  # noqa: B006 - as core's
+        return forward(*args, transformer_options={**transformer_options, KIND: "self"}, **kwargs)
+
+    return mark
+
+
+def check_override(model_options: dict[str, Any], ours: NativeAttention | None) -> None:
+    """Raises RequestError where the options have another attention than `ours`."""
+    present = model_options.get("transformer_options", {}).get(OVERRIDE)
+    if present is ours:
+        return
+    if isinstance(present, NativeAttention):
+        raise RequestError("There are two FastVideo Attention nodes on one MODEL: remove or bypass one of the two.")
+    if present is None:
+        raise RequestError("A node after FastVideo Attention took its attention off the MODEL: remove or bypass that node.")
+    raise RequestError(
+        f"FastVideo Attention and another pack's attention ({_name(present)}) are on one MODEL, which can only have one: remove "
+        "or bypass one of the two nodes."
+    )
+
+
+def attention_reports(run: Any, guider: Any) -> tuple[AttentionReport, ...]:
+    """Of a NativeRun of our guider."""
+    experts = ((guider, "single" if guider.low_noise is None else "high_noise"), (guider.low_noise, "low_noise"))
+    return tuple(report for of, name in experts if of in run.attention for report in run.attention[of].reports(name))
+
+
+def attention_notes(run: Any) -> list[str]:
+    """What core would have run, where it was started with another attention than torch's."""
+    core = comfy.ldm.modules.attention.optimized_attention.__name__
+    if not run.attention or core == "attention_pytorch":
+        return []
+    return [f"ComfyUI was started with {core}, which FastVideo Attention replaces on its MODEL"]
+
+
+def _check(attention: Attention, q: Tensor, precision: Any, options: dict[str, Any]) -> None:
+    """What a call asks for beyond q, k, v and mask."""
+    name = attention.choice.backend
+    low_precision = options.pop("low_precision_attention", True)
+    if not low_precision and BACKENDS[name].error is not None:
+        raise RequestError(f"{name} computes in low precision, and the model asks for full precision here: choose another one.")
+    if precision not in (None, q.dtype):
+        raise RequestError(f"The model asks for attention in {precision} and computes in {q.dtype}: {name} runs in the latter.")
+    unread = [key for key, value in options.items() if key != "_inside_attn_wrapper" and value not in (None, False)]
+    if unread:
+        raise RequestError(f"The model asks attention for {', '.join(unread)}, which FastVideo Attention does not know.")
+
+
+def _four_dimensional(mask: Tensor | None) -> Tensor | None:
+    if mask is None or mask.ndim == 4:
+        return mask
+    return mask[None, None] if mask.ndim == 2 else mask[:, None]
+
+
+def _name(override: Any) -> str:
+    named = override if hasattr(override, "__qualname__") else type(override)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -1,0 +1,225 @@
+"""FastVideo Attention: what was chosen runs, self- and cross-attention apart, on this MODEL only, and is gone with the node."""
+
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from sampling import conditions_of, latent_of, normal, relative_error, run_ksampler, run_node
+from test_composition import PATCHES
+from test_diffusers_model import load
+
+from fastvideo_core import RequestError
+from fastvideo_core.attention import BACKENDS
+
+pytestmark = pytest.mark.usefixtures("direct")
+
+LAYERS = 2
+KINDS = ["t2v", "i2v", "i2v_clip", "flf2v", "ti2v"]
+OVERRIDE = "optimized_attention_override"
+
+
+def attended(host: Any, model: Any, own: str = "sdpa_math", cross: str = "sdpa_math") -> Any:
+    return host.node_classes["FastVideoAttention"].execute(model=model, self_attention=own, cross_attention=cross).args[0]
+
+
+def calls(report: Any) -> list[tuple[str, str, int, int]]:
+    return [(part.part, part.backend, part.calls, part.network_calls) for part in report.attention]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_attention_runs_in_its_backend_and_is_counted(comfy: Any, load_wan: Any, kind: str) -> None:
+    """KSampler's video is the measure; torch's plain mathematics rounds differently from its fused kernel."""
+    model = load_wan(kind)
+    plain, before = run_node(comfy, model, kind, steps=2)
+    ours, report = run_node(comfy, attended(comfy, model, "sdpa_math", "sdpa"), kind, steps=2)
+    cross = 2 if kind in ("i2v_clip", "flf2v") else 1
+    assert calls(report) == [
+        ("self-attention", "sdpa_math", 2 * LAYERS, 2),
+        ("cross-attention", "sdpa", 2 * LAYERS * cross, 2),
+    ]
+    assert before.attention == ()
+    assert not torch.equal(ours, plain) and relative_error(ours, plain) < 1e-5
+    assert f"self-attention of the single expert: sdpa_math (as asked), {2 * LAYERS} calls in 2 of the network" in report.text()
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v_clip"])
+def test_torch_sdpa_is_bit_equal_to_core_own(comfy: Any, load_wan: Any, kind: str) -> None:
+    model = load_wan(kind)
+    assert torch.equal(run_ksampler(attended(comfy, model, "sdpa", "sdpa"), kind, steps=2), run_ksampler(model, kind, steps=2))
+
+
+def test_a_video_as_long_as_the_text_is_told_apart(comfy: Any, load_wan: Any) -> None:
+    """Latents of 2 frames of 32 x 32 are 512 tokens, as many as the text has rows."""
+    model, latent = load_wan(), latent_of("t2v", frames=2, side=32)
+    positive, negative = conditions_of("t2v", frames=2, side=32)
+    inputs = {"positive": positive, "negative": negative, "latent": latent, "steps": 1}
+    _, report = run_node(comfy, attended(comfy, model, "sdpa_math", "sdpa"), **inputs)
+    assert calls(report) == [("self-attention", "sdpa_math", LAYERS, 1), ("cross-attention", "sdpa", LAYERS, 1)]
+
+
+def test_two_models_have_two_backends_in_one_process(comfy: Any, load_wan: Any) -> None:
+    """Both experts are patchings of one network."""
+    model = load_wan()
+    high, low = attended(comfy, model, "sdpa_math", "sdpa"), attended(comfy, model, "sdpa", "sdpa_math")
+    _, report = run_node(comfy, high, low_noise_model=low, steps=4)
+    steps = {phase.expert: phase.steps for phase in report.phases}
+    assert [(part.expert, part.part, part.backend, part.calls) for part in report.attention] == [
+        ("high_noise", "self-attention", "sdpa_math", LAYERS * steps["high_noise"]),
+        ("high_noise", "cross-attention", "sdpa", LAYERS * steps["high_noise"]),
+        ("low_noise", "self-attention", "sdpa", LAYERS * steps["low_noise"]),
+        ("low_noise", "cross-attention", "sdpa_math", LAYERS * steps["low_noise"]),
+    ]
+
+
+def test_only_one_expert_may_have_it(comfy: Any, load_wan: Any) -> None:
+    model = load_wan()
+    _, report = run_node(comfy, model, low_noise_model=attended(comfy, load_wan("t2v", 1)), steps=4)
+    assert {part.expert for part in report.attention} == {"low_noise"}
+
+
+def test_without_the_node_nothing_of_it_remains(comfy: Any, load_wan: Any) -> None:
+    model = load_wan()
+    before = run_ksampler(model, steps=2)
+    modules = {name: set(vars(module)) for name, module in model.model.diffusion_model.named_modules()}
+    assert not torch.equal(run_ksampler(attended(comfy, model), steps=2), before)
+    assert torch.equal(run_ksampler(model, steps=2), before)
+    assert OVERRIDE not in model.model_options["transformer_options"]
+    assert {name: set(vars(module)) for name, module in model.model.diffusion_model.named_modules()} == modules
+
+
+def test_nothing_remains_after_an_interrupt(comfy: Any, load_wan: Any) -> None:
+    model = load_wan()
+    chosen = attended(comfy, model)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    stopped = chosen.clone()
+    stopped.set_model_patch_replace(interrupt, "dit", "double_block", 1)
+    with pytest.raises(KeyboardInterrupt):
+        run_ksampler(stopped, steps=1)
+    assert not any("forward" in vars(module) for module in model.model.diffusion_model.modules())
+    assert isinstance(run_node(comfy, chosen, steps=1)[1].attention[0].calls, int)
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v_clip"])
+def test_diffusers_networks_get_it_through_their_processors(comfy: Any, load_wan: Any, kind: str) -> None:
+    load_wan(kind)
+    model = load(comfy, f"{kind}_0.safetensors")
+    plain = run_node(comfy, model, kind, steps=2)[0]
+    ours, report = run_node(comfy, attended(comfy, model, "sdpa_math", "sdpa"), kind, steps=2)
+    cross = 2 if kind == "i2v_clip" else 1
+    assert calls(report) == [
+        ("self-attention", "sdpa_math", 2 * LAYERS, 2),
+        ("cross-attention", "sdpa", 2 * LAYERS * cross, 2),
+    ]
+    assert not torch.equal(ours, plain) and relative_error(ours, plain) < 1e-5
+    assert torch.equal(run_node(comfy, model, kind, steps=2)[0], plain)
+
+
+def test_calls_outside_of_a_generation_compute_with_it_too(comfy: Any, load_wan: Any) -> None:
+    for model in (load_wan(), load(comfy, "t2v_0.safetensors")):
+        plain, chosen = (
+            given.model.apply_model(
+                normal(51, 1, 16, 3, 8, 8), torch.tensor([0.7]), c_crossattn=normal(52, 1, 512, 32),
+                transformer_options=given.model_options["transformer_options"],
+            )
+            for given in (model, attended(comfy, model))
+        )  # fmt: skip
+        assert not torch.equal(chosen, plain) and relative_error(chosen, plain) < 1e-5
+
+
+def test_other_patches_act_as_before(comfy: Any, load_wan: Any) -> None:
+    for name in ("block replace", "SkipLayerGuidanceDiT"):
+        for model in (load_wan(), load(comfy, "t2v_0.safetensors")):
+            expected = run_ksampler(PATCHES[name](comfy, model), steps=2)
+            patched = PATCHES[name](comfy, attended(comfy, model, "sdpa", "sdpa"))
+            assert relative_error(run_ksampler(patched, steps=2), expected) < 1e-5
+
+
+def test_self_attention_that_another_pack_replaced_is_still_self_attention(comfy: Any, load_wan: Any) -> None:
+    """Packs replace a module's forward by an object patch, before or after this node."""
+    from comfy.ldm.wan.model import WanSelfAttention
+
+    def doubled(self: Any, x: Any, freqs: Any, transformer_options: Any = {}) -> Any:  # noqa: B006
+        return 2 * WanSelfAttention.forward(self, x, freqs, transformer_options=transformer_options)
+
+    model = attended(comfy, load_wan(), "sdpa_math", "sdpa")
+    module = model.model.diffusion_model.blocks[0].self_attn
+    model.add_object_patch("diffusion_model.blocks.0.self_attn.forward", MethodType(doubled, module))
+    video, report = run_node(comfy, model, steps=2)
+    assert calls(report)[0] == ("self-attention", "sdpa_math", 2 * LAYERS, 2)
+    assert relative_error(video, run_node(comfy, load_wan(), steps=2)[0]) > 1e-3
+
+
+def test_another_attention_on_the_model_is_refused_by_name(comfy: Any, load_wan: Any) -> None:
+    patched = PATCHES["attention override"](comfy, load_wan())
+    with pytest.raises(RequestError, match=r"another pack's attention \(test_composition\..*override.*\) are on one MODEL"):
+        attended(comfy, patched)
+    with pytest.raises(RequestError, match="two FastVideo Attention nodes on one MODEL"):
+        attended(comfy, attended(comfy, load_wan()))
+    with pytest.raises(RequestError, match="another pack's attention"):
+        run_ksampler(PATCHES["attention override"](comfy, attended(comfy, load_wan())), steps=1)
+
+
+def test_a_backend_that_cannot_run_here_raises_every_reason(comfy: Any, load_wan: Any) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("states the reasons of a machine without a GPU")
+    with pytest.raises(RequestError) as raised:
+        attended(comfy, load_wan(), "sageattention_2")
+    for part in ("the package sageattention", "NVIDIA GPU of compute capability 8.0", "float16 or bfloat16"):
+        assert part in str(raised.value)
+
+
+def test_the_list_has_everything_and_first_what_runs_here(comfy: Any) -> None:
+    schema = comfy.node_classes["FastVideoAttention"].define_schema()
+    for name in ("self_attention", "cross_attention"):
+        given = next(given for given in schema.inputs if given.id == name)
+        assert given.options[0] == "auto" and set(given.options) == {"auto", *BACKENDS}
+    assert given.options[1] == "sdpa"
+    if not torch.cuda.is_available():
+        own = schema.inputs[1]
+        assert "flash_attn_3 needs the package flash-attn-3, which is not installed; needs an NVIDIA GPU" in own.tooltip
+        assert own.options.index("sdpa_math") < own.options.index("sdpa_cudnn")
+
+
+def test_another_model_than_wan_is_refused(tiny: Any) -> None:
+    import nodes
+
+    other = nodes.NODE_CLASS_MAPPINGS["TinyOtherModel"]().make("stable diffusion")[0]
+    with pytest.raises(RequestError, match=r"samples Wan 2\.1 and 2\.2"):
+        attended(tiny, other)
+
+
+def test_ksampler_says_in_the_log_what_ran(comfy: Any, load_wan: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        run_ksampler(attended(comfy, load_wan(), "auto", "sdpa_math"), steps=2)
+    assert f"cross-attention of the single expert: sdpa_math (as asked), {2 * LAYERS} calls in 2 of the network" in caplog.text
+    assert "self-attention of the single expert: sdpa (auto; not flash_attn_3: " in caplog.text or torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("mask", ["none", "two", "three", "four", "bias"])
+@pytest.mark.parametrize("skip_output_reshape", [False, True])
+@pytest.mark.parametrize("skip_reshape", [False, True])
+def test_every_call_that_core_can_make_means_the_same(
+    comfy: Any, load_wan: Any, skip_reshape: bool, skip_output_reshape: bool, mask: str
+) -> None:
+    """The override against core's own function, on core's layouts and masks."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    options = attended(comfy, load_wan(), "sdpa", "sdpa").model_options["transformer_options"]
+    options = {**options, "fastvideo_attention_kind": "cross"}
+    generator = torch.Generator().manual_seed(1)
+    q, k, v = (torch.randn(2, length, 3 * 8, generator=generator) for length in (10, 14, 14))
+    if skip_reshape:
+        q, k, v = (x.unflatten(-1, (3, 8)).transpose(1, 2) for x in (q, k, v))
+    allowed = torch.rand(2, 3, 10, 14, generator=generator) < 0.7
+    masks = {"none": None, "two": allowed[0, 0], "three": allowed[:, 0], "four": allowed, "bias": allowed.float()}
+    call = {"heads": 3, "mask": masks[mask], "skip_reshape": skip_reshape, "skip_output_reshape": skip_output_reshape}
+    expected = attention_pytorch(q, k, v, **call)
+    if mask == "none":
+        assert torch.equal(attention_pytorch(q, k, v, **call, transformer_options=options), expected)
+    else:  # the backend was prepared for calls without a mask: it is not dropped
+        with pytest.raises(RequestError, match="prepared for no mask and got"):
+            attention_pytorch(q, k, v, **call, transformer_options=options)
