@@ -2,9 +2,21 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import attention, calibrate, compare, demo_wan, diffusers_model, guider, magcache, run_report, sampler, text_encode
+from . import (
+    attention,
+    calibrate,
+    compare,
+    dbcache,
+    demo_wan,
+    diffusers_model,
+    guider,
+    magcache,
+    run_report,
+    sampler,
+    text_encode,
+)
 
-MODULES = (text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, calibrate, attention, compare)
+MODULES = (text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention, compare)
 
 
 class FastVideoExtension(ComfyExtension):

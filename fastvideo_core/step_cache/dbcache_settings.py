@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..errors import RequestError
-from ..schedule import Phase, Schedule
+from ..schedule import Phase
 
 PUBLISHED_FIRST_BLOCKS = 8
 """cache-dit 1.5.3 (Apache-2.0), DBCacheConfig.Fn_compute_blocks."""
@@ -64,8 +64,9 @@ class DBCacheSettings:
             if value is not None and value < minimum:
                 raise RequestError(f"DBCache's {name} is {value}: it is {minimum} or more. Threshold 0 switches the cache off.")
 
-    def threshold_in(self, schedule: Schedule) -> float:
-        return min(HIGHEST, CHANGE / schedule.steps) if self.threshold is None else self.threshold
+    def threshold_in(self, steps: float) -> float:
+        """Of a generation of so many steps."""
+        return min(HIGHEST, CHANGE / steps) if self.threshold is None else self.threshold
 
     def outer_blocks(self, count: int) -> tuple[int, int]:
         """How many blocks always run at the start and at the end of a network of `count` blocks.

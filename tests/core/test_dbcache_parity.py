@@ -34,7 +34,7 @@ every_case = pytest.mark.parametrize("settings", CASES.values(), ids=list(CASES)
 @every_case
 def test_one_expert(settings: DBCacheSettings, mode: str) -> None:
     asked, networks = request(12, mode=mode), {"single": deep()}
-    resolved = replace(settings, threshold=settings.threshold_in(asked.plan()))
+    resolved = replace(settings, threshold=settings.threshold_in(asked.steps))
     own, shell, reference = (
         Run(asked, networks, settings),
         Run(asked, networks, settings, cache=CacheDiT),

@@ -23,6 +23,7 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoRunReport": ["report"],
     "FastVideoCompare": ["reference", "candidate", "view", "amplify", "reference_report", "candidate_report"],
     "FastVideoMagCache": ["model", "enabled", "preset", "mode", "residuals_on_cpu"],
+    "FastVideoDBCache": ["model", "enabled", "preset", "residuals_on_cpu"],
     "FastVideoCalibrateMagCache": [
         "model", "low_noise_model", "positive", "negative", "latent", "seed", "steps", "shift", "guidance_scale",
         "low_noise_guidance_scale", "boundary", "guidance_mode",
