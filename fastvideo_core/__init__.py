@@ -30,7 +30,7 @@ from .report import AttentionReport, CachePhaseReport, CacheReport, PhaseReport,
 from .request import SamplingRequest, VideoSize
 from .schedule import TIMESTEPS, Phase, Schedule, plan, plan_part, shifted_sigmas
 from .solvers import Solver, SolverName, make_solver
-from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_dbcache, with_magcache
+from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_cache_dit, with_dbcache, with_magcache
 from .text import clean_prompt, pad_rows
 from .wan.demo import load_demo
 from .wan.generation import Generation, NewCache
@@ -49,7 +49,7 @@ __all__ = [
     "MagCacheSettings", "Measured", "NewCache", "NumericsError", "Phase", "PhaseReport", "Prediction", "RatioTable",
     "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "Step", "StepCache", "TextEncoder",
     "Tokenizer", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora", "check_finite", "clean_prompt",
-    "compare", "denoise", "generate", "group_offload", "guide", "image_condition", "load_demo", "load_transformer", "make_solver",
-    "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas", "with_dbcache",
-    "with_magcache",
+    "compare", "denoise", "generate", "group_offload", "guide", "image_condition", "load_demo", "load_transformer",
+    "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas",
+    "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A case of a comparison as a person writes it: "magcache threshold=0.12 max_skips=2", "dbcache performance", "gate=0.5"."""
+"""A case of a comparison as a person writes it: "magcache threshold=0.12 max_skips=2", "cache-dit performance", "gate=0.5"."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,6 +16,7 @@ from ..step_cache import (
     RatioTable,
     recommended,
     table_of,
+    with_cache_dit,
     with_dbcache,
 )
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..wan.generation import Generation, NewCache
 
 Settings = TypeVar("Settings", MagCacheSettings, DBCacheSettings)
-CACHES = {"magcache": MagCacheSettings, "dbcache": DBCacheSettings}
+CACHES = {"magcache": MagCacheSettings, "dbcache": DBCacheSettings, "cache-dit": DBCacheSettings}
 OF_REQUEST = ("steps", "shift", "guidance_scale", "low_noise_guidance_scale", "solver")
 OF_GUIDANCE = {"guidance_mode": "mode", "gate": "gate", "rescale": "rescale"}
 
@@ -57,11 +58,10 @@ def read_case(text: str, tables: Sequence[Path] = ()) -> Case:
     known = [] if name is None else [field.name for field in fields(CACHES[name])]
     unknown = [key for key in pairs if key not in known]
     if unknown or not text.split():
+        wrong = f"sets {unknown[0]}, which there is not" if unknown else "is empty"
         raise RequestError(
-            f"The case {text!r} "
-            + (f"sets {unknown[0]}, which there is not." if unknown else "is empty.")
-            + " It may begin with "
-            f"magcache or dbcache, and sets any of: {', '.join([*known, *OF_REQUEST, *OF_GUIDANCE])}."
+            f"The case {text!r} {wrong}. It may begin with {', '.join(CACHES)}, and sets any of: "
+            f"{', '.join([*known, *OF_REQUEST, *OF_GUIDANCE])}."
         )
     return Case(text=text, request=request, guidance=guidance, cache=_cache(name, preset, pairs, tables))
 
@@ -77,9 +77,10 @@ def _cache(name: str | None, preset: str | None, pairs: Mapping[str, str], table
     if name is None:
         return None
     changes = {key: _value(CACHES[name], key, value) for key, value in pairs.items()}
-    if name == "dbcache":
-        return with_dbcache(replace(_preset(DBCACHE_PRESETS, preset, DBCACHE_PRESETS["auto"]), **changes))
-    return _magcache(preset, changes, tables)
+    if name == "magcache":
+        return _magcache(preset, changes, tables)
+    settings = replace(_preset(DBCACHE_PRESETS, preset, DBCACHE_PRESETS["auto"]), **changes)
+    return with_dbcache(settings) if name == "dbcache" else with_cache_dit(settings)
 
 
 def _magcache(preset: str | None, changes: Mapping[str, Any], tables: Sequence[Path]) -> "Callable[[Generation], MagCache]":

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--case", action="append", required=True, metavar="SETTINGS",
         help='what an accelerated generation does differently: "magcache", "magcache threshold=0.2 max_skips=3", "dbcache '
-        'performance", "gate=0.5", "steps=10 solver=euler"; may be given several times',
+        'performance", "cache-dit", "gate=0.5", "steps=10 solver=euler"; may be given several times',
     )  # fmt: skip
     group.add_argument(
         "--tables", type=Path, action="append", default=[], metavar="FOLDER", help="with ratio tables that `calibrate` wrote"

@@ -7,7 +7,7 @@ from .dbcache import DBCache, DBCacheSession
 from .dbcache_settings import DBCACHE_PRESETS, DBCacheSettings
 from .decisions import CachePlan, Decision, PhaseDecisions
 from .experts import CachedDenoiser, CachedExperts
-from .for_generation import table_of, with_dbcache, with_magcache
+from .for_generation import table_of, with_cache_dit, with_dbcache, with_magcache
 from .magcache import PhaseRule, make_rule, plan_magcache
 from .ratios import PhaseRatios, RatioTable, published_tables, read_table
 from .residuals import MagCache, MagCacheSession
@@ -19,6 +19,6 @@ __all__ = [
     "CachedDenoiser", "CachedExperts", "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "MagCache",
     "MagCacheMode", "MagCacheSession", "MagCacheSettings", "PhaseDecisions", "PhaseRatios", "PhaseRule", "RatioTable",
     "Sessions", "StepCache", "cache_report", "calibrate", "calibrated_tables", "make_rule", "measured_table", "network_hash",
-    "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended", "table_of", "weights_hash", "with_dbcache",
-    "with_magcache",
+    "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended", "table_of", "weights_hash",
+    "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

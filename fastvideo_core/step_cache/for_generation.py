@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..wan.parts import recognised
+from .cache_dit import CacheDiT
 from .calibration import weights_hash
 from .choose import ratio_table, recommended
 from .dbcache import DBCache
@@ -43,6 +44,15 @@ def with_magcache(
 def with_dbcache(settings: DBCacheSettings | None = None) -> "Callable[[Generation], DBCache]":
     """DBCache, as `cache` of `WanModel.generate`."""
     return lambda generation: DBCache(generation.guidance.schedule, settings or DBCacheSettings())
+
+
+def with_cache_dit(settings: DBCacheSettings | None = None) -> "Callable[[Generation], CacheDiT]":
+    """cache-dit's own DBCache, as `cache` of `WanModel.generate`.
+
+    The generation raises:
+        RequestError: the package is not installed, or cannot do what the settings ask.
+    """
+    return lambda generation: CacheDiT(generation.guidance.schedule, settings or DBCacheSettings())
 
 
 def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> RatioTable:

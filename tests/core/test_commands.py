@@ -144,7 +144,7 @@ def test_a_wrong_argument_is_one_line(arguments: list[str], words: str, capsys: 
         (["--prompt", "x", "--model", "nowhere", "--case", "dbcache"], "nowhere has no model_index.json"),
         ([*MODEL, "--dtype", "float16", "--case", "dbcache"], "--dtype was given and the demo model runs in float32"),
         ([*MODEL, "--case", "teacache"], "the word 'teacache' is no setting"),
-        ([*MODEL, "--case", ""], "is empty. It may begin with magcache or dbcache"),
+        ([*MODEL, "--case", ""], "is empty. It may begin with magcache, dbcache, cache-dit"),
         ([*MODEL, "--case", "dbcache treshold=1"], "sets treshold, which there is not."),
         ([*MODEL, "--case", "dbcache threshold=much"], "threshold=much: it must be a number or none."),
         ([*MODEL, "--case", "dbcache swift"], "There is no preset 'swift': auto, quality, performance."),
@@ -198,4 +198,5 @@ def test_a_case_may_name_a_preset_and_change_some_of_it() -> None:
         performance.threshold, 0, 3, True,
     )  # fmt: skip
     assert settings_of("dbcache threshold=none").threshold is None
+    assert settings_of("cache-dit threshold=0.1").threshold == 0.1
     assert settings_of("magcache low_noise_retention=none mode=nearest").mode == "nearest"
