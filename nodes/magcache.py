@@ -9,7 +9,7 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from fastvideo_core import MagCacheSettings, RequestError
+from fastvideo_core import MagCacheSettings, RequestError, WanVariant
 from fastvideo_core.step_cache import (
     CachePlan,
     MagCache,
@@ -26,7 +26,7 @@ from .demo_wan import FOLDER as DEMO_FOLDER
 from .native_generation import NativeGeneration, network_weights
 from .sockets import CATEGORY, check_connected
 from .step_cache import Opened, with_cache
-from .wan_model import wan_facts
+from .wan_model import WanFacts, wan_facts
 
 RATIOS = "fastvideo_ratios"
 """The folder of ComfyUI's models directory where calibrated ratio tables lie."""
@@ -63,11 +63,19 @@ def table_of(generation: NativeGeneration) -> RatioTable:
     return ratio_table(
         weights,
         folders,
-        generation.facts.variants(two) if generation.facts.plain else [],
+        _variants(generation.facts, two),
         two_experts=two,
         pixels=generation.pixels,
         first_frame=generation.first_frame,
     )
+
+
+def _variants(facts: WanFacts, two_experts: bool) -> list[WanVariant]:
+    """What published tables may be of. VACE's networks are text-to-video's with control blocks, and have tables of their own."""
+    rows = facts.variants(two_experts)
+    if facts.name == "WAN21_Vace":
+        return [replace(row, name=row.name.replace("_t2v_", "_vace_"), title=f"{row.title} with VACE") for row in rows]
+    return rows if facts.plain else []
 
 
 def table_folders() -> list[Path]:

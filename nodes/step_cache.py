@@ -5,6 +5,7 @@ each block. Core makes the options of a run anew for each: nothing stays.
 """
 
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -141,11 +142,10 @@ class CacheRun:
             place = ("double_block", index)
             replaces[place] = self._around(index, replaces.get(place))
         reserve = _reserving(self._session.tokens_held * token_bytes)
-        for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, self._call), (WrappersMP.PREPARE_SAMPLING, reserve)):
+        for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, _uncompiled(self._call)), (WrappersMP.PREPARE_SAMPLING, reserve)):
             comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
         return options
 
-    @torch.compiler.disable(recursive=False)
     def _call(self, executor: Any, x: Any, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
               transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
         """Core's DIFFUSION_MODEL wrapper: one call of the network."""
@@ -197,7 +197,6 @@ class CacheRun:
     def _around(self, index: int, inner: Callable[..., Any] | None) -> Callable[..., Any]:
         """The hook of a block. inner: the hook that another pack has there."""
 
-        @torch.compiler.disable(recursive=False)
         def hook(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
             def block(tokens: torch.Tensor) -> torch.Tensor:
                 given = {**args, "img": tokens}
@@ -209,7 +208,7 @@ class CacheRun:
             self._asked += 1
             return {"img": self._session.block(index, self.blocks, args["img"], block)}
 
-        return hook
+        return _uncompiled(hook)
 
     def _check_asked(self) -> None:
         if self._asked != self.blocks:
@@ -217,6 +216,12 @@ class CacheRun:
                 f"{self.opened.cache.report().name} saw {self._asked} of the network's {self.blocks} blocks in a call: a patch "
                 "of another pack replaced the network's forward or its block hooks during the run. Remove it or the cache."
             )
+
+
+def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decisions stay out of compiled graphs; what the function calls may be compiled. Where nothing has been compiled in this
+    process, torch's compiler is not even imported, which would take a second."""
+    return torch.compiler.disable(function, recursive=False) if "torch._dynamo" in sys.modules else function
 
 
 def _reserving(held_bytes: int) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from caching import TINY, attributes, cached, counted_blocks, cut, flat_table, plans, put_table, weights_of
+from caching import TINY, attributes, cached, counted_blocks, cut, flat_table, module_of, plans, put_table, weights_of
 from sampling import SETTINGS, latent_of, relative_error, run_chain, run_ksampler, run_node
 from test_parity_engine import engine_conditioning
 from tiny_wan import save_lora
@@ -230,6 +230,14 @@ def test_weights_have_one_hash_at_both_doors_and_a_lora_does_not_change_it(comfy
     assert {weights_of(comfy, m) for m in (model, patched, diffusers)} == {expected}
     run_ksampler(patched, steps=1)  # now the LoRA is in the weights
     assert {weights_of(comfy, m) for m in (model, patched)} == {expected}
+
+
+@pytest.mark.parametrize(("kind", "experts"), [("t2v", 1), ("i2v", 1), ("two experts", 2)])
+def test_the_demo_model_ships_calibrated(comfy: Any, kind: str, experts: int) -> None:
+    models = comfy.node_classes["FastVideoLoadDemoWan"].execute(model=kind).args[:experts]
+    name = "_".join(weights_of(comfy, model) for model in models)
+    folders = module_of(comfy, "magcache").table_folders()
+    assert [file.stem for folder in folders for file in folder.glob(f"{name}.json")] == [name]
 
 
 def test_a_model_without_a_table_says_how_to_make_one(comfy: Any, load_wan: Any) -> None:
