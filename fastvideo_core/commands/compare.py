@@ -84,7 +84,7 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
     file = given.output / "comparison.json"
     file.write_text(json.dumps(_data(task, given, pairs), indent=1), encoding="utf-8")
     tell("")
-    tell(markdown(_rows(cases, pairs)))
+    tell(markdown(_rows(cases, pairs, task.text_seconds)))
     tell(f"\nVideos and all figures: {file.parent}")
 
 
@@ -115,14 +115,15 @@ def _save(frames: Tensor, path: Path, model: WanModel) -> None:
     save_mp4(frames, path, fps_of(model))
 
 
-def _rows(cases: Sequence[Case], pairs: Sequence[Pair]) -> list[Row]:
+def _rows(cases: Sequence[Case], pairs: Sequence[Pair], text_seconds: float) -> list[Row]:
     """The dense row, and one for each case; figures are means over the seeds, the worst over all frames of all seeds."""
     first = [pair for pair in pairs if pair.case is cases[0]]
-    rows = [Row.of(DENSE, [pair.dense for pair in first], [], None)]
+    rows = [Row.of(DENSE, [pair.dense for pair in first], [], text_seconds)]
     seconds = rows[0].seconds
     for case in cases:
         own = [pair for pair in pairs if pair.case is case]
-        rows.append(Row.of(case.text, [pair.accelerated for pair in own], [pair.quality for pair in own], seconds))
+        runs, quality = [pair.accelerated for pair in own], [pair.quality for pair in own]
+        rows.append(Row.of(case.text, runs, quality, text_seconds, seconds))
     return rows
 
 

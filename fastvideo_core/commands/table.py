@@ -11,18 +11,20 @@ from ..report import RunReport
 Joined = Callable[[Sequence[float]], float]
 
 HEAD = (
-    "case", "sampling", "times faster", "branch steps skipped", "block calls saved", "PSNR mean / worst", "SSIM mean / worst",
-    "LPIPS mean / worst", "peak memory", "held by the cache",
+    "case", "sampling", "with text and VAE", "times faster", "branch steps skipped", "block calls saved", "PSNR mean / worst",
+    "SSIM mean / worst", "LPIPS mean / worst", "peak memory", "held by the cache",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Means over the seeds. speedup: None for the dense row. skipped, asked: branch steps. block_cut: the share of block calls
-    saved. mean, worst: None for the dense row. peak_bytes: None where it is not counted."""
+    """Means over the seeds. seconds: of sampling; clip_seconds: with text and VAE. speedup: of sampling, None for the dense row.
+    skipped, asked: branch steps. block_cut: the share of block calls saved. mean, worst: None for the dense row. peak_bytes: None
+    where it is not counted."""
 
     name: str
     seconds: float
+    clip_seconds: float
     speedup: float | None
     skipped: int
     asked: int
@@ -33,7 +35,14 @@ class Row:
     held_bytes: int
 
     @classmethod
-    def of(cls, name: str, runs: Sequence[Measured], quality: Sequence[Comparison], dense_seconds: float | None) -> "Row":
+    def of(
+        cls,
+        name: str,
+        runs: Sequence[Measured],
+        quality: Sequence[Comparison],
+        text_seconds: float,
+        dense_seconds: float | None = None,
+    ) -> "Row":
         reports = [run.report for run in runs]
         seconds = _mean([run.seconds for run in runs])
         peaks = [report.peak_memory_bytes for report in reports if report.peak_memory_bytes is not None]
@@ -42,6 +51,7 @@ class Row:
         return cls(
             name=name,
             seconds=seconds,
+            clip_seconds=text_seconds + seconds + _mean([run.decode_seconds for run in runs]),
             speedup=None if dense_seconds is None else dense_seconds / seconds,
             skipped=sum(row.skipped for cache in caches for row in cache.phases),
             asked=sum(_branch_steps(report) for report in reports),
@@ -57,6 +67,7 @@ class Row:
         return [
             self.name,
             f"{self.seconds:.2f} s",
+            f"{self.clip_seconds:.2f} s",
             "" if self.speedup is None else f"{self.speedup:.2f}",
             f"{self.skipped} of {self.asked}",
             f"{self.block_cut:.0%}",
