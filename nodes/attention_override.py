@@ -86,7 +86,7 @@ def marked_call(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: An
 @contextmanager
 def marked(network: nn.Module) -> Iterator[None]:
     """The self-attention modules of core's Wan blocks mark their calls, around whatever other packs put there."""
-    modules = [block.self_attn for block in network.modules() if hasattr(block, "self_attn") and hasattr(block, "cross_attn")]
+    modules: list[Any] = [block.self_attn for block in network.modules() if hasattr(block, "self_attn") and hasattr(block, "cross_attn")]
     patched = [vars(module).get("forward") for module in modules]
     try:
         for module in modules:

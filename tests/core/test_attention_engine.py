@@ -5,13 +5,15 @@ import tiny
 import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+from magcache_run import SETTINGS, flat_table, request
 from tiny_model import model_of, small
 from tiny_transformer import velocity_in_place
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from fastvideo_core import RequestError, SamplingRequest, group_offload
+from fastvideo_core import Guidance, RequestError, SamplingRequest, generate, group_offload, seeded_noise
 from fastvideo_core.attention import (
+    AttendingExperts,
     Attention,
     AttentionAccount,
     AttentionSettings,
@@ -21,6 +23,7 @@ from fastvideo_core.attention import (
     exact_attention,
     prepare,
 )
+from fastvideo_core.step_cache import CachedExperts, MagCache
 from fastvideo_core.wan import installed
 
 KINDS = ("t2v", "i2v", "i2v_clip", "flf2v", "ti2v")
@@ -96,8 +99,8 @@ def test_two_networks_with_two_backends_in_one_process() -> None:
     plain = velocity_in_place(first)
     active = _AttentionBackendRegistry.get_active_backend()
     with (
-        attending(first, account_of("sdpa_math", "sdpa_math")) as one,
-        attending(second, account_of("sdpa")) as two,
+        attending(first, account_of("sdpa_math", "sdpa_math")),
+        attending(second, account_of("sdpa")),
     ):
         by_math, by_sdpa = velocity_in_place(first), velocity_in_place(second)
     assert torch.equal(by_sdpa, plain) and not torch.equal(by_math, plain)
@@ -196,6 +199,20 @@ def test_a_generation_reports_what_ran_for_each_expert() -> None:
         steps = next(phase.steps for phase in report.phases if phase.expert == part.expert)
         assert (part.network_calls, part.calls) == (steps, steps * 2)
     assert "self-attention of the high-noise expert: sdpa (as asked), " in report.text()
+
+
+def test_blocks_that_a_step_cache_skips_are_no_calls() -> None:
+    asked, network, condition = request(), tiny.t2v(), tiny.conditioning()
+    attending_experts = AttendingExperts(tiny.experts({"single": network}, condition), AttentionSettings())
+    schedule = asked.plan()
+    cache = MagCache(schedule, flat_table(schedule), SETTINGS)
+    experts = CachedExperts(attending_experts, schedule, cache)
+    guidance = Guidance(schedule, asked.guidance)
+    list(generate(asked, experts, condition, seeded_noise(tiny.SHAPE, 1), guidance))
+    computed = cache.report().phases[0].computed
+    assert 0 < computed < schedule.steps
+    own, cross = attending_experts.reports()
+    assert (own.calls, own.network_calls) == (cross.calls, cross.network_calls) == (2 * computed, schedule.steps)
 
 
 def test_a_backend_that_cannot_run_raises_before_any_step() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from caching import cached, put_table
 from sampling import conditions_of, latent_of, normal, relative_error, run_ksampler, run_node
 from test_composition import PATCHES
 from test_diffusers_model import load
@@ -130,12 +131,33 @@ def test_calls_outside_of_a_generation_compute_with_it_too(comfy: Any, load_wan:
         assert not torch.equal(chosen, plain) and relative_error(chosen, plain) < 1e-5
 
 
-def test_other_patches_act_as_before(comfy: Any, load_wan: Any) -> None:
-    for name in ("block replace", "SkipLayerGuidanceDiT"):
-        for model in (load_wan(), load(comfy, "t2v_0.safetensors")):
-            expected = run_ksampler(PATCHES[name](comfy, model), steps=2)
-            patched = PATCHES[name](comfy, attended(comfy, model, "sdpa", "sdpa"))
-            assert relative_error(run_ksampler(patched, steps=2), expected) < 1e-5
+@pytest.mark.parametrize("name", [name for name in PATCHES if name != "attention override"])
+def test_other_nodes_act_as_before(comfy: Any, load_wan: Any, name: str) -> None:
+    """Bit for bit, with torch's own attention, whichever node comes first."""
+    patch, model = PATCHES[name], load_wan()
+    expected = run_ksampler(patch(comfy, model), steps=3)
+    assert torch.equal(run_ksampler(patch(comfy, attended(comfy, model, "sdpa", "sdpa")), steps=3), expected)
+    assert torch.equal(run_ksampler(attended(comfy, patch(comfy, model), "sdpa", "sdpa"), steps=3), expected)
+
+
+@pytest.mark.parametrize("name", ["block replace", "SkipLayerGuidanceDiT"])
+def test_other_nodes_act_as_before_on_diffusers_networks(comfy: Any, load_wan: Any, name: str) -> None:
+    load_wan()
+    patch, model = PATCHES[name], load(comfy, "t2v_0.safetensors")
+    expected = run_ksampler(patch(comfy, model), steps=3)
+    assert torch.equal(run_ksampler(patch(comfy, attended(comfy, model, "sdpa", "sdpa")), steps=3), expected)
+
+
+@pytest.mark.parametrize("network", ["core", "diffusers"])
+@pytest.mark.parametrize("order", ["cache first", "attention first"])
+def test_blocks_that_a_step_cache_skips_are_no_calls(comfy: Any, load_wan: Any, network: str, order: str) -> None:
+    put_table(comfy, load_wan())
+    base = load_wan() if network == "core" else load(comfy, "t2v_0.safetensors")
+    model = attended(comfy, cached(comfy, base)) if order == "cache first" else cached(comfy, attended(comfy, base))
+    _, report = run_node(comfy, model)
+    computed = report.caches[0].phases[0].computed
+    assert 0 < computed < 8
+    assert calls(report)[0] == ("self-attention", "sdpa_math", computed * LAYERS, 8)
 
 
 def test_self_attention_that_another_pack_replaced_is_still_self_attention(comfy: Any, load_wan: Any) -> None:
@@ -192,6 +214,15 @@ def test_another_model_than_wan_is_refused(tiny: Any) -> None:
         attended(tiny, other)
 
 
+def test_core_own_choice_is_named_where_it_is_replaced(comfy: Any, load_wan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from comfy.ldm.modules import attention
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_sub_quad)
+    _, report = run_node(comfy, attended(comfy, load_wan()), steps=1)
+    assert "ComfyUI was started with attention_sub_quad, which FastVideo Attention replaces on its MODEL" in report.notes
+    assert not any("attention_sub_quad" in note for note in run_node(comfy, load_wan(), steps=1)[1].notes)
+
+
 def test_ksampler_says_in_the_log_what_ran(comfy: Any, load_wan: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         run_ksampler(attended(comfy, load_wan(), "auto", "sdpa_math"), steps=2)
@@ -223,3 +254,21 @@ def test_every_call_that_core_can_make_means_the_same(
     else:  # the backend was prepared for calls without a mask: it is not dropped
         with pytest.raises(RequestError, match="prepared for no mask and got"):
             attention_pytorch(q, k, v, **call, transformer_options=options)
+
+
+def test_compiled_blocks_are_compiled_as_often_as_without_it(comfy: Any, load_wan: Any) -> None:
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from torch._dynamo.testing import CompileCounter
+
+    counts, videos = [], []
+    for chosen in (load_wan(), attended(comfy, load_wan(), "sdpa", "sdpa")):
+        compiled, model = CompileCounter(), chosen.clone()
+        set_torch_compile_wrapper(model, backend=compiled, keys=[f"diffusion_model.blocks.{i}" for i in range(LAYERS)])
+        torch.compiler.reset()
+        video, report = run_node(comfy, model, steps=4)
+        counts.append(compiled.frame_count)
+        videos.append(video)
+    assert counts[1] == counts[0]
+    assert torch.equal(*videos)
+    assert [(part.calls, part.network_calls) for part in report.attention] == [(0, 4), (0, 4)]
+    assert "compiled blocks, which do not count in 4 of the network" in report.text()
