@@ -8,8 +8,8 @@ from ..wan.variants import WanVariant
 from .ratios import RatioTable, published_tables, read_table
 from .settings import MagCacheSettings
 
-CALIBRATED = MagCacheSettings(threshold=0.12, max_skips=4, retention=0.2)
-"""What "auto" means with a table that recommends nothing."""
+CALIBRATED = MagCacheSettings(threshold=0.12, max_skips=2, retention=0.2, trend=0.5)
+"""What "auto" means with a table that recommends nothing: chosen on the demo models, of 20 and 40 steps (BENCHMARKS.md)."""
 
 
 def recommended(table: RatioTable) -> MagCacheSettings:

@@ -1,9 +1,10 @@
 """MagCache around the block loop: what the blocks add to the tokens is kept, and added again where a step is skipped."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ..guidance import Branch
@@ -16,20 +17,46 @@ from .session import BlockwiseSession, cache_report
 from .settings import MagCacheSettings
 
 
-class MagCacheSession(BlockwiseSession):
-    """MagCache during one phase: the rule, its decisions so far, and one residual (B, L, D) per branch."""
+@dataclass(frozen=True)
+class Residual:
+    """What the blocks added to one branch at noise level `level`, (B, L, D). change: of it since the computed step before, whose
+    noise level was `span` higher; None where there is none."""
 
-    def __init__(self, rule: PhaseRule, on_cpu: bool = False) -> None:
-        """on_cpu: whether the residuals wait in the computer's memory."""
+    level: float
+    value: Tensor
+    change: Tensor | None = None
+    span: float = 0.0
+
+    def at(self, level: float, trend: float) -> Tensor:
+        """Continued to another noise level, with `trend` of its slope: the damped trend of Gardner & McKenzie 1985,
+        "Forecasting trends in time series", with one factor for any number of steps."""
+        if self.change is None:
+            return self.value
+        return self.value + self.change * (trend * (self.level - level) / self.span)
+
+    @property
+    def nbytes(self) -> int:
+        return self.value.nbytes + (0 if self.change is None else self.change.nbytes)
+
+    def to(self, device: torch.device | str) -> "Residual":
+        return replace(self, value=self.value.to(device), change=None if self.change is None else self.change.to(device))
+
+
+class MagCacheSession(BlockwiseSession):
+    """MagCache during one phase: the rule, its decisions so far, and the last computed residual of each branch."""
+
+    def __init__(self, rule: PhaseRule, on_cpu: bool = False, trend: float = 0.0, levels: Sequence[float] = ()) -> None:
+        """on_cpu: whether the residuals wait in the computer's memory; trend: as in `MagCacheSettings`; levels: the noise level
+        of each step, which a trend needs."""
         super().__init__()
-        self.rule, self.on_cpu = rule, on_cpu
-        self._residuals: dict[Branch, Tensor] = {}
+        self.rule, self.on_cpu, self.trend, self.levels = rule, on_cpu, trend, levels
+        self._residuals: dict[Branch, Residual] = {}
         self._next: Decision | None = None
         self._now: _Call | None = None
 
     @property
     def tokens_held(self) -> int:
-        return 1 if self.on_cpu else super().tokens_held
+        return 1 if self.on_cpu else super().tokens_held + (self.trend > 0)
 
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         self._next = self.rule.decide(step, branches)
@@ -51,7 +78,7 @@ class MagCacheSession(BlockwiseSession):
         if last:
             self._now = None
             if call.decision.action == "compute":
-                self._store(call.decision.branches, call.before, out)
+                self._store(call.decision, call.before, out)
         return out
 
     def _open(self, x: Tensor) -> None:
@@ -59,23 +86,32 @@ class MagCacheSession(BlockwiseSession):
         if decision is None:
             self._now = None
         elif decision.action == "skip":
-            self._now = _Call(decision, x, self._applied(decision.branches, x))
+            self._now = _Call(decision, x, self._applied(decision, x))
         else:
             self._now = _Call(decision, x)
 
-    def _store(self, branches: tuple[Branch, ...], before: Tensor, after: Tensor) -> None:
+    def _store(self, decision: Decision, before: Tensor, after: Tensor) -> None:
         """Keeps what the blocks added. before, after: (branches * B, L, D)."""
-        rows = zip(branches, before.chunk(len(branches)), after.chunk(len(branches)), strict=True)
-        for branch, x, out in rows:
-            residual = out - x
-            self._residuals[branch] = residual.cpu() if self.on_cpu else residual
+        count = len(decision.branches)
+        for branch, x, out in zip(decision.branches, before.chunk(count), after.chunk(count), strict=True):
+            residual = self._residual(decision.step, self._residuals.get(branch), out - x)
+            self._residuals[branch] = residual.to("cpu") if self.on_cpu else residual
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
 
-    def _applied(self, branches: tuple[Branch, ...], x: Tensor) -> Tensor:
+    def _residual(self, step: int, earlier: Residual | None, value: Tensor) -> Residual:
+        level = self._level(step)
+        if not self.trend or earlier is None or earlier.value.shape != value.shape:
+            return Residual(level, value)
+        return Residual(level, value, value - earlier.value.to(value.device), earlier.level - level)
+
+    def _level(self, step: int) -> float:
+        return self.levels[step] if self.trend else 0.0
+
+    def _applied(self, decision: Decision, x: Tensor) -> Tensor:
         """x (branches * B, L, D) plus the residual of each branch."""
-        out = x.clone()
-        for branch, rows in zip(branches, out.chunk(len(branches)), strict=True):
-            rows += self._residuals[branch].to(x.device)
+        out, level = x.clone(), self._level(decision.step)
+        for branch, rows in zip(decision.branches, out.chunk(len(decision.branches)), strict=True):
+            rows += self._residuals[branch].to(x.device).at(level, self.trend)
         return out
 
     @property
@@ -116,7 +152,9 @@ class MagCache:
             yield None
             return
         rule = make_rule(self.schedule, phase, self.table, self.settings)
-        session = self._sessions[phase] = MagCacheSession(rule, self.settings.residuals_on_cpu)
+        session = self._sessions[phase] = MagCacheSession(
+            rule, self.settings.residuals_on_cpu, self.settings.trend, self.schedule.sigmas
+        )
         try:
             yield session
         finally:

@@ -20,6 +20,8 @@ class MagCacheSettings:
     low_noise_retention: of the low-noise phase; the same as `retention` when None.
     mode: how a ratio table is read. "resampled" reads it by noise level, for any steps, shift and scheduler; "nearest"
         by step number, as MagCache's authors do for other step counts; "official" wants the table's own schedule.
+    trend: how far a skipped step continues the residual's last change, in proportion to the noise level: 0 reuses the residual
+        as it is, as MagCache's authors do; 1 goes straight on from the last two computed ones. A second tensor per branch.
     residuals_on_cpu: whether the residuals wait in the computer's memory, not on the GPU.
     """
 
@@ -27,6 +29,7 @@ class MagCacheSettings:
     max_skips: int
     retention: float = 0.2
     low_noise_retention: float | None = None
+    trend: float = 0.0
     mode: MagCacheMode = "resampled"
     residuals_on_cpu: bool = False
 
@@ -39,6 +42,8 @@ class MagCacheSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise RequestError(f"MagCache's {name} is {value}: it is the fraction of steps that always compute, 0 to 1.")
+        if not 0 <= self.trend <= 1:
+            raise RequestError(f"MagCache's trend is {self.trend}: it lies between 0 (off) and 1.")
         if self.mode not in get_args(MagCacheMode):
             raise RequestError(f"MagCache's mode is {self.mode!r}: use one of {', '.join(get_args(MagCacheMode))}.")
 
