@@ -161,14 +161,14 @@ def run(
 
 
 def test_first_steps_and_layers_stay_dense() -> None:
-    _, (report,) = run(SparseSchedule(compiled=False, settings=SPARSE, dense_steps=1, dense_layers=1), {"single": tiny.t2v()})
+    _, (report,) = run(SparseSchedule(kernel="gather", settings=SPARSE, dense_steps=1, dense_layers=1), {"single": tiny.t2v()})
     assert (report.sparse_calls, report.dense_calls) == (3, 5), "4 batched calls of 2 layers, of which 3 are sparse in the second"
 
 
 @pytest.mark.parametrize("dense", [{"dense_steps": 4}, {"dense_layers": 2}], ids=str)
 def test_where_everything_is_dense_not_a_bit_changes(dense: dict[str, int]) -> None:
     networks = {"single": tiny.t2v()}
-    latents, (report,) = run(SparseSchedule(compiled=False, settings=SPARSE, **dense), networks)
+    latents, (report,) = run(SparseSchedule(kernel="gather", settings=SPARSE, **dense), networks)
     assert torch.equal(latents, run(None, networks)[0])
     assert (report.sparse_calls, report.density) == (0, None)
 
@@ -180,10 +180,10 @@ def two_experts() -> Iterator[Mapping[Expert, WanTransformer3DModel]]:
 
 def test_each_expert_has_its_own_sparsity(two_experts: Mapping[Expert, WanTransformer3DModel]) -> None:
     sparser = VSASettings(sparsity=0.75, tile=TILE)
-    _, reports = run(SparseSchedule(compiled=False, settings=SPARSE, low_noise=sparser), two_experts, boundary=0.875)
+    _, reports = run(SparseSchedule(kernel="gather", settings=SPARSE, low_noise=sparser), two_experts, boundary=0.875)
     assert [report.expert for report in reports] == ["high_noise", "low_noise"]
     assert reports[1].density < reports[0].density
-    _, reports = run(SparseSchedule(compiled=False, settings=None, low_noise=sparser), two_experts, boundary=0.875)
+    _, reports = run(SparseSchedule(kernel="gather", settings=None, low_noise=sparser), two_experts, boundary=0.875)
     assert [report.expert for report in reports] == ["low_noise"]
 
 

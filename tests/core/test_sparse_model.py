@@ -15,7 +15,7 @@ from fastvideo_core.attention.sparse import SLASettings, SparseSchedule, VSASett
 from fastvideo_core.step_cache import MagCacheSettings
 
 REQUEST = SamplingRequest(steps=3, shift=5.0, guidance_scale=4.0, guidance=GuidanceSettings(mode="batched"))
-SPARSE = SparseSchedule(settings=VSASettings(sparsity=0.5, tile=(1, 2, 2)), compiled=False)
+SPARSE = SparseSchedule(settings=VSASettings(sparsity=0.5, tile=(1, 2, 2)), kernel="gather")
 
 
 def generated(model: WanModel, **options: object) -> tuple[torch.Tensor, RunReport]:

@@ -3,6 +3,8 @@
 from .bsa import BSASettings
 from .experts import SparseExperts
 from .flex import FlexKernel
+from .gather import GatherKernel
+from .kernel import Kernel, KernelName, kernel_of
 from .measure import OutputError, measured
 from .nabla import NABLASettings
 from .processor import sparse_attention
@@ -18,7 +20,10 @@ __all__ = [
     "Attended",
     "BSASettings",
     "FlexKernel",
+    "GatherKernel",
     "Inputs",
+    "Kernel",
+    "KernelName",
     "NABLASettings",
     "OutputError",
     "SLASettings",
@@ -30,6 +35,7 @@ __all__ = [
     "SparseSettings",
     "TileGrid",
     "VSASettings",
+    "kernel_of",
     "measured",
     "sparse_attention",
 ]

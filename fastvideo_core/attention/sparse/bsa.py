@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RequestError
-from .flex import FlexKernel, block_mask
+from .kernel import Kernel
 from .reference import masked_attention, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_share, check_tile, coarse_scores, density, most_mass
@@ -47,7 +47,7 @@ class BSASettings:
         """Of a tile's so many queries, how many are kept."""
         return max(1, math.ceil(self.kept_queries * tokens - 1e-9))
 
-    def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> "BidirectionalSparseAttention":
+    def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "BidirectionalSparseAttention":
         grid = TileGrid.build(size, self.tile, device)
         kept = torch.tensor([self.kept(tokens) for tokens in grid.counts.tolist()], device=device)
         return BidirectionalSparseAttention(self, grid, kept, kernel)
@@ -60,7 +60,7 @@ class BidirectionalSparseAttention:
     settings: BSASettings
     grid: TileGrid
     kept: Tensor
-    kernel: FlexKernel
+    kernel: Kernel
 
     @property
     def size(self) -> Size:
@@ -74,8 +74,8 @@ class BidirectionalSparseAttention:
         kept = in_tiles.gather(3, positions.clamp(max=grid.width - 1).unsqueeze(-1).expand(*positions.shape, q.shape[-1]))
         kept = kept.masked_fill_(~real.unsqueeze(-1), 0)
         tile_map = self._tile_map(kept, grid.mean(k))
-        mask = block_mask(tile_map, grid, kept.shape[3])
-        out = self.kernel(kept.flatten(2, 3).transpose(1, 2), k, v, mask).transpose(1, 2).reshape(kept.shape)
+        plan = self.kernel.plan(tile_map, grid, kept.shape[3])
+        out = self.kernel(kept.flatten(2, 3).transpose(1, 2), k, v, plan).transpose(1, 2).reshape(kept.shape)
         nearest = nearest_kept(positions, grid.width)
         filled = out.gather(3, nearest.unsqueeze(-1).expand(in_tiles.shape))
         return Attended(

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...guidance import Branch, Prediction
 from ...report import SparseReport
 from ...schedule import Expert, Phase, Schedule
-from .flex import FlexKernel
+from .kernel import Kernel, kernel_of
 from .processor import sparse_attention
 from .schedule import SparseSchedule
 from .session import SparseSession
@@ -58,11 +58,11 @@ class SparseExperts:
     experts: _Experts
     schedule: Schedule
     sparse: SparseSchedule
-    _kernel: FlexKernel = field(init=False)
+    _kernel: Kernel = field(init=False)
     _sessions: list[SparseSession] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._kernel = FlexKernel(self.sparse.compiled)
+        self._kernel = kernel_of(self.sparse.kernel)
 
     @property
     def names(self) -> Collection[Expert]:

@@ -3,6 +3,7 @@
 A tile map says which tiles of keys a tile of queries attends; the kernel visits those blocks and no others.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -19,47 +20,8 @@ _LEAST_BLOCK = 16
 """Of a Triton dot product."""
 
 
-def block_mask(tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> BlockMask:
-    """What the kernel visits.
-
-    Args:
-        tile_map: (B or 1, H or 1, Nq, N) bool: may this tile of queries attend that tile of keys.
-        grid: of the keys.
-        query_width: places per tile of queries, where it is not the grid's.
-
-    Tiles of keys that are full are visited without a mask. The mask of the others states the whole map, not the padding
-    alone, so that flex attention means the same where it does not look at the block lists (not compiled).
-    """
-    key_width, width = grid.width, query_width or grid.width
-    batches, heads, query_tiles, _ = tile_map.shape
-    valid = grid.valid
-
-    def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        batch = b if batches > 1 else 0
-        head = h if heads > 1 else 0
-        return tile_map[batch, head, q // width, k // key_width] & valid[k]
-
-    filled = grid.counts == key_width
-    full, partial = tile_map & filled, tile_map & ~filled
-    mask: BlockMask = BlockMask.from_kv_blocks(
-        *_visits(partial),
-        *_visits(full),
-        BLOCK_SIZE=(width, key_width),
-        mask_mod=allowed,
-        seq_lengths=(query_tiles * width, grid.count * key_width),
-        compute_q_blocks=False,
-    )
-    return mask
-
-
-def _visits(tile_map: Tensor) -> tuple[Tensor, Tensor]:
-    """How many tiles each row visits, and their indices first; both int32."""
-    order = tile_map.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
-    return tile_map.sum(-1, dtype=torch.int32), order.to(torch.int32)
-
-
 class FlexKernel:
-    """Forward only.
+    """See `Kernel`. Forward only.
 
     Args:
         compiled: by torch.compile: seconds for each new shape; needs a C++ compiler on the CPU, Triton on a GPU; float32,
@@ -73,13 +35,46 @@ class FlexKernel:
         # with dynamic ones does not compile on the CPU (torch 2.11).
         self._flex = torch.compile(flex_attention, fullgraph=True, dynamic=False) if compiled else flex_attention
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: BlockMask) -> Tensor:
-        """q: (B, Pq, H, D), k, v: (B, P, H, D), in tile order. Returns (B, Pq, H, D); rows of padding are meaningless."""
-        options = _cuda_blocks(mask) if q.is_cuda else None
+    def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> BlockMask:
+        """Tiles of keys that are full are visited without a mask. The mask of the others states the whole map, not the padding
+        alone, so that flex attention means the same where it does not look at the block lists (not compiled)."""
+        key_width, width = grid.width, query_width or grid.width
+        filled = grid.counts == key_width
+        mask: BlockMask = BlockMask.from_kv_blocks(
+            *_visits(tile_map & ~filled),
+            *_visits(tile_map & filled),
+            BLOCK_SIZE=(width, key_width),
+            mask_mod=_allowed(tile_map, grid, width),
+            seq_lengths=(tile_map.shape[2] * width, grid.count * key_width),
+            compute_q_blocks=False,
+        )
+        return mask
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, plan: BlockMask) -> Tensor:
+        options = _cuda_blocks(plan) if q.is_cuda else None
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         with torch.no_grad(), many_shapes():
-            out = self._flex(q, k, v, block_mask=mask, kernel_options=options)
+            out = self._flex(q, k, v, block_mask=plan, kernel_options=options)
         return cast(Tensor, out).transpose(1, 2)
+
+
+def _allowed(tile_map: Tensor, grid: TileGrid, width: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The map as flex attention's mask. width: places per tile of queries."""
+    batches, heads = tile_map.shape[:2]
+    key_width, valid = grid.width, grid.valid
+
+    def allowed(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        batch = b if batches > 1 else 0
+        head = h if heads > 1 else 0
+        return tile_map[batch, head, q // width, k // key_width] & valid[k]
+
+    return allowed
+
+
+def _visits(tile_map: Tensor) -> tuple[Tensor, Tensor]:
+    """How many tiles each row visits, and their indices first; both int32."""
+    order = tile_map.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
+    return tile_map.sum(-1, dtype=torch.int32), order.to(torch.int32)
 
 
 def _cuda_blocks(mask: BlockMask) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .flex import FlexKernel
+from .kernel import Kernel
 from .processor import attention_inputs, placed
 from .tiles import Size
 from .variant import SparseAttention, SparseSettings
@@ -85,7 +85,7 @@ def measured(
     size: Size,
     settings: Sequence[SparseSettings],
     device: torch.device,
-    kernel: FlexKernel,
+    kernel: Kernel,
 ) -> Iterator[OutputErrors]:
     """Every call of the network's self-attention is measured; nothing that it computes changes.
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .flex import FlexKernel, block_mask
+from .kernel import Kernel
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_share, check_tile, coarse_scores, density, most_mass
@@ -37,7 +37,7 @@ class NABLASettings:
         if self.window is not None:
             check_window("NABLA's window", self.window)
 
-    def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> "NeighbourhoodAdaptiveAttention":
+    def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "NeighbourhoodAdaptiveAttention":
         grid = TileGrid.build(size, self.tile, device)
         near = None if self.window is None else window_map(grid, self.window, clamped=False)
         return NeighbourhoodAdaptiveAttention(self, grid, near, kernel)
@@ -50,7 +50,7 @@ class NeighbourhoodAdaptiveAttention:
     settings: NABLASettings
     grid: TileGrid
     near: Tensor | None
-    kernel: FlexKernel
+    kernel: Kernel
 
     @property
     def size(self) -> Size:
@@ -62,7 +62,7 @@ class NeighbourhoodAdaptiveAttention:
         tile_map = most_mass(coarse_scores(grid.mean(q), grid.mean(k)), self.settings.mass)
         if self.near is not None:
             tile_map = tile_map | self.near
-        return Attended(grid.raster(self.kernel(q, k, v, block_mask(tile_map, grid))), density(tile_map, grid))
+        return Attended(grid.raster(self.kernel(q, k, v, self.kernel.plan(tile_map, grid))), density(tile_map, grid))
 
 
 def reference(inputs: Inputs, grid: TileGrid, settings: NABLASettings) -> Tensor:

@@ -1,9 +1,11 @@
 """Where in a generation attention is sparse, and where it stays dense."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 from ...errors import RequestError
 from ...schedule import Phase
+from .kernel import KernelName
 from .variant import SparseSettings
 
 
@@ -15,14 +17,15 @@ class SparseSchedule:
     low_noise: of the low-noise expert; None leaves it dense.
     dense_steps: steps at the start of the generation that are dense.
     dense_layers: layers at the network's start that are dense.
-    compiled: see `FlexKernel`; without it every score is materialised, for small videos alone.
+    kernel: "flex" compiles, which takes seconds for each new size of video and needs a compiler (on the CPU C++, on a GPU
+        Triton); "gather" is plain torch.
     """
 
     settings: SparseSettings | None
     low_noise: SparseSettings | None = None
     dense_steps: int = 0
     dense_layers: int = 0
-    compiled: bool = True
+    kernel: KernelName = "flex"
 
     def __post_init__(self) -> None:
         for name in ("dense_steps", "dense_layers"):
@@ -30,6 +33,10 @@ class SparseSchedule:
                 raise RequestError(f"{name} is {getattr(self, name)}: it counts from the start, 0 for none.")
         if self.settings is None and self.low_noise is None:
             raise RequestError("No expert was given a sparse variant: give one, or leave sparse attention out.")
+        if self.kernel not in get_args(KernelName):
+            raise RequestError(
+                f"The kernel of sparse attention is {self.kernel!r}: use one of {', '.join(get_args(KernelName))}."
+            )
 
     def of(self, phase: Phase) -> SparseSettings | None:
         """The variant of a phase's expert."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...report import SparseReport
 from ...schedule import Expert, Phase
-from .flex import FlexKernel
+from .kernel import Kernel
 from .schedule import SparseSchedule
 from .tiles import Size
 from .variant import Inputs, SparseAttention, SparseSettings
@@ -28,7 +28,7 @@ class SparseSession:
 
     @classmethod
     def open(
-        cls, schedule: SparseSchedule, phase: Phase, size: Size, device: torch.device, kernel: FlexKernel
+        cls, schedule: SparseSchedule, phase: Phase, size: Size, device: torch.device, kernel: Kernel
     ) -> "SparseSession | None":
         """size: of the video, in tokens. None where the phase is dense."""
         settings = schedule.of(phase)

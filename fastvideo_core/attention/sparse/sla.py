@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RequestError
-from .flex import FlexKernel, block_mask
+from .kernel import Kernel
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_share, density, top_tiles
@@ -55,7 +55,7 @@ class SLASettings:
         """Of so many blocks of keys, how many a block of queries attends."""
         return max(1, min(int((1 - self.sparsity) * blocks + 1e-9), blocks))  # (1 - 0.9) * 640 is a hair less than 64
 
-    def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> "SparseLinearAttention":
+    def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "SparseLinearAttention":
         queries, keys = (TileGrid.rows(size, width, device) for width in (QUERY_BLOCK, KEY_BLOCK))
         return SparseLinearAttention(self, size, queries, keys, kernel)
 
@@ -68,13 +68,13 @@ class SparseLinearAttention:
     size: Size
     queries: TileGrid
     keys: TileGrid
-    kernel: FlexKernel
+    kernel: Kernel
 
     def __call__(self, inputs: Inputs) -> Attended:
         q, k, v = self.queries.tiled(inputs.q), self.keys.tiled(inputs.k), self.keys.tiled(inputs.v)
         scores = self.queries.mean(q) @ self.keys.mean(k).transpose(-1, -2)
         tile_map = top_tiles(scores, self.settings.kept(self.keys.count))
-        out = self.queries.raster(self.kernel(q, k, v, block_mask(tile_map, self.keys, QUERY_BLOCK)))
+        out = self.queries.raster(self.kernel(q, k, v, self.kernel.plan(tile_map, self.keys, QUERY_BLOCK)))
         if inputs.projection is not None:
             linear = linear_attention(inputs, self.settings.feature_map)
             out = out + inputs.projection(linear.to(inputs.projection.weight.dtype)).to(out.dtype)

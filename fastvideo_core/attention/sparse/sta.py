@@ -6,13 +6,12 @@ the tiles at a distance of at most r.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 
-from .flex import FlexKernel, block_mask
+from .kernel import Kernel
 from .reference import masked_attention
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_tile, density
@@ -31,20 +30,20 @@ class STASettings:
         check_window("STA's window", self.window)
         check_tile("STA's tile", self.tile)
 
-    def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> "SlidingTileAttention":
+    def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "SlidingTileAttention":
         grid = TileGrid.build(size, self.tile, device)
         tile_map = window_map(grid, self.window, clamped=True)
-        return SlidingTileAttention(grid, block_mask(tile_map, grid), density(tile_map, grid), kernel)
+        return SlidingTileAttention(grid, kernel.plan(tile_map, grid), density(tile_map, grid), kernel)
 
 
 @dataclass(frozen=True)
 class SlidingTileAttention:
-    """STA for one size of video: the mask does not depend on the tokens."""
+    """STA for one size of video: the kernel's plan does not depend on the tokens."""
 
     grid: TileGrid
-    mask: BlockMask
+    plan: Any
     density: Tensor
-    kernel: FlexKernel
+    kernel: Kernel
 
     @property
     def size(self) -> Size:
@@ -52,7 +51,7 @@ class SlidingTileAttention:
 
     def __call__(self, inputs: Inputs) -> Attended:
         q, k, v = (self.grid.tiled(x) for x in (inputs.q, inputs.k, inputs.v))
-        return Attended(self.grid.raster(self.kernel(q, k, v, self.mask)), self.density)
+        return Attended(self.grid.raster(self.kernel(q, k, v, self.plan)), self.density)
 
 
 def reference(inputs: Inputs, size: Size, settings: STASettings) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RequestError
-from .flex import FlexKernel
+from .kernel import Kernel
 from .tiles import Size, TileGrid
 
 
@@ -55,7 +55,7 @@ class SparseSettings(Protocol):
 
     name: ClassVar[str]
 
-    def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> SparseAttention: ...
+    def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> SparseAttention: ...
 
 
 def coarse_scores(q: Tensor, k: Tensor) -> Tensor:

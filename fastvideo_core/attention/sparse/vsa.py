@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .flex import FlexKernel, block_mask
+from .kernel import Kernel
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_share, check_tile, coarse_scores, density, top_tiles
@@ -42,7 +42,7 @@ class VSASettings:
         """Of so many tiles (partly filled ones count, as in FastVideo), how many each one attends."""
         return max(1, min(math.ceil((1 - self.sparsity) * tiles), tiles))
 
-    def prepare(self, size: Size, device: torch.device, kernel: FlexKernel) -> "VideoSparseAttention":
+    def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "VideoSparseAttention":
         return VideoSparseAttention(self, TileGrid.build(size, self.tile, device), kernel)
 
 
@@ -52,7 +52,7 @@ class VideoSparseAttention:
 
     settings: VSASettings
     grid: TileGrid
-    kernel: FlexKernel
+    kernel: Kernel
 
     @property
     def size(self) -> Size:
@@ -63,7 +63,7 @@ class VideoSparseAttention:
         q, k, v = (grid.tiled(x) for x in (inputs.q, inputs.k, inputs.v))
         scores = coarse_scores(grid.mean(q), grid.mean(k))
         tile_map = top_tiles(scores, self.settings.kept(grid.count))
-        out = grid.raster(self.kernel(q, k, v, block_mask(tile_map, grid)))
+        out = grid.raster(self.kernel(q, k, v, self.kernel.plan(tile_map, grid)))
         if inputs.gate is not None:
             coarse = (scores.softmax(-1) @ grid.mean(v)).to(out.dtype)
             out = torch.addcmul(out, inputs.gate, coarse.transpose(1, 2).index_select(1, grid.tile_of))

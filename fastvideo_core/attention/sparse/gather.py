@@ -1,0 +1,56 @@
+"""Attention over chosen tiles in plain torch: copies the chosen tiles of keys beside each other, some tiles of queries at a time.
+
+It needs no compiler and runs on every device and in every dtype. It reads memory for each tile of queries anew, and waits for the
+device once per plan, to know how many tiles the longest row has.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .tiles import TileGrid
+
+_COPIED = 2**24
+"""Values of k (and as many of v) that are copied at a time: 64 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class GatherPlan:
+    """tiles: (B or 1, H or 1, Nq, M) the tiles that each tile of queries attends, those that it may first, M of the longest
+    row. allowed: (B or 1, H or 1, Nq, M * S) bool, the places in them that count."""
+
+    tiles: Tensor
+    allowed: Tensor
+
+
+class GatherKernel:
+    """See `Kernel`."""
+
+    def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> GatherPlan:
+        longest = int(tile_map.sum(-1).max())
+        tiles = tile_map.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :longest]
+        valid = grid.valid.reshape(grid.count, grid.width)
+        allowed = tile_map.gather(-1, tiles).unsqueeze(-1) & valid[tiles]
+        return GatherPlan(tiles, allowed.flatten(-2))
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, plan: GatherPlan) -> Tensor:
+        batch, places, heads, head_dim = q.shape
+        rows, longest = plan.tiles.shape[2:]
+        width = plan.allowed.shape[-1] // longest
+        q = q.transpose(1, 2).reshape(batch, heads, rows, places // rows, head_dim)
+        k, v = (x.transpose(1, 2).reshape(batch, heads, -1, width, head_dim) for x in (k, v))
+        at_once = max(1, _COPIED // (batch * heads * longest * width * head_dim))
+        out = torch.cat([_attend(q, k, v, plan, slice(i, i + at_once)) for i in range(0, rows, at_once)], dim=2)
+        return out.flatten(2, 3).transpose(1, 2)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, plan: GatherPlan, rows: slice) -> Tensor:
+    """Some tiles of queries. q, k, v: (B, H, tiles, places, D). Returns (B, H, rows, places, D)."""
+    batch, heads = q.shape[:2]
+    tiles = plan.tiles[:, :, rows].expand(batch, heads, -1, -1)
+    allowed = plan.allowed[:, :, rows].expand(batch, heads, -1, -1).flatten(0, 1).unsqueeze(2)
+    b, h = torch.arange(batch, device=q.device)[:, None, None, None], torch.arange(heads, device=q.device)[:, None, None]
+    keys, values = (x[b, h, tiles].flatten(3, 4).flatten(0, 1) for x in (k, v))
+    out = nn.functional.scaled_dot_product_attention(q[:, :, rows].flatten(0, 1), keys, values, attn_mask=allowed)
+    return out.reshape(batch, heads, *out.shape[1:])

@@ -1,0 +1,35 @@
+"""What computes attention over chosen tiles. Every variant runs on every kernel."""
+
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+from .tiles import TileGrid
+
+KernelName = Literal["flex", "gather"]
+
+
+class Kernel(Protocol):
+    """Attention of each tile of queries to the tiles of keys that a map allows."""
+
+    def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> Any:
+        """What the kernel needs of a map; it may be kept for as long as the map holds.
+
+        Args:
+            tile_map: (B or 1, H or 1, Nq, N) bool: may this tile of queries attend that tile of keys. Each may attend one.
+            grid: of the keys.
+            query_width: places per tile of queries, where it is not the grid's.
+        """
+        ...
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, plan: Any) -> Tensor:
+        """q: (B, Pq, H, D), k, v: (B, P, H, D), in tile order. Returns (B, Pq, H, D); rows of padding are meaningless."""
+        ...
+
+
+def kernel_of(name: KernelName) -> Kernel:
+    """flex: FlexAttention, compiled. gather: plain torch, for where nothing can be compiled."""
+    from .flex import FlexKernel
+    from .gather import GatherKernel
+
+    return GatherKernel() if name == "gather" else FlexKernel()
