@@ -32,12 +32,12 @@ class Override:
                  attn_precision: Any = None, skip_reshape: bool = False, skip_output_reshape: bool = False,
                  **options: Any) -> Tensor:  # fmt: skip
         """Core's arguments: q, k, v are (B, L, H * D), or with skip_reshape (B, H, L, D); so is the output, with
-        skip_output_reshape. mask: (Lq, Lk), (B, Lq, Lk) or (B, H, Lq, Lk), bool or added to the scores."""
+        skip_output_reshape."""
         counted = self._counted(options.pop("transformer_options", None) or {})
         scale = options.pop("scale", None)
-        _check(counted.attention, q, attn_precision, options)
+        _check(counted.attention, q, mask, attn_precision, options)
         q, k, v = ((x.transpose(1, 2) if skip_reshape else x.unflatten(-1, (heads, -1))) for x in (q, k, v))
-        out = counted(q, k, v, _four_dimensional(mask), scale)
+        out = counted(q, k, v, None, scale)
         return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
 
     def _counted(self, options: dict[str, Any]) -> Any:
@@ -86,7 +86,9 @@ def marked_call(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: An
 @contextmanager
 def marked(network: nn.Module) -> Iterator[None]:
     """The self-attention modules of core's Wan blocks mark their calls, around whatever other packs put there."""
-    modules: list[Any] = [block.self_attn for block in network.modules() if hasattr(block, "self_attn") and hasattr(block, "cross_attn")]
+    lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
+    blocks = [block for blocks in lists for block in blocks if hasattr(block, "self_attn") and hasattr(block, "cross_attn")]
+    modules: list[Any] = [block.self_attn for block in blocks]
     patched = [vars(module).get("forward") for module in modules]
     try:
         for module in modules:
@@ -136,23 +138,22 @@ def attention_notes(run: Any) -> list[str]:
     return [f"ComfyUI was started with {core}, which FastVideo Attention replaces on its MODEL"]
 
 
-def _check(attention: Attention, q: Tensor, precision: Any, options: dict[str, Any]) -> None:
+def _check(attention: Attention, q: Tensor, mask: Tensor | None, precision: Any, options: dict[str, Any]) -> None:
     """What a call asks for beyond q, k, v and mask."""
     name = attention.choice.backend
     low_precision = options.pop("low_precision_attention", True)
     if not low_precision and BACKENDS[name].error is not None:
         raise RequestError(f"{name} computes in low precision, and the model asks for full precision here: choose another one.")
+    if mask is not None:
+        raise RequestError(
+            f"A patch of another pack gives the model's attention a mask, and {name} was prepared for calls without one, as "
+            "Wan's are. Remove that patch or FastVideo Attention."
+        )
     if precision not in (None, q.dtype):
         raise RequestError(f"The model asks for attention in {precision} and computes in {q.dtype}: {name} runs in the latter.")
     unread = [key for key, value in options.items() if key != "_inside_attn_wrapper" and value not in (None, False)]
     if unread:
         raise RequestError(f"The model asks attention for {', '.join(unread)}, which FastVideo Attention does not know.")
-
-
-def _four_dimensional(mask: Tensor | None) -> Tensor | None:
-    if mask is None or mask.ndim == 4:
-        return mask
-    return mask[None, None] if mask.ndim == 2 else mask[:, None]
 
 
 def _name(override: Any) -> str:

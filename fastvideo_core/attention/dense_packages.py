@@ -70,13 +70,14 @@ def load_sageattention() -> Attend:
 
 
 def load_sageattention_3() -> Attend:
-    """SageAttention 3 (same repository, `sageattention3_blackwell`): 4-bit floats. It has no argument for the scale."""
+    """SageAttention 3 (same repository, `sageattention3_blackwell`): 4-bit floats. It has no argument for the scale, and it
+    takes the mean off the keys in place, so it gets a copy of them."""
     sageattn3_blackwell = import_module("sageattn3").sageattn3_blackwell
 
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
         if scale is not None:
             q = q * (scale * q.shape[-1] ** 0.5)
-        out: Tensor = sageattn3_blackwell(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=False)
+        out: Tensor = sageattn3_blackwell(*(x.transpose(1, 2) for x in (q, k.clone(), v)), is_causal=False)
         return out.transpose(1, 2)
 
     return attend

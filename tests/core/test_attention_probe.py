@@ -48,6 +48,12 @@ def gives_float32(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, s
     return sdpa(q.float(), k.float(), v.float(), mask, scale)
 
 
+def centres_the_keys(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
+    """Right, and whoever keeps the keys for another call finds them changed."""
+    k -= k.mean(dim=1, keepdim=True)
+    return sdpa(q, k, v, mask, scale)
+
+
 def raises(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
     raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore lines")
 
@@ -69,6 +75,7 @@ def forgets_the_last_keys(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None =
         (drops_the_mask, "padding", "its relative error"),
         (drops_the_mask, "dense", "its relative error"),
         (drops_the_mask, "bias", "its relative error"),
+        (centres_the_keys, "none", "^it changes what it is given$"),
         (gives_float32, "none", "it gives float32 for bfloat16"),
         (raises, "none", "it raised RuntimeError in a trial: CUDA error: no kernel image .* device$"),
         (forgets_the_last_keys, "none", "its relative error"),
