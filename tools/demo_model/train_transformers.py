@@ -25,8 +25,8 @@ CLIPS = Stage("t2v", steps=375, batch=48, rate=1.5e-3, warmup=100, final=0.6, av
 REFINED = Stage("t2v_refined", steps=1500, batch=48, rate=1.5e-3, warmup=20, average=0.99)
 POLISHED = Stage("t2v_polished", steps=1800, batch=48, rate=1e-3, warmup=20, final=0.02)
 IMAGE = Stage("i2v", steps=2000, batch=48, rate=8e-4, warmup=20, final=0.02)
-HIGH_NOISE = Stage("high_noise", steps=400, batch=48, rate=4e-4, warmup=20, final=0.02)
-LOW_NOISE = Stage("low_noise", steps=600, batch=48, rate=4e-4, warmup=20, final=0.02)
+HIGH_NOISE = Stage("high_noise", steps=200, batch=48, rate=4e-4, warmup=20, final=0.02)
+LOW_NOISE = Stage("low_noise", steps=300, batch=48, rate=4e-4, warmup=20, final=0.02)
 BOUNDARY = 0.875  # sigma at which the low-noise expert takes over
 CAPTION_DROPOUT = 0.1
 
