@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import sparse_cases as cases
+import tiny
+import tiny_transformer as files
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
@@ -14,13 +16,17 @@ from fastvideo_core.attention.sparse import (
     FlexKernel,
     Inputs,
     NABLASettings,
+    SparseSchedule,
+    SparseSession,
     SparseSettings,
     TileGrid,
     VSASettings,
     bsa,
     nabla,
+    sparse_attention,
     vsa,
 )
+from fastvideo_core.schedule import Phase
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
 SIZE = cases.SIZES["ragged"]
@@ -62,3 +68,27 @@ def test_more_shapes_than_torch_allows_one_function_still_compile() -> None:
         narrow = Inputs(*(x[:1, :, :1].repeat(1, 1, heads, 1) for x in (given.q, given.k, given.v)))
         NABLASettings(tile=(4, 4, 4)).prepare(SIZE, torch.device("cpu"), kernel)(narrow)
     assert torch._dynamo.config.recompile_limit == 8
+
+
+def test_compiled_blocks_with_sparse_attention_in_them_are_compiled_no_more_after_two_steps() -> None:
+    """Whole graphs, with the first step and the first layer dense."""
+    network = tiny.transformer(in_channels=16, out_channels=16, num_layers=4)
+    schedule = SparseSchedule(settings=VSASettings(sparsity=0.5, tile=(2, 2, 2)), dense_steps=1, dense_layers=1)
+    phase = Phase(expert="single", start=0, stop=4, guidance_scale=1.0)
+    for kernel, compiled in ((FlexKernel(compiled=False), False), (FlexKernel(), True)):
+        session = SparseSession.open(schedule, phase, (3, 2, 3), torch.device("cpu"), kernel)
+        graphs, velocities = [], []
+        if compiled:
+            for block in network.blocks:
+                block.compile(backend="eager", fullgraph=True)
+        with sparse_attention(network, session):
+            for step in range(4):
+                session.begin(step)
+                velocities.append(files.velocity_in_place(network))
+                graphs.append(counters["stats"]["unique_graphs"])
+        report = session.report()
+        assert (report.sparse_calls, report.dense_calls) == (9, 7)
+        if not compiled:
+            expected = velocities
+    assert graphs[1] == graphs[2] == graphs[3]
+    assert all(tiny.relative_error(*pair) < 1e-6 for pair in zip(velocities, expected, strict=True))

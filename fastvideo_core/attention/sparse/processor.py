@@ -19,7 +19,8 @@ class SparseProcessor:
     """A processor of `WanAttention`, self-attention only. Where the session is dense, the processor that was there works."""
 
     def __init__(self, dense: Any, layer: int, session: SparseSession) -> None:
-        self.dense, self.layer, self.session = dense, layer, session
+        self.dense, self.session = dense, session
+        self.covered = session.covers(layer)  # and not its number, for which each layer would be compiled by itself
 
     def __call__(
         self,
@@ -33,7 +34,7 @@ class SparseProcessor:
         (B, L, heads * D); rotary_emb: pair of (1, L, 1, D). Returns (B, L, heads * D)."""
         if encoder_hidden_states is not None or attention_mask is not None:
             raise RequestError("Sparse attention is self-attention without a mask, and this call has text or a mask.")
-        if not self.session.covers(self.layer):
+        if not (self.session.sparse and self.covered):
             self.session.count_dense()
             given: Tensor = self.dense(attn, hidden_states, None, None, rotary_emb)
             return given

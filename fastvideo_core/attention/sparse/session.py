@@ -44,8 +44,8 @@ class SparseSession:
         self.sparse = step >= self.dense_steps
 
     def covers(self, layer: int) -> bool:
-        """Whether this layer is sparse in the step at hand."""
-        return self.sparse and layer >= self.dense_layers
+        """Whether this layer is sparse in sparse steps."""
+        return layer >= self.dense_layers
 
     def attend(self, inputs: Inputs) -> Tensor:
         attended = self.attention(inputs)
