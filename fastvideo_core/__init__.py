@@ -32,6 +32,7 @@ from .schedule import TIMESTEPS, Phase, Schedule, plan, plan_part, shifted_sigma
 from .solvers import Solver, SolverName, make_solver
 from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_cache_dit, with_dbcache, with_magcache
 from .text import clean_prompt, pad_rows
+from .tune import Attempt, CacheSettings, TunedCache, Tuning, blocks_cut, tune
 from .wan.demo import load_demo
 from .wan.generation import Generation, NewCache
 from .wan.image_encoder import ImageEncoder
@@ -43,13 +44,14 @@ from .wan.vae import VideoVAE
 from .wan.variants import VARIANTS, WanVariant
 
 __all__ = [
-    "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "AttentionReport", "AttentionSettings", "Branch", "CachePhaseReport", "CacheReport",
-    "Call", "CapacityError", "Comparison", "Conditioning", "ConditioningError", "DBCacheSettings", "Denoiser", "FastVideoError",
-    "FrameQuality", "Generation", "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "ImageEncoder", "LoadError",
-    "MagCacheSettings", "Measured", "NewCache", "NumericsError", "Phase", "PhaseReport", "Prediction", "RatioTable",
-    "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "Step", "StepCache", "TextEncoder",
-    "Tokenizer", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora", "check_finite", "clean_prompt",
-    "compare", "denoise", "generate", "group_offload", "guide", "image_condition", "load_demo", "load_transformer",
-    "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas",
-    "with_cache_dit", "with_dbcache", "with_magcache",
+    "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Attempt", "AttentionReport", "AttentionSettings", "Branch", "CachePhaseReport",
+    "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison", "Conditioning", "ConditioningError",
+    "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality", "Generation", "GivenFrame", "Guidance", "GuidanceMode",
+    "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured", "NewCache", "NumericsError", "Phase",
+    "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
+    "SolverName", "Step", "StepCache", "TextEncoder", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel",
+    "WanVariant", "against", "apply_lora", "blocks_cut", "check_finite", "clean_prompt", "compare", "denoise", "generate",
+    "group_offload", "guide", "image_condition", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows",
+    "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas", "tune", "with_cache_dit", "with_dbcache",
+    "with_magcache",
 ]  # fmt: skip

@@ -2,17 +2,18 @@
 
 compare    the same prompt and seeds, dense and accelerated: time, memory, quality, videos
 calibrate  measures the ratio table that MagCache reads
+tune       finds the step cache's settings that reach a wanted SSIM
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import calibrate, compare
+from .commands import calibrate, compare, tune
 from .commands.arguments import Parser
 from .errors import FastVideoError
 
-COMMANDS = {"compare": compare, "calibrate": calibrate}
+COMMANDS = {"compare": compare, "calibrate": calibrate, "tune": tune}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

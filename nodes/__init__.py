@@ -14,9 +14,12 @@ from . import (
     run_report,
     sampler,
     text_encode,
+    tune,
 )
 
-MODULES = (text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention, compare)
+MODULES = (
+    text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention, compare, tune,
+)  # fmt: skip
 
 
 class FastVideoExtension(ComfyExtension):

@@ -21,6 +21,10 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoLoadDemoWan": ["model"],
     "FastVideoAttention": ["model", "self_attention", "cross_attention"],
     "FastVideoRunReport": ["report"],
+    "FastVideoAutoTune": [
+        "model", "low_noise_model", "positive", "negative", "vae", "latent", "cache", "target_ssim", "seed", "steps", "shift",
+        "solver", "guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode",
+    ],
     "FastVideoCompare": ["reference", "candidate", "view", "amplify", "reference_report", "candidate_report"],
     "FastVideoMagCache": ["model", "enabled", "preset", "mode", "residuals_on_cpu"],
     "FastVideoDBCache": ["model", "enabled", "preset", "residuals_on_cpu"],

@@ -1,0 +1,95 @@
+"""The step cache's settings that save most and keep a wanted likeness: a few generations, halving the range each time."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from torch import Tensor
+
+from ..ab import Measured, against, measure
+from ..conditioning import Conditioning
+from ..quality import FrameQuality, plot
+from ..request import SamplingRequest, VideoSize
+from ..step_cache import DBCacheSettings, with_dbcache, with_magcache
+from ..tune import Attempt, CacheSettings, TunedCache, blocks_cut, tune
+from ..wan.demo import FOLDER
+from ..wan.model import WanModel
+from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
+
+if TYPE_CHECKING:
+    from ..wan.generation import NewCache
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_generation(parser)
+    group = parser.add_argument_group("tuning")
+    group.add_argument("--ssim", type=float, default=0.95, help="mean over the frames, against dense (default: 0.95)")
+    group.add_argument("--cache", choices=get_args(TunedCache), default="magcache", help="(default: magcache)")
+    group.add_argument("--seed", type=int, nargs="+", default=[0], metavar="SEED", help="their mean counts (default: 0)")
+    group.add_argument(
+        "--tables", type=Path, action="append", default=[], metavar="FOLDER", help="with ratio tables that `calibrate` wrote"
+    )
+    group.add_argument("--output", type=Path, default=Path("output/tune"), metavar="FOLDER", help="(default: output/tune)")
+
+
+def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
+    """Tells what it found, and leaves tuning.json and tuning.png in the output folder.
+
+    Raises:
+        FastVideoError: an argument is wrong, a generation failed, or no setting reaches the likeness.
+        OSError: the output folder cannot be written.
+    """
+    model = load_model(given)
+    size = size_of(given, model)
+    requests = [request_of(given, model, seed) for seed in dict.fromkeys(given.seed)]
+    given.output.mkdir(parents=True, exist_ok=True)
+    trial = Trial(model, size, condition(given, model, size), requests, [*given.tables, FOLDER])
+    tell(f"dense: {trial.dense_seconds:.2f} s")
+
+    def attempt(settings: CacheSettings) -> Attempt:
+        tried = trial.attempt(settings)
+        tell(tried.line())
+        return tried
+
+    found = tune(given.cache, given.ssim, trial.dense_seconds, attempt)
+    (given.output / "tuning.json").write_text(found.json(), encoding="utf-8")
+    _save(plot([found.panel()]), given.output / "tuning.png")
+    tell(f"\n{found.text()}\n\nAll figures: {given.output}")
+
+
+class Trial:
+    """The dense generations, and what is measured against them."""
+
+    def __init__(
+        self, model: WanModel, size: VideoSize, told: Conditioning, requests: Sequence[SamplingRequest], tables: Sequence[Path]
+    ) -> None:
+        self.model, self.size, self.told, self.requests, self.tables = model, size, told, requests, tables
+        self._dense = [self._measured(request) for request in requests]
+
+    @property
+    def dense_seconds(self) -> float:
+        return sum(run.seconds for run in self._dense) / len(self._dense)
+
+    def attempt(self, settings: CacheSettings) -> Attempt:
+        cache = with_dbcache(settings) if isinstance(settings, DBCacheSettings) else with_magcache(settings, self.tables)
+        runs = [self._measured(request, cache) for request in self.requests]
+        means = [against(*pair).mean for pair in zip(self._dense, runs, strict=True)]
+        count = len(runs)
+        return Attempt(
+            settings=settings,
+            quality=FrameQuality(psnr=sum(mean.psnr for mean in means) / count, ssim=sum(mean.ssim for mean in means) / count),
+            cut=sum(blocks_cut(run.report) for run in runs) / count,
+            seconds=sum(run.seconds for run in runs) / count,
+        )
+
+    def _measured(self, request: SamplingRequest, cache: "NewCache | None" = None) -> Measured:
+        return measure(self.model, self.told, self.size, request, cache)
+
+
+def _save(picture: Tensor, path: Path) -> None:
+    """picture: (H, W, 3) in 0..1."""
+    from PIL import Image
+
+    Image.fromarray((picture * 255).round().byte().numpy()).save(path)

@@ -1,0 +1,124 @@
+"""Auto-tune: the step cache's settings that save most and keep a wanted likeness to the dense video."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from .errors import RequestError
+from .quality import Curve, FrameQuality, Panel
+from .report import RunReport
+from .step_cache import DBCacheSettings, MagCacheSettings
+
+CacheSettings = MagCacheSettings | DBCacheSettings
+TunedCache = Literal["magcache", "dbcache"]
+
+LADDERS: Mapping[TunedCache, tuple[CacheSettings, ...]] = MappingProxyType({
+    "magcache": tuple(
+        MagCacheSettings(threshold=threshold, max_skips=max_skips, trend=0.5)
+        for threshold, max_skips in ((0.03, 1), (0.06, 1), (0.12, 1), (0.12, 2), (0.24, 2), (0.24, 3), (0.4, 4), (0.6, 6))
+    ),
+    "dbcache": tuple(
+        DBCacheSettings(threshold=threshold, max_skips=max_skips)
+        for threshold, max_skips in ((0.05, 1), (0.1, 1), (0.1, 2), (0.15, 2), (0.2, 2), (0.3, 3), (0.4, 4), (0.5, 6))
+    ),
+})  # fmt: skip
+"""Settings in the order of what they save: a larger threshold, and more steps in a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One setting tried. quality: mean over the frames against the dense video; cut: share of the block calls saved; seconds:
+    of sampling."""
+
+    settings: CacheSettings
+    quality: FrameQuality
+    cut: float
+    seconds: float
+
+    def line(self) -> str:
+        return (
+            f"threshold {self.settings.threshold:g}, max_skips {self.settings.max_skips}: SSIM {self.quality.ssim:.4f}, "
+            f"PSNR {self.quality.psnr:.1f} dB, {self.cut:.0%} of the block calls saved, {self.seconds:.1f} s"
+        )
+
+    def row(self) -> dict[str, Any]:
+        """For JSON, which has no infinity."""
+        told, psnr = asdict(self), self.quality.psnr
+        return {**told, "quality": {"ssim": self.quality.ssim, "psnr": psnr if math.isfinite(psnr) else None}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """A finished search. attempts: in the order of the ladder; best: the one that saves most and reaches `target`."""
+
+    cache: TunedCache
+    target: float
+    dense_seconds: float
+    attempts: tuple[Attempt, ...]
+    best: Attempt
+
+    def text(self) -> str:
+        """For people."""
+        tried = [f"  {attempt.line()}" for attempt in self.attempts]
+        head = f"{self.cache} that reaches SSIM {self.target:g}: {self.best.line()}; {self.dense_seconds:.1f} s without"
+        return "\n".join([head, f"tried {len(tried)} of {len(LADDERS[self.cache])} settings:", *tried])
+
+    def json(self) -> str:
+        """Everything, for programs; a PSNR of null is infinite."""
+        rows = [attempt.row() for attempt in self.attempts]
+        told = {"cache": self.cache, "target": self.target, "dense_seconds": self.dense_seconds}
+        return json.dumps({**told, "best": self.best.row(), "attempts": rows}, indent=2, allow_nan=False)
+
+    def panel(self) -> Panel:
+        """SSIM over the block calls saved."""
+        points = sorted((100 * attempt.cut, attempt.quality.ssim) for attempt in self.attempts)
+        wanted = [(x, self.target) for x in (points[0][0], points[-1][0])]
+        curves = [Curve(name=self.cache, points=points), Curve(name="wanted", points=wanted)]
+        return Panel(title="against dense", x="% of the block calls saved", y="SSIM", curves=curves)
+
+
+def tune(cache: TunedCache, target: float, dense_seconds: float, attempt: Callable[[CacheSettings], Attempt]) -> Tuning:
+    """Looks for the last rung of the cache's ladder that reaches the target, by halving: SSIM falls from rung to rung.
+
+    Args:
+        target: mean SSIM over the frames.
+        attempt: runs a generation with these settings and compares it with the dense one of the same seed.
+
+    Raises:
+        RequestError: the target is out of range, or no rung reaches it.
+    """
+    if not 0 < target <= 1:
+        raise RequestError(f"The wanted SSIM is {target}: it lies between 0 and 1, usually at 0.9 to 0.99.")
+    ladder, tried = LADDERS[cache], dict[int, Attempt]()
+    reached, missed = -1, len(ladder)
+    while missed - reached > 1:
+        rung = (reached + missed) // 2
+        tried[rung] = attempt(ladder[rung])
+        if tried[rung].quality.ssim >= target:
+            reached = rung
+        else:
+            missed = rung
+    attempts = tuple(tried[rung] for rung in sorted(tried))
+    if reached < 0:
+        raise RequestError(_out_of_reach(cache, target, attempts))
+    return Tuning(cache=cache, target=target, dense_seconds=dense_seconds, attempts=attempts, best=tried[reached])
+
+
+def blocks_cut(report: RunReport) -> float:
+    """The share of block calls that the caches of a run saved.
+
+    Raises:
+        RequestError: a cache stood aside, so that there is nothing to tune.
+    """
+    for cache in report.caches:
+        if cache.aside:
+            raise RequestError(f"There is nothing to tune: {cache.lines()[0]}")
+    return 1 - sum(cache.blocks_ran for cache in report.caches) / sum(cache.blocks_asked for cache in report.caches)
+
+
+def _out_of_reach(cache: str, target: float, attempts: Sequence[Attempt]) -> str:
+    tried = "\n".join(f"  {attempt.line()}" for attempt in attempts)
+    return f"No setting of {cache} reaches SSIM {target:g} on this video. Ask for less, or use more steps. Tried:\n{tried}"

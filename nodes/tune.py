@@ -1,0 +1,149 @@
+"""Auto-tune: a few runs that find how far a step cache may go on this model."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, get_args
+
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import VAE
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from fastvideo_core import (
+    Attempt,
+    CacheSettings,
+    DBCacheSettings,
+    GuidanceMode,
+    GuidanceSettings,
+    RunReport,
+    SamplingRequest,
+    SolverName,
+    TunedCache,
+    blocks_cut,
+    tune,
+)
+from fastvideo_core.quality import compare, plot
+
+from .dbcache import NativeDBCache
+from .magcache import NativeMagCache
+from .sampler import sample
+from .sockets import CATEGORY, NOT_CONNECTED, check_connected, check_guided, connected, guidance_inputs
+from .step_cache import with_cache
+
+GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
+
+
+def with_settings(model: Any, settings: CacheSettings) -> Any:
+    """The MODEL through the cache that these are settings of."""
+    if isinstance(settings, DBCacheSettings):
+        return with_cache(model, NativeDBCache(settings))
+    return with_cache(model, NativeMagCache(settings, "resampled", residuals_on_cpu=False))
+
+
+class FastVideoAutoTune(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FastVideoAutoTune",
+            display_name="FastVideo Auto-tune",
+            category=CATEGORY,
+            description="Finds the step cache settings that save most and keep the video as like to the full one as you want: "
+            "one full run and three or four with the cache.",
+            search_aliases=["tune", "which threshold", "magcache settings", "dbcache settings", "calibrate"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="Wan diffusion model without a cache; the high-noise expert of two."),
+                io.Model.Input("low_noise_model", optional=True, tooltip="Low-noise expert of Wan 2.2 T2V/I2V A14B."),
+                io.Conditioning.Input("positive", tooltip="A prompt of the kind that you mostly use."),
+                io.Conditioning.Input("negative", tooltip="The negative prompt that you mostly use."),
+                io.Vae.Input("vae", tooltip="The model's VAE: the videos are compared as people see them."),
+                io.Latent.Input("latent", tooltip="Size of the videos; a smaller or shorter one than yours tunes sooner."),
+                io.Combo.Input(
+                    "cache", options=list(get_args(TunedCache)), default="magcache",
+                    tooltip="magcache needs a ratio table of the model, published or from FastVideo Calibrate MagCache; dbcache "
+                    "needs none.",
+                ),
+                io.Float.Input(
+                    "target_ssim", default=0.95, min=0.5, max=1.0, step=0.01, round=0.001,
+                    tooltip="How like to the full video, 1 being equal: SSIM, mean over the frames.",
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=2**64 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Of the noise; the same for all runs.",
+                ),
+                io.Int.Input("steps", default=20, min=2, max=1000, tooltip="As you sample: settings hold for a step count."),
+                io.Float.Input("shift", default=5.0, min=0.01, max=100.0, step=0.1, tooltip="As in FastVideo Sampler."),
+                io.Combo.Input(
+                    "solver", options=["unipc", "euler", "dpmpp_2m"], default="unipc", tooltip="As in FastVideo Sampler.",
+                ),
+                *(given for given in guidance_inputs() if given.id in GUIDANCE),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="With the cache and the settings that were found."),
+                io.Model.Output(display_name="low_noise_model", tooltip="The same for the second expert, where there is one."),
+                io.String.Output(display_name="text", tooltip="What was tried, and what was found."),
+                io.Image.Output(display_name="plot", tooltip="SSIM over the share of block calls saved."),
+                io.String.Output(display_name="json", tooltip="All of it, for programs."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model: Any, positive: Any, negative: Any, vae: Any, latent: dict[str, Any], cache: TunedCache, target_ssim: float,
+        seed: int, steps: int, shift: float, solver: SolverName, guidance_scale: float, low_noise_guidance_scale: float,
+        boundary: float, guidance_mode: GuidanceMode, low_noise_model: Any = NOT_CONNECTED,
+    ) -> io.NodeOutput:  # fmt: skip
+        check_guided(model, positive, negative)
+        low_noise_model = connected("low_noise_model", low_noise_model, ModelPatcher)
+        check_connected(vae=(vae, VAE), latent=(latent, dict))
+        two = low_noise_model is not None
+        request = SamplingRequest(
+            steps=steps,
+            shift=shift,
+            guidance_scale=guidance_scale,
+            low_noise_guidance_scale=low_noise_guidance_scale if two else None,
+            boundary=boundary if two else None,
+            solver=solver,
+            seed=seed,
+            guidance=GuidanceSettings(mode=guidance_mode),
+        )
+        models = [model, low_noise_model] if two else [model]
+
+        def generated(experts: list[Any]) -> tuple[Tensor, RunReport]:
+            video, report = sample(experts[0], experts[1] if two else None, positive, negative, latent, request)
+            return decoded(vae, video["samples"]), report
+
+        dense, report = generated(models)
+        found = tune(cache, target_ssim, report.total_seconds, trial(models, dense, generated))
+        logging.info("%s", found.text())
+        tuned = [with_settings(expert, found.best.settings) for expert in models]
+        outputs = (*tuned, *([] if two else [None]), found.text(), plot([found.panel()])[None], found.json())
+        return io.NodeOutput(*outputs, ui=ui.PreviewText(found.text()))
+
+
+def trial(
+    models: list[Any], dense: Tensor, generated: Callable[[list[Any]], tuple[Tensor, RunReport]]
+) -> Callable[[CacheSettings], Attempt]:
+    """dense: frames of the run without a cache; generated: runs the MODELs, and gives frames and report."""
+
+    def attempt(settings: CacheSettings) -> Attempt:
+        frames, report = generated([with_settings(expert, settings) for expert in models])
+        tried = Attempt(
+            settings=settings,
+            quality=compare(dense, frames).mean,
+            cut=blocks_cut(report),
+            seconds=report.total_seconds,
+        )
+        logging.info("%s", tried.line())
+        return tried
+
+    return attempt
+
+
+def decoded(vae: Any, samples: Tensor) -> Tensor:
+    """Frames (T, 3, H, W) in 0..1 of latents (B, C, T, H, W), one video after the other."""
+    frames = vae.decode(samples)  # (B, T, H, W, 3) for videos
+    return frames.flatten(0, -4).movedim(-1, 1).float().clamp(0, 1)
+
+
+NODES = [FastVideoAutoTune]
