@@ -148,10 +148,15 @@ def _custom_inputs() -> list[io.Input]:
             tooltip="How large the estimated error of the steps skipped in a row may get. 0 is off; MagCache's authors use 0.06 "
             "to 0.24.",
         ),
-        io.Int.Input("max_skips", default=4, min=1, max=20, tooltip="How many steps in a row may be skipped (the paper's K)."),
+        io.Int.Input("max_skips", default=2, min=1, max=20, tooltip="How many steps in a row may be skipped (the paper's K)."),
         io.Float.Input(
             "retention", default=0.2, min=0.0, max=1.0, step=0.01,
             tooltip="Fraction of this model's first steps that always compute: they decide what the video shows.",
+        ),
+        io.Float.Input(
+            "trend", default=0.5, min=0.0, max=1.0, step=0.1,
+            tooltip="How far a skipped step continues the last change of what it reuses. 0 reuses it as it is, as MagCache's "
+            "authors do.",
         ),
     ]  # fmt: skip
 
@@ -161,7 +166,7 @@ def _custom(preset: dict[str, Any]) -> MagCacheSettings | None:
         return None
     if preset["preset"] != "custom":
         raise RequestError(f"MagCache's preset is {preset['preset']!r}: use auto or custom.")
-    return MagCacheSettings(threshold=preset["threshold"], max_skips=preset["max_skips"], retention=preset["retention"])
+    return MagCacheSettings(**{name: preset[name] for name in ("threshold", "max_skips", "retention", "trend")})
 
 
 NODES = [FastVideoMagCache]

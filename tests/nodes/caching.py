@@ -12,7 +12,7 @@ from fastvideo_core import plan, shifted_sigmas
 from fastvideo_core.guidance import BOTH
 from fastvideo_core.step_cache import MagCacheSettings, PhaseRatios, RatioTable, network_hash
 
-CUSTOM: dict[str, Any] = {"threshold": 0.25, "max_skips": 2, "retention": 0.0}
+CUSTOM: dict[str, Any] = {"threshold": 0.25, "max_skips": 2, "retention": 0.0, "trend": 0.0}
 TINY = MagCacheSettings(**CUSTOM)
 
 

@@ -116,7 +116,7 @@ def test_both_nodes_in_prompts(prompts: Any, ratios: Any) -> None:
     links = {name: sampling["5"]["inputs"][name] for name in ("model", "positive", "negative", "latent")}
     first = {**sampling, "5": node("FastVideoCalibrateMagCache", **links, **TEN, guidance_mode="auto")}
     text = prompts.run(first).outputs["5"]["text"][0]
-    preset = {"preset": "custom", "preset.threshold": 0.5, "preset.max_skips": 2, "preset.retention": 0.1}
+    preset = {"preset": "custom", "preset.threshold": 0.5, "preset.max_skips": 2, "preset.retention": 0.1, "preset.trend": 0.5}
     cache = node("FastVideoMagCache", model=["1", 0], enabled=True, mode="resampled", residuals_on_cpu=False, **preset)
     second = {**with_inputs(sampling, "5", model=["7", 0]), "7": cache}
     run = prompts.run(second, {"report": ("5", 1)})

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from fastvideo_core import Guidance, GuidanceSettings, RequestError, SamplingRequest, generate, seeded_noise
 from fastvideo_core.step_cache import CachedExperts, MagCache, weights_hash
+from fastvideo_core.step_cache.choose import CALIBRATED
 from fastvideo_core.wan import WanExperts
 from fastvideo_core.wan.loading import load_transformer
 
@@ -29,7 +31,7 @@ def tables(comfy: Any, load_wan: Any) -> None:
     put_table(comfy, load_wan("t2v", 0), load_wan("t2v", 1))
 
 
-def engine(host: Any, model: Any, kind: str, seeds: tuple[int, ...], **changes: Any) -> tuple[Tensor, Any]:
+def engine(host: Any, model: Any, kind: str, seeds: tuple[int, ...], trend: float = 0.0, **changes: Any) -> tuple[Tensor, Any]:
     """The same request through the engine, with MagCache around diffusers' blocks. Returns LATENT samples and the report."""
     asked = {**SETTINGS, **changes}
     two = len(seeds) == 2
@@ -43,7 +45,7 @@ def engine(host: Any, model: Any, kind: str, seeds: tuple[int, ...], **changes: 
     files = [host.model_folder("diffusion_models") / f"{kind}_{seed}.safetensors" for seed in seeds]
     shape, cpu, condition = tuple(latent_of(kind)["samples"].shape), torch.device("cpu"), engine_conditioning(model, kind)
     experts = WanExperts(dict(zip(names, map(load_transformer, files), strict=True)), condition, shape, cpu, cpu)
-    cache = MagCache(request.plan(), flat_table("engine", request.boundary), TINY)
+    cache = MagCache(request.plan(), flat_table("engine", request.boundary), replace(TINY, trend=trend))
     guidance = Guidance(request.plan(), request.guidance)
     through = CachedExperts(experts, request.plan(), cache)
     *_, last = generate(request, through, condition, seeded_noise(shape, request.seed), guidance)
@@ -71,6 +73,14 @@ def test_both_doors_agree_on_two_experts(comfy: Any, load_wan: Any, changes: dic
     latents, expected = engine(comfy, high, "t2v", (0, 1), **changes)
     assert tuple(row for cache in report.caches for row in cache.phases) == expected.phases
     assert relative_error(ours, latents) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["batched", "sequential"])
+def test_both_doors_continue_the_residuals_change_alike(comfy: Any, load_wan: Any, mode: str) -> None:
+    model = load_wan()
+    ours, _ = run_node(comfy, cached(comfy, model, trend=0.5), guidance_mode=mode)
+    assert relative_error(ours, engine(comfy, model, "t2v", (0,), 0.5, guidance_mode=mode)[0]) < 1e-5
+    assert relative_error(ours, engine(comfy, model, "t2v", (0,), guidance_mode=mode)[0]) > 1e-4
 
 
 def test_each_expert_has_a_plan_of_its_own_and_may_be_cached_alone(comfy: Any, load_wan: Any) -> None:
@@ -216,7 +226,7 @@ def test_auto_takes_what_the_table_recommends(comfy: Any, load_wan: Any) -> None
     inputs = {"enabled": True, "preset": {"preset": "auto"}, "mode": "resampled", "residuals_on_cpu": False}
     _, report = run_node(comfy, node.execute(model=load_wan(), **inputs).args[0])
     settings = report.caches[0].settings
-    assert (settings["threshold"], settings["max_skips"], settings["retention"]) == (0.12, 4, 0.2)
+    assert {name: settings[name] for name in asdict(CALIBRATED)} == asdict(CALIBRATED)
     assert settings["table"] == weights_of(comfy, load_wan())
 
 
