@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tools.demo_model.evaluation import evaluate, held_out_prompts, psnr
-from tools.demo_model.sampling import generate
+from tools.demo_model.sampling import GUIDANCE, generate
 from tools.demo_model.shipped import shipped_models, shipped_vae
 from tools.demo_model.vae import decode, encode
 from tools.demo_model.world import render
@@ -18,9 +18,8 @@ PROMPTS = 16
 
 
 @functools.cache
-def score(kind, guidance=None):
-    options = {} if guidance is None else {"guidance": guidance}
-    return evaluate(shipped_models(kind), PROMPTS, image=kind == "i2v", **options)
+def score(kind):
+    return evaluate(shipped_models(kind), PROMPTS, image=kind == "i2v")
 
 
 @torch.no_grad()
@@ -34,22 +33,24 @@ def test_the_vae_rebuilds_held_out_clips_to_30_db():
 @pytest.mark.parametrize("kind", ["t2v", "two experts"])
 def test_clips_show_what_the_prompt_says(kind):
     found = score(kind)
-    assert found.colours >= 0.9
-    assert found.shape >= 0.8
-    assert found.motion >= 0.8
-    assert found.everything >= 0.7
+    assert found.colours >= 0.93
+    assert found.shape >= 0.87
+    assert found.motion >= 0.87
+    assert found.everything >= 0.8
 
 
 def test_image_to_video_keeps_the_frame_and_moves_it_as_the_prompt_says():
     found = score("i2v")
-    assert found.first_frame >= 24
-    assert found.shape >= 0.7
-    assert found.motion >= 0.75
-    assert found.everything >= 0.65
+    assert found.first_frame >= 28
+    assert found.shape >= 0.87
+    assert found.motion >= 0.93
+    assert found.everything >= 0.87
 
 
 def test_without_guidance_fewer_clips_are_right():
-    assert score("t2v", guidance=1.0).everything < score("t2v").everything
+    models = shipped_models("t2v")
+    without, guided = (evaluate(models, 60, guidance=scale, first=100).everything for scale in (1.0, GUIDANCE))
+    assert without <= guided - 0.05  # of all 200 prompts 81.5 % against 94 % (models/demo/README.md)
 
 
 def test_the_negative_prompt_has_an_effect():

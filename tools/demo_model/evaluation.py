@@ -53,12 +53,18 @@ def validate(models: DemoModels, image: bool = False, guidance: float = GUIDANCE
 
 
 def evaluate(
-    models: DemoModels, count: int, image: bool = False, guidance: float = GUIDANCE, negative: str = "", held_out: bool = True
+    models: DemoModels,
+    count: int,
+    image: bool = False,
+    guidance: float = GUIDANCE,
+    negative: str = "",
+    held_out: bool = True,
+    first: int = 0,
 ) -> Score:
-    """Generates `count` clips and judges them; with `image`, the first frame of the scene is given."""
-    scenes, texts = _prompts(count, held_out)
+    """Generates `count` clips, from prompt `first` on, and judges them; with `image`, the first frame of the scene is given."""
+    scenes, texts = _prompts(first + count, held_out)
     hits, errors = [], []
-    for start in range(0, count, BATCH):
+    for start in range(first, first + count, BATCH):
         batch = scenes[start : start + BATCH]
         given = render(batch).to(models.transformer.device) if image else None
         seeds = [FIRST_SEED + start + index for index in range(len(batch))]
