@@ -89,6 +89,11 @@ class ComfyPage:
         """What the run report's text area shows."""
         return str(self.page.get_by_placeholder("The report appears here after a run.").input_value())
 
+    def texts(self) -> list[str]:
+        """What the text areas of the pack's nodes show."""
+        areas = self.page.get_by_placeholder("The report appears here after a run.").all()
+        return [str(area.input_value()) for area in areas]
+
     def video_size(self) -> tuple[int, int]:
         """Of the player on the canvas, once it has the video."""
         self.page.wait_for_function("document.querySelector('video')?.videoWidth > 0")

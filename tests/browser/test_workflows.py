@@ -35,6 +35,15 @@ def test_demo_runs_from_the_run_button_and_shows_video_and_report(page: ComfyPag
     assert f"3 steps euler, latents 1x16x5x8x8, seed {100 + vue_nodes}" in page.report()
 
 
+def test_comparison_runs_from_the_run_button_and_shows_its_table_and_both_reports(page: ComfyPage) -> None:
+    page.open_template("demo_compare")
+    page.run()
+    assert page.video_size() == (128, 64)
+    table, *reports = sorted(page.texts(), key=lambda text: "SSIM" not in text)
+    assert "SSIM" in table
+    assert sorted("MagCache: " in report for report in reports) == [False, True]
+
+
 def test_report_is_still_there_after_a_look_at_another_workflow(page: ComfyPage) -> None:
     page.open_template("demo_t2v")
     page.set_widget(SAMPLER, "steps", 2)
@@ -55,7 +64,7 @@ def test_report_is_no_part_of_the_saved_workflow_nor_of_the_prompt(page: ComfyPa
     (saved,) = (node for node in page.saved()["nodes"] if node["type"] == REPORT)
     assert saved.get("widgets_values", []) == []
     (posted,) = (node["inputs"] for node in page.prompt().values() if node["class_type"] == REPORT)
-    assert posted.keys() == {"report"}
+    assert posted.keys() == {"report", "images"}
 
 
 def test_help_panel_shows_the_page_of_the_node(page: ComfyPage) -> None:

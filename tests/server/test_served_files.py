@@ -39,5 +39,5 @@ def test_every_help_page_belongs_to_a_node(comfy_server: ComfyServer) -> None:
 
 def test_script_is_served_once(comfy_server: ComfyServer) -> None:
     ours = [path for path in comfy_server.request("/extensions") if NAME in path]
-    assert ours == [f"/extensions/{NAME}/run_report.js"]
-    assert "FastVideo.RunReport" in comfy_server.request(ours[0])
+    assert ours == [f"/extensions/{NAME}/node_text.js"]
+    assert "FastVideo.NodeText" in comfy_server.request(ours[0])

@@ -1,14 +1,24 @@
 """The demo workflows: the small Wan that comes with the pack, which makes a video on any CPU."""
 
-from tools.workflows.canvas import Canvas, ObjectInfo, PackVersions
-from tools.workflows.columns import Loaded, VideoSize, image_columns, noise_columns, sampling_columns
+from tools.workflows.canvas import Canvas, Node, ObjectInfo, PackVersions
+from tools.workflows.columns import (
+    REPORT_SIZE,
+    SAMPLER_SIZE,
+    VIDEO_SIZE,
+    Loaded,
+    VideoSize,
+    image_columns,
+    noise_columns,
+    sampling_columns,
+)
 
 SIZE, FPS = VideoSize(64, 64, 17), 16
 PROMPT = "a red circle moving right on a navy background"
 FIRST_FRAME = "fastvideo_demo_first_frame.png"
 SETTINGS = {"steps": 20, "shift": 5.0, "solver": "euler", "guidance_scale": 3.0}
 NOTE_SIZE = (360, 420)
-DEMO_WORKFLOWS = {"demo_t2v": "t2v", "demo_i2v": "i2v"}
+COMPARE_SIZE, PLOT_SIZE = (420, 420), (420, 360)
+DEMO_WORKFLOWS = {"demo_t2v": "t2v", "demo_i2v": "i2v", "demo_compare": "t2v"}
 
 ABOUT = """## FastVideo Demo {title}
 {width} x {height}, {frames} frames at {fps} per second, with the small Wan that comes with the pack: no download, no GPU.
@@ -27,15 +37,28 @@ ABOUT_IMAGE = """
 ### First frame
 Copy `assets/demo_first_frame.png` of the pack into ComfyUI's `input` folder as `{name}`, or choose a picture of your own.
 """
+ABOUT_COMPARISON = """
+### What is compared
+The same prompt and seed twice: above every step computed, below with *FastVideo MagCache*. *FastVideo Compare* tells how much \
+time that saved and how far the videos differ. Put other accelerators, or other settings, in the place of *FastVideo MagCache*.
+"""
 
 
 def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canvas:
-    """Text to video or image to video with the demo model."""
+    """Text to video, image to video, or text to video twice, with the demo model."""
     canvas = Canvas(name, object_info, packs)
     from_image = DEMO_WORKFLOWS[name] == "i2v"
-    about = ABOUT.format(title="I2V" if from_image else "T2V", width=SIZE.width, height=SIZE.height, frames=SIZE.length, fps=FPS)
-    canvas.note(about + (ABOUT_IMAGE.format(name=FIRST_FRAME) if from_image else ""), NOTE_SIZE)
+    title, more = {
+        "demo_t2v": ("T2V", ""),
+        "demo_i2v": ("I2V", ABOUT_IMAGE.format(name=FIRST_FRAME)),
+        "demo_compare": ("Compare", ABOUT_COMPARISON),
+    }[name]
+    about = ABOUT.format(title=title, width=SIZE.width, height=SIZE.height, frames=SIZE.length, fps=FPS)
+    canvas.note(about + more, NOTE_SIZE)
     demo = canvas.node("FastVideoLoadDemoWan", model=DEMO_WORKFLOWS[name])
+    if name == "demo_compare":
+        _comparison(canvas, demo)
+        return canvas
     canvas.column("Models", demo)
     loaded = Loaded([demo["model"]], demo["clip"], demo["vae"])
     if from_image:
@@ -44,3 +67,28 @@ def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canv
         conditions = noise_columns(canvas, loaded, (PROMPT, ""), SIZE)
     sampling_columns(canvas, loaded, FPS, **conditions, **SETTINGS)
     return canvas
+
+
+def _comparison(canvas: Canvas, demo: Node) -> None:
+    """One video without and one with MagCache, and what is between them."""
+    magcache = canvas.node("FastVideoMagCache", model=demo["model"])
+    canvas.column("Models", demo, magcache)
+    conditions = noise_columns(canvas, Loaded([demo["model"]], demo["clip"], demo["vae"]), (PROMPT, ""), SIZE)
+    models = (demo["model"], magcache["MODEL"])
+    samplers = [canvas.node("FastVideoSampler", size=SAMPLER_SIZE, model=model, **conditions, **SETTINGS) for model in models]
+    canvas.column("Sampling: without, with MagCache", *samplers)
+    frames = [canvas.node("VAEDecode", samples=sampler["latent"], vae=demo["vae"]) for sampler in samplers]
+    reports = [
+        canvas.node("FastVideoRunReport", size=REPORT_SIZE, report=sampler["report"], images=images["IMAGE"])
+        for sampler, images in zip(samplers, frames, strict=True)
+    ]
+    canvas.column("Frames and reports", frames[0], reports[0], frames[1], reports[1])
+    compared = canvas.node(
+        "FastVideoCompare", size=COMPARE_SIZE, reference=frames[0]["IMAGE"], candidate=frames[1]["IMAGE"],
+        reference_report=samplers[0]["report"], candidate_report=samplers[1]["report"],
+    )  # fmt: skip
+    plot = canvas.node("PreviewImage", size=PLOT_SIZE, images=compared["plot"])
+    canvas.column("Comparison", compared, plot)
+    video = canvas.node("CreateVideo", images=compared["video"], fps=FPS)
+    save = canvas.node("SaveVideo", size=VIDEO_SIZE, video=video["VIDEO"], filename_prefix=f"fastvideo/{canvas.name}")
+    canvas.column("Side by side", video, save)

@@ -15,7 +15,7 @@ TEXT, BLUE, FAINT = "#f2f5f8", "#7cc4f5", "#9fb0c0"
 LINKS = {
     "MODEL": "#b39ddb", "CLIP": "#ffd500", "VAE": "#ff6e6e", "CONDITIONING": "#ffa931", "LATENT": "#ff9cf9", "IMAGE": "#64b5f6",
 }  # fmt: skip
-SHEET_COLUMNS, SHEET_ROWS = 5, 3
+SHEET_COLUMNS, WIDE_SHEET_COLUMNS, SHEET_ROWS = 5, 3, 3  # of square frames, of two side by side
 
 
 def graph_thumbnail(workflow: dict[str, Any]) -> Image.Image:
@@ -28,14 +28,17 @@ def graph_thumbnail(workflow: dict[str, Any]) -> Image.Image:
 def video_thumbnail(workflow: dict[str, Any], frames: Sequence[Image.Image]) -> Image.Image:
     """Heading and a contact sheet of frames, in order and evenly spread."""
     image, _ = _card(workflow)
-    count = SHEET_COLUMNS * SHEET_ROWS
+    across, down = frames[0].size
+    columns = SHEET_COLUMNS if across == down else WIDE_SHEET_COLUMNS
+    count = columns * SHEET_ROWS
     gap = 4 * SCALE
-    edge = (SIZE * SCALE - 2 * MARGIN + gap) // SHEET_COLUMNS - gap
+    width = (SIZE * SCALE - 2 * MARGIN + gap) // columns - gap
+    height = width * down // across
     for place in range(count):
         frame = frames[place * (len(frames) - 1) // (count - 1)]
-        row, column = divmod(place, SHEET_COLUMNS)
-        corner = (MARGIN + column * (edge + gap), TOP - 8 * SCALE + row * (edge + gap))
-        image.paste(frame.resize((edge, edge), Image.Resampling.BICUBIC), corner)
+        row, column = divmod(place, columns)
+        corner = (MARGIN + column * (width + gap), TOP - 8 * SCALE + row * (height + gap))
+        image.paste(frame.resize((width, height), Image.Resampling.BICUBIC), corner)
     return _reduced(image)
 
 

@@ -1,19 +1,19 @@
-// Shows the text of a FastVideo Run Report on its node, also when a run is opened again from the history.
+// Shows the text that these nodes leave on the node itself, also when a run is opened again from the history.
 import { app } from "../../scripts/app.js";
 
-const NODE = "FastVideoRunReport";
+const NODES = ["FastVideoRunReport", "FastVideoCompare", "FastVideoCalibrateMagCache", "FastVideoAutoTune"];
 
 app.registerExtension({
-  name: "FastVideo.RunReport",
+  name: "FastVideo.NodeText",
 
   nodeCreated(node) {
-    if (node.comfyClass === NODE) addReport(node);
+    if (NODES.includes(node.comfyClass)) addReport(node);
   },
 
   onNodeOutputsUpdated(outputs) {
     for (const [locator, output] of Object.entries(outputs)) {
       const node = nodeAt(locator);
-      if (node?.comfyClass === NODE) show(node, output);
+      if (NODES.includes(node?.comfyClass)) show(node, output);
     }
   },
 });
