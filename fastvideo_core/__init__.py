@@ -26,7 +26,16 @@ from .errors import CapacityError, ConditioningError, FastVideoError, LoadError,
 from .generate import Step, check_finite, denoise, generate, seeded_noise
 from .guidance import Branch, Call, Denoiser, Guidance, GuidanceMode, GuidanceSettings, Prediction, guide
 from .quality import Comparison, FrameQuality, compare
-from .report import AttentionReport, CachePhaseReport, CacheReport, PhaseReport, RunReport, phase_reports, ran_as
+from .report import (
+    AttentionReport,
+    CachePhaseReport,
+    CacheReport,
+    PhaseReport,
+    RunReport,
+    SparseReport,
+    phase_reports,
+    ran_as,
+)
 from .request import SamplingRequest, VideoSize
 from .schedule import TIMESTEPS, Phase, Schedule, plan, plan_part, shifted_sigmas
 from .solvers import Solver, SolverName, make_solver
@@ -49,9 +58,9 @@ __all__ = [
     "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality", "Generation", "GivenFrame", "Guidance", "GuidanceMode",
     "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured", "NewCache", "NumericsError", "Phase",
     "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
-    "SolverName", "Step", "StepCache", "TextEncoder", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel",
-    "WanVariant", "against", "apply_lora", "blocks_cut", "check_finite", "clean_prompt", "compare", "denoise", "generate",
-    "group_offload", "guide", "image_condition", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows",
-    "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas", "tune", "with_cache_dit", "with_dbcache",
-    "with_magcache",
+    "SolverName", "SparseReport", "Step", "StepCache", "TextEncoder", "Tokenizer", "TunedCache", "Tuning", "VideoSize",
+    "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora", "blocks_cut", "check_finite", "clean_prompt", "compare",
+    "denoise", "generate", "group_offload", "guide", "image_condition", "load_demo", "load_transformer", "make_solver",
+    "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas", "tune",
+    "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

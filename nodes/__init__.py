@@ -13,12 +13,14 @@ from . import (
     magcache,
     run_report,
     sampler,
+    sparse_attention,
     text_encode,
     tune,
 )
 
 MODULES = (
-    text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention, compare, tune,
+    text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention,
+    sparse_attention, compare, tune,
 )  # fmt: skip
 
 

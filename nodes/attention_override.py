@@ -20,6 +20,8 @@ KEY = "fastvideo_attention"
 OVERRIDE = "optimized_attention_override"
 KIND = "fastvideo_attention_kind"
 """Among a call's transformer options: "self" or "cross"."""
+SPARSE = "fastvideo_sparse_session"
+"""Among a call's transformer options: the `SparseSession` of its self-attention."""
 
 
 class Override:
@@ -35,9 +37,9 @@ class Override:
         skip_output_reshape."""
         counted = self._counted(options.pop("transformer_options", None) or {})
         scale = options.pop("scale", None)
-        _check(counted.attention, q, mask, attn_precision, options)
-        q, k, v = ((x.transpose(1, 2) if skip_reshape else x.unflatten(-1, (heads, -1))) for x in (q, k, v))
-        out = counted(q, k, v, None, scale)
+        _check_precision(counted.attention, options)
+        check_call("FastVideo Attention", counted.attention.choice.backend, q, mask, attn_precision, options)
+        out: Tensor = counted(*(by_head(x, heads, skip_reshape) for x in (q, k, v)), None, scale)
         return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
 
     def _counted(self, options: dict[str, Any]) -> Any:
@@ -79,34 +81,48 @@ def marked_call(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: An
     if account is not None:
         account.network_calls += 1
     options = {**transformer_options, KIND: "cross"}
-    with marked(executor.class_obj):
+    with marked(executor.class_obj, lambda _, options: {**options, KIND: "self"}):
         return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
 
+def by_head(x: Tensor, heads: int, skip_reshape: bool) -> Tensor:
+    """Core's q, k or v as (B, L, H, D)."""
+    return x.transpose(1, 2) if skip_reshape else x.unflatten(-1, (heads, -1))
+
+
+Mark = Callable[[int, dict[str, Any]], dict[str, Any]]
+"""(layer, transformer options of a call) -> those of its self-attention."""
+
+
 @contextmanager
-def marked(network: nn.Module) -> Iterator[None]:
-    """The self-attention modules of core's Wan blocks mark their calls, around whatever other packs put there."""
+def marked(network: nn.Module, mark: Mark) -> Iterator[None]:
+    """The self-attention modules of core's Wan blocks mark their calls, around whatever other packs put there. Layers count in
+    each list of blocks from 0: VACE has a second one."""
     lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
-    blocks = [block for blocks in lists for block in blocks if hasattr(block, "self_attn") and hasattr(block, "cross_attn")]
-    modules: list[Any] = [block.self_attn for block in blocks]
-    patched = [vars(module).get("forward") for module in modules]
+    modules: list[tuple[int, Any]] = [
+        (layer, block.self_attn)
+        for blocks in lists
+        for layer, block in enumerate(blocks)
+        if hasattr(block, "self_attn") and hasattr(block, "cross_attn")
+    ]
+    patched = [vars(module).get("forward") for _, module in modules]
     try:
-        for module in modules:
-            module.forward = _marking(module.forward)
+        for layer, module in modules:
+            module.forward = _marking(module.forward, mark, layer)
         yield
     finally:
-        for module, forward in zip(modules, patched, strict=True):
+        for (_, module), forward in zip(modules, patched, strict=True):
             if forward is None:
                 vars(module).pop("forward", None)
             else:
                 module.forward = forward
 
 
-def _marking(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def mark(*args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Any:  # noqa: B006 - as core's
-        return forward(*args, transformer_options={**transformer_options, KIND: "self"}, **kwargs)
+def _marking(forward: Callable[..., Any], mark: Mark, layer: int) -> Callable[..., Any]:
+    def marking(*args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Any:  # noqa: B006 - as core's
+        return forward(*args, transformer_options=mark(layer, transformer_options), **kwargs)
 
-    return mark
+    return marking
 
 
 def check_override(model_options: dict[str, Any], ours: NativeAttention | None) -> None:
@@ -118,9 +134,14 @@ def check_override(model_options: dict[str, Any], ours: NativeAttention | None) 
         raise RequestError("There are two FastVideo Attention nodes on one MODEL: remove or bypass one of the two.")
     if present is None:
         raise RequestError("A node after FastVideo Attention took its attention off the MODEL: remove or bypass that node.")
-    raise RequestError(
-        f"FastVideo Attention and another pack's attention ({_name(present)}) are on one MODEL, which can only have one: remove "
-        "or bypass one of the two nodes."
+    raise other_attention("FastVideo Attention", present)
+
+
+def other_attention(node: str, present: Any) -> RequestError:
+    named = present if hasattr(present, "__qualname__") else type(present)
+    return RequestError(
+        f"{node} and another pack's attention ({named.__module__}.{named.__qualname__}) are on one MODEL, which can only have "
+        "one: remove or bypass one of the two nodes."
     )
 
 
@@ -138,24 +159,21 @@ def attention_notes(run: Any) -> list[str]:
     return [f"ComfyUI was started with {core}, which FastVideo Attention replaces on its MODEL"]
 
 
-def _check(attention: Attention, q: Tensor, mask: Tensor | None, precision: Any, options: dict[str, Any]) -> None:
-    """What a call asks for beyond q, k, v and mask."""
-    name = attention.choice.backend
-    low_precision = options.pop("low_precision_attention", True)
-    if not low_precision and BACKENDS[name].error is not None:
-        raise RequestError(f"{name} computes in low precision, and the model asks for full precision here: choose another one.")
+def check_call(node: str, name: str, q: Tensor, mask: Tensor | None, precision: Any, options: dict[str, Any]) -> None:
+    """What a call asks for beyond q, k and v. node: what put `name` on the MODEL; options: those that nobody has read."""
     if mask is not None:
         raise RequestError(
             f"A patch of another pack gives the model's attention a mask, and {name} was prepared for calls without one, as "
-            "Wan's are. Remove that patch or FastVideo Attention."
+            f"Wan's are. Remove that patch or {node}."
         )
     if precision not in (None, q.dtype):
         raise RequestError(f"The model asks for attention in {precision} and computes in {q.dtype}: {name} runs in the latter.")
     unread = [key for key, value in options.items() if key != "_inside_attn_wrapper" and value not in (None, False)]
     if unread:
-        raise RequestError(f"The model asks attention for {', '.join(unread)}, which FastVideo Attention does not know.")
+        raise RequestError(f"The model asks attention for {', '.join(unread)}, which {node} does not know.")
 
 
-def _name(override: Any) -> str:
-    named = override if hasattr(override, "__qualname__") else type(override)
-    return f"{named.__module__}.{named.__qualname__}"
+def _check_precision(attention: Attention, options: dict[str, Any]) -> None:
+    name = attention.choice.backend
+    if not options.pop("low_precision_attention", True) and BACKENDS[name].error is not None:
+        raise RequestError(f"{name} computes in low precision, and the model asks for full precision here: choose another one.")

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from fastvideo_core import TEXT_TOKENS, ConditioningError, RequestError
 from fastvideo_core.attention import attending
+from fastvideo_core.attention.sparse import sparse_attention
 from fastvideo_core.wan import installed
 
-from .attention_override import OVERRIDE, account_in
+from .attention_override import OVERRIDE, SPARSE, account_in
 
 READ_BEFORE = ("denoise_mask",)  # core's model turns it into timesteps per frame before it calls the network
 
@@ -73,7 +74,9 @@ class DiffusersNetwork(nn.Module):
         stack = _HostBlocks(self.blocks, replaces, transformer_options)
         account = account_in(transformer_options)
         attention = nullcontext() if account is None else attending(self.transformer, account)
-        with attention, installed(self.transformer, stack) if replaces else nullcontext():
+        session = transformer_options.get(SPARSE)
+        sparse = nullcontext() if session is None else sparse_attention(self.transformer, session)
+        with attention, sparse, installed(self.transformer, stack) if replaces else nullcontext():
             velocity = self.transformer(**call)[0]
         return velocity[:, :, :frames, :height, :width]
 

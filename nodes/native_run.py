@@ -15,7 +15,7 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from fastvideo_core import Branch, Call, CapacityError, Guidance, GuidanceSettings, Phase, Prediction, guide, plan
+from fastvideo_core import Branch, Call, CapacityError, Guidance, GuidanceSettings, Phase, Prediction, SparseReport, guide, plan
 from fastvideo_core.attention import AttentionAccount
 
 from .low_noise import LowNoiseExpert
@@ -65,6 +65,7 @@ class NativeRun:
         self.exact_sigma: float | None = None  # set by the engine's loop, which knows it; otherwise read from the device
         self.caches: dict[Any, CacheRun] = {}  # of the experts that have a step cache
         self.attention: dict[Any, AttentionAccount] = {}  # of the experts whose attention was chosen
+        self.sparse: dict[Any, tuple[SparseReport, ...]] = {}  # of the experts whose self-attention was sparse
         self.extra_calls = 0  # passes that patches of other packs added
         self._active: Any = guider
         self._level: tuple[float, Phase] = (self.schedule.sigmas[0], self.schedule.phases[0])

@@ -79,6 +79,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         ),
         caches=tuple(cache.report() for cache in caches),
         attention=attention_reports(run, guider),
+        sparse=tuple(report for expert in (guider, guider.low_noise) for report in run.sparse.get(expert, ())),
     )  # fmt: skip
 
 

@@ -142,7 +142,7 @@ class CacheRun:
             place = ("double_block", index)
             replaces[place] = self._around(index, replaces.get(place))
         reserve = _reserving(self._session.tokens_held * token_bytes)
-        for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, _uncompiled(self._call)), (WrappersMP.PREPARE_SAMPLING, reserve)):
+        for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, uncompiled(self._call)), (WrappersMP.PREPARE_SAMPLING, reserve)):
             comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
         return options
 
@@ -208,7 +208,7 @@ class CacheRun:
             self._asked += 1
             return {"img": self._session.block(index, self.blocks, args["img"], block)}
 
-        return _uncompiled(hook)
+        return uncompiled(hook)
 
     def _check_asked(self) -> None:
         if self._asked != self.blocks:
@@ -218,7 +218,7 @@ class CacheRun:
             )
 
 
-def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Decisions stay out of compiled graphs; what the function calls may be compiled. Where nothing has been compiled in this
     process, torch's compiler is not even imported, which would take a second."""
     return torch.compiler.disable(function, recursive=False) if "torch._dynamo" in sys.modules else function

@@ -1,0 +1,160 @@
+"""Where sparse self-attention meets a generation on a MODEL.
+
+In core's network each self-attention call of a generation gets an `optimized_attention_override` of its own, around FastVideo
+Attention's if there is one; networks of diffusers get the session, and exchange their processors. Nothing stays afterwards.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import comfy.patcher_extension
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from fastvideo_core import Phase, RequestError, Schedule, SparseReport
+from fastvideo_core.attention.sparse import Inputs, SparseSchedule, SparseSession, kernel_of
+
+from .attention_override import OVERRIDE, SPARSE, NativeAttention, Override, by_head, check_call, marked, other_attention
+from .guider import WanGuider
+from .low_noise import LowNoiseExpert
+from .native_generation import generation_of
+from .step_cache import uncompiled
+
+NAME = "FastVideo Sparse Attention"
+KEY = "fastvideo_sparse_attention"
+
+Size = tuple[int, int, int]
+
+
+def with_sparse_attention(model: Any, sparse: SparseSchedule) -> Any:
+    """A clone of the MODEL whose self-attention is sparse as `sparse` says.
+
+    Raises:
+        RequestError: another sparse attention or another pack's attention is on the MODEL.
+    """
+    if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
+        raise RequestError(f"There are two {NAME} nodes on one MODEL: remove or bypass one of the two.")
+    _check_override(model.model_options)
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, SparseWrapper(sparse))
+    return clone
+
+
+@dataclass(frozen=True)
+class SparseWrapper:
+    """Core's OUTER_SAMPLE wrapper: one call is one generation."""
+
+    sparse: SparseSchedule
+
+    def __call__(self, executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        own_options = guider.model_options
+        _check_override(own_options)
+        _check_one_device(guider.model_patcher)
+        generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
+        run = SparseRun(self.sparse, *generation.phase(None))
+        guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
+        comfy.patcher_extension.add_wrapper_with_key(
+            WrappersMP.DIFFUSION_MODEL, KEY, uncompiled(run.call), guider.model_options, is_model_options=True
+        )
+        try:
+            result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        finally:
+            guider.model_options = own_options
+        if isinstance(guider, WanGuider | LowNoiseExpert):
+            guider.run.sparse[guider] = run.reports()
+        else:
+            logging.info("%s", "\n".join(report.line() for report in run.reports()))
+        return result
+
+
+class SparseRun:
+    """One generation of one MODEL. What depends on the video's size is made at the first call of that size: context windows are
+    shorter than the video."""
+
+    def __init__(self, sparse: SparseSchedule, schedule: Schedule, phase: Phase) -> None:
+        self.sparse, self.schedule, self.phase = sparse, schedule, phase
+        self._kernel = kernel_of(sparse.kernel)
+        self._sessions: dict[Size, SparseSession] = {}
+
+    def reports(self) -> tuple[SparseReport, ...]:
+        """One for each size."""
+        return tuple(session.report() for session in self._sessions.values())
+
+    def call(self, executor: Any, x: Tensor, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
+             transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
+        """Core's DIFFUSION_MODEL wrapper: one call of the network. x: (B, C, T, H, W)."""
+        network = executor.class_obj
+        session = self._session(x, network.patch_size)
+        session.begin(self.schedule.step_at(float(transformer_options["sigmas"][0])))
+
+        def mark(layer: int, options: dict[str, Any]) -> dict[str, Any]:
+            return {**options, OVERRIDE: SparseOverride(session, session.covers(layer), options.get(OVERRIDE))}
+
+        options = {**transformer_options, SPARSE: session}
+        with marked(network, mark):
+            return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+
+    def _session(self, x: Tensor, patch_size: Size) -> SparseSession:
+        time, height, width = (-(-extent // part) for extent, part in zip(x.shape[2:], patch_size, strict=True))
+        size = (time, height, width)
+        if size not in self._sessions:
+            session = SparseSession.open(self.sparse, self.phase, size, x.device, self._kernel)
+            assert session is not None
+            self._sessions[size] = session
+        return self._sessions[size]
+
+
+@dataclass(frozen=True)
+class SparseOverride:
+    """What core calls in the place of its own attention in one self-attention. covered: this layer is sparse in sparse steps;
+    dense: FastVideo Attention's override, None where core's own attention is dense."""
+
+    session: SparseSession
+    covered: bool
+    dense: Any
+
+    def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Core's arguments, as in `Override`."""
+        if self.session.sparse and self.covered:
+            return self._sparse(*args, **kwargs)
+        self.session.count_dense()
+        given: Tensor = function(*args, **kwargs) if self.dense is None else self.dense(function, *args, **kwargs)
+        return given
+
+    def _sparse(self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, attn_precision: Any = None,
+                skip_reshape: bool = False, skip_output_reshape: bool = False, transformer_options: Any = None,
+                low_precision_attention: bool = True, **options: Any) -> Tensor:  # fmt: skip
+        check_call(NAME, self.session.settings.name, q, mask, attn_precision, options)
+        q, k, v = (by_head(x, heads, skip_reshape) for x in (q, k, v))
+        inputs = Inputs(q, k, v)
+        self._check_tokens(inputs)
+        out = self.session.attend(inputs)
+        return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
+
+    def _check_tokens(self, inputs: Inputs) -> None:
+        size = self.session.attention.size
+        found = {inputs.q.shape[1], inputs.k.shape[1]}
+        if found != {math.prod(size)}:
+            raise RequestError(
+                f"The video has {' x '.join(map(str, size))} = {math.prod(size)} tokens and the network's self-attention "
+                f"{' to '.join(map(str, sorted(found)))}: this kind of Wan network, or a node before the sampler, puts other "
+                f"tokens beside the video's (such as a reference image's), which have no place in tiles. Remove {NAME} here."
+            )
+
+
+def _check_override(model_options: dict[str, Any]) -> None:
+    present = model_options.get("transformer_options", {}).get(OVERRIDE)
+    if present is not None and not isinstance(present, NativeAttention | Override):
+        raise other_attention(NAME, present)
+
+
+def _check_one_device(model: Any) -> None:
+    if model.get_additional_models_with_key("multigpu"):
+        raise RequestError(
+            f"{NAME} is on a MODEL that a MultiGPU node spreads over several GPUs, and it prepares the video's tiles on one. "
+            "Remove one of the two nodes."
+        )
