@@ -2,12 +2,13 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..report import AttentionReport
 from ..schedule import Expert, Phase
 from .account import AttentionAccount
+from .backends import backend
 from .processors import attending
 from .requirements import Situation
 from .select import prepare
@@ -25,7 +26,8 @@ class AttentionSettings:
 
 
 class AttendingExperts:
-    """Experts that compute with the chosen attention, for `generate`. The transformers are as before after each phase.
+    """Experts that compute with the chosen attention, for `generate`. The transformers are as before after each phase. A backend
+    for cross-attention that was asked for by name and takes no bias reads all 512 rows of text.
 
     Raises:
         RequestError: a backend cannot run on the experts' device in their dtype; with every reason.
@@ -33,8 +35,9 @@ class AttendingExperts:
     """
 
     def __init__(self, experts: "WanExperts", settings: AttentionSettings) -> None:
-        self.experts = experts
-        self._accounts = {name: _account(experts, name, settings) for name in experts.names}
+        takes_bias = all(_takes_bias(settings.cross_attention, _situation(experts, name)) for name in experts.names)
+        self.experts = experts if takes_bias else replace(experts, fold_text=False)
+        self._accounts = {name: _account(self.experts, name, settings) for name in experts.names}
 
     @property
     def names(self) -> Collection[Expert]:
@@ -52,8 +55,19 @@ class AttendingExperts:
 
 
 def _account(experts: "WanExperts", name: Expert, settings: AttentionSettings) -> AttentionAccount:
+    situation = _situation(experts, name)
+    across = situation if experts.text(name) is None else replace(situation, mask="bias")
+    return AttentionAccount.of(prepare(settings.self_attention, situation), prepare(settings.cross_attention, across))
+
+
+def _situation(experts: "WanExperts", name: Expert) -> Situation:
     from ..wan.denoiser import compute_dtype
 
     transformer = experts.transformers[name]
-    situation = Situation.on(experts.device, compute_dtype(transformer), transformer.config.attention_head_dim)
-    return AttentionAccount.of(prepare(settings.self_attention, situation), prepare(settings.cross_attention, situation))
+    return Situation.on(experts.device, compute_dtype(transformer), transformer.config.attention_head_dim)
+
+
+def _takes_bias(asked: str, situation: Situation) -> bool:
+    """Whether a bias is no further reason against the backend."""
+    row = None if asked == "auto" else backend(asked)
+    return row is None or row.unmet(replace(situation, mask="bias")) == row.unmet(situation)

@@ -28,7 +28,8 @@ class Attention:
     """A chosen backend, tried in its situation. Called as `Attend` says.
 
     Raises:
-        RequestError: on a call, for a mask of another kind than it was prepared for.
+        RequestError: on a call, for a mask of another kind than it was prepared for. Prepared for a bias, it takes no mask as
+            well: that is a bias of zero.
     """
 
     choice: Choice
@@ -37,7 +38,7 @@ class Attention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
         kind = mask_kind(mask)
-        if kind != self.situation.mask:
+        if kind != self.situation.mask and (kind, self.situation.mask) != ("none", "bias"):
             raise RequestError(
                 f"{self.choice.backend} was prepared for {MASK_WORDS[self.situation.mask]} and got {MASK_WORDS[kind]}: prepare "
                 "attention for the masks that the calls have."

@@ -1,7 +1,7 @@
 """Diffusers' `WanTransformer3DModel` as a denoiser: conditioning in, one transformer call, one velocity per branch out."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,7 +9,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from ..conditioning import Conditioning
+from ..attention.folding import FoldedText, foldable, folded
+from ..conditioning import TEXT_TOKENS, Conditioning
 from ..errors import CapacityError
 from ..guidance import Branch, Prediction
 from ..schedule import TIMESTEPS, Expert, Phase
@@ -21,11 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WanDenoiser:
-    """One expert under one conditioning (already in the transformer's dtype and on its device)."""
+    """One expert under one conditioning (already in the transformer's dtype and on its device). text_rows: how many of the 512
+    rows of text it reads; fewer only while `folded` is on the transformer."""
 
     transformer: "WanTransformer3DModel"
     conditioning: Conditioning
     latent_shape: tuple[int, ...]
+    text_rows: int = TEXT_TOKENS
     _contexts: dict[tuple[tuple[Branch, ...], int], dict[str, Tensor | None]] = field(default_factory=dict, init=False)
 
     @torch.no_grad()
@@ -73,7 +76,7 @@ class WanDenoiser:
         """Text and image tokens of a call. They are the same in every step, so they are put together once per phase."""
         key = (branches, batch)
         if key not in self._contexts:
-            texts = [self.conditioning.text(branch).expand(batch, -1, -1) for branch in branches]
+            texts = [self.conditioning.text(branch)[:, : self.text_rows].expand(batch, -1, -1) for branch in branches]
             tokens = self._image_tokens(len(branches), batch)
             self._contexts[key] = {"encoder_hidden_states": torch.cat(texts), "encoder_hidden_states_image": tokens}
         return self._contexts[key]
@@ -113,13 +116,15 @@ class TransformerExperts(Protocol):
 @dataclass(frozen=True)
 class WanExperts:
     """One or two transformers under one conditioning. Only the expert at work is on `device`; the other one, and both
-    afterwards, are on `offload_device`. A transformer with group offloading (diffusers' hooks) moves its own blocks."""
+    afterwards, are on `offload_device`. A transformer with group offloading (diffusers' hooks) moves its own blocks.
+    fold_text: see `text`."""
 
     transformers: Mapping[Expert, "WanTransformer3DModel"]
     conditioning: Conditioning
     latent_shape: tuple[int, ...]
     device: torch.device
     offload_device: torch.device
+    fold_text: bool = True
 
     def __post_init__(self) -> None:
         for expert, transformer in self.transformers.items():
@@ -137,10 +142,22 @@ class WanExperts:
             transformer.to(self.device)
         try:
             conditioning = self.conditioning.to(self.device, compute_dtype(transformer))
-            yield WanDenoiser(transformer, conditioning, self.latent_shape)
+            text = self.text(phase.expert)
+            with nullcontext() if text is None else folded(transformer, text):
+                rows = TEXT_TOKENS if text is None else text.rows
+                yield WanDenoiser(transformer, conditioning, self.latent_shape, rows)
         finally:
             if not offloaded:
                 transformer.to(self.offload_device)
+
+    def text(self, expert: Expert) -> FoldedText | None:
+        """How the zero rows of both branches' text are folded into few, which changes nothing but rounding; None where they are
+        not: without `fold_text`, on a transformer whose cross-attention was changed, and for a text of (nearly) 512 rows."""
+        transformer = self.transformers[expert]
+        if not self.fold_text or not foldable(transformer):
+            return None
+        texts = [text for text in (self.conditioning.positive, self.conditioning.negative) if text is not None]
+        return FoldedText.of(texts, compute_dtype(transformer), self.device)
 
 
 def is_group_offloaded(transformer: "WanTransformer3DModel") -> bool:

@@ -19,7 +19,7 @@ from fastvideo_core import (
     make_solver,
     seeded_noise,
 )
-from fastvideo_core.wan import WanDenoiser, WanExperts
+from fastvideo_core.wan import WanExperts
 
 VARIANTS = tiny.variants()
 every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))
@@ -60,11 +60,12 @@ def test_the_last_step_leads_to_the_clean_video_it_saw(solver: str) -> None:
 
 def test_the_loop_is_predict_guide_solve() -> None:
     asked, network, condition = request(guidance=GuidanceSettings(mode="sequential")), tiny.t2v(), tiny.conditioning()
-    denoiser, sigmas = WanDenoiser(network, condition, tiny.SHAPE), asked.plan().sigmas
+    sigmas = asked.plan().sigmas
     solver, latents = make_solver("unipc", sigmas, asked.seed), seeded_noise(tiny.SHAPE, asked.seed)
-    for i, sigma in enumerate(sigmas[:-1]):
-        positive, negative = (denoiser.predict(latents, sigma, (b,)).velocities[0] for b in ("positive", "negative"))
-        latents = solver.step(negative + 3.0 * (positive - negative), i, latents)
+    with tiny.experts({"single": network}, condition).active(asked.plan().phases[0]) as denoiser:
+        for i, sigma in enumerate(sigmas[:-1]):
+            positive, negative = (denoiser.predict(latents, sigma, (b,)).velocities[0] for b in ("positive", "negative"))
+            latents = solver.step(negative + 3.0 * (positive - negative), i, latents)
     assert torch.equal(tiny.run(asked, {"single": network}, condition)[0][-1].latents, latents)
 
 

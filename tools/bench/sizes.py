@@ -45,6 +45,12 @@ SIZES = MappingProxyType(
         "small": Size(
             title="small", heads=2, ffn_dim=1024, layers=4, text_dim=256, latents=(3, 16, 20), dtype=torch.float32
         ),
+        "demo": Size(  # the demo model's
+            title="demo", heads=2, ffn_dim=512, layers=4, text_dim=128, latents=(5, 8, 8), dtype=torch.float32
+        ),
+        "medium": Size(
+            title="medium", heads=4, ffn_dim=2048, layers=4, text_dim=256, latents=(5, 32, 32), dtype=torch.float32
+        ),
         "1.3B-480p": Size(  # Wan2.1-T2V-1.3B's config.json
             title="Wan 2.1 T2V 1.3B", heads=12, ffn_dim=8960, layers=30, text_dim=4096, latents=(21, 60, 104),
             dtype=torch.bfloat16,

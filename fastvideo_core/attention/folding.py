@@ -1,0 +1,99 @@
+"""The zero rows of a text, folded: they are identical after the text embedding and carry no rope, so they are one key and one
+value, and M of them weigh in softmax as one whose score is log M higher."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..conditioning import TEXT_TOKENS
+from .dense import sdpa
+from .processors import AttentionProcessor
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+STANDING = 2
+"""Rows that stand for the zero ones. The bias is rounded to the network's dtype, in bfloat16 by up to 0.016, which one row
+would weigh 1.6 % wrong; a second one holds what the first one's rounding leaves."""
+ALIGNED = 16
+"""CUDA's kernels read a bias whose rows are a multiple of this long as it is, and copy any other."""
+
+
+@dataclass(frozen=True)
+class FoldedText:
+    """The first `rows` of the 512 rows of a text in cross-attention. The last two of them are zero rows and stand for all that
+    are left out; so the same fold serves every text that is not longer. bias: (1, 1, 1, rows), added to the scaled scores."""
+
+    rows: int
+    bias: Tensor
+
+    @classmethod
+    def of(cls, texts: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> "FoldedText | None":
+        """The fold that all of `texts`, (B, 512, D), share; None where there are not enough zero rows. It waits for the device
+        of the texts."""
+        longest = max(real_rows(text) for text in texts)
+        rows = -(-(longest + STANDING) // ALIGNED) * ALIGNED
+        if rows >= TEXT_TOKENS:
+            return None
+        bias = torch.zeros(1, 1, 1, rows, dtype=dtype)
+        bias[..., -STANDING:] = weights(TEXT_TOKENS - rows + STANDING, dtype)
+        return cls(rows, bias.to(device))
+
+
+def real_rows(text: Tensor) -> int:
+    """Rows of (B, L, D) up to the last that is not zero in every sample."""
+    real = (text != 0).any(dim=2).any(dim=0)
+    return int(real.nonzero().max()) + 1 if bool(real.any()) else 0
+
+
+def weights(count: int, dtype: torch.dtype) -> Tensor:
+    """Two biases in `dtype` that together weigh as `count` equal keys: exp(first) + exp(second) = count; first <= log(count)."""
+    first = torch.tensor(math.log(count)).to(dtype)
+    if math.exp(first.item()) > count:
+        first = torch.nextafter(first, torch.zeros_like(first))
+    rest = count - math.exp(first.item())
+    return torch.stack([first, torch.tensor(math.log(rest) if rest > 0 else -math.inf).to(dtype)])
+
+
+class FoldedTextProcessor(AttentionProcessor):
+    """Diffusers' own cross-attention, by torch's SDPA, of a folded text."""
+
+    def __init__(self, text: FoldedText) -> None:
+        super().__init__(sdpa, text)
+
+
+@contextmanager
+def folded(transformer: "WanTransformer3DModel", text: FoldedText) -> Iterator[None]:
+    """The network's cross-attention takes the folded text and no other; afterwards its processors are back."""
+    modules = [block.attn2 for block in transformer.blocks]
+    before = [module.processor for module in modules]
+    processor = FoldedTextProcessor(text)
+    try:
+        for module in modules:
+            module.processor = processor
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            module.processor = own
+
+
+def foldable(transformer: "WanTransformer3DModel") -> bool:
+    """Whether cross-attention is diffusers' own, as made: neither another processor nor a backend, context parallelism or a
+    stack has been put in, which may take no bias."""
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    active, _ = _AttentionBackendRegistry.get_active_backend()
+    return active == AttentionBackendName.NATIVE and all(_as_made(block) for block in transformer.blocks)
+
+
+def _as_made(block: Any) -> bool:
+    from diffusers.models.transformers.transformer_wan import WanAttnProcessor
+
+    if not hasattr(block, "attn2") or type(block.attn2.processor) is not WanAttnProcessor:
+        return False
+    return block.attn2.processor._attention_backend is None and block.attn2.processor._parallel_config is None
