@@ -13,7 +13,6 @@ from ..quality import FrameQuality, plot
 from ..request import SamplingRequest, VideoSize
 from ..step_cache import DBCacheSettings, with_dbcache, with_magcache
 from ..tune import Attempt, CacheSettings, TunedCache, blocks_cut, tune
-from ..wan.demo import FOLDER
 from ..wan.model import WanModel
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
 
@@ -45,7 +44,7 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
     size = size_of(given, model)
     requests = [request_of(given, model, seed) for seed in dict.fromkeys(given.seed)]
     given.output.mkdir(parents=True, exist_ok=True)
-    trial = Trial(model, size, condition(given, model, size), requests, [*given.tables, FOLDER])
+    trial = Trial(model, size, condition(given, model, size), requests, given.tables)
     tell(f"dense: {trial.dense_seconds:.2f} s")
 
     def attempt(settings: CacheSettings) -> Attempt:

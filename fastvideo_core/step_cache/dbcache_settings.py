@@ -98,5 +98,11 @@ class DBCacheSettings:
 
 
 DBCACHE_PRESETS: Mapping[str, DBCacheSettings] = MappingProxyType(
-    {"auto": DBCacheSettings(), "quality": DBCacheSettings(threshold=0.08), "performance": DBCacheSettings(threshold=0.15)}
+    {
+        "auto": DBCacheSettings(max_skips=3),
+        "quality": DBCacheSettings(threshold=0.08),
+        "performance": DBCacheSettings(threshold=0.15),
+    }
 )
+"""auto: on the demo models as many block calls are saved as with any number of skips in a row, and the videos are nearer to the
+dense ones (BENCHMARKS.md). The others are cache-dit's."""

@@ -9,7 +9,7 @@ from .cache_dit import CacheDiT
 from .calibration import weights_hash
 from .choose import ratio_table, recommended
 from .dbcache import DBCache
-from .dbcache_settings import DBCacheSettings
+from .dbcache_settings import DBCACHE_PRESETS, DBCacheSettings
 from .ratios import RatioTable
 from .residuals import MagCache
 from .settings import MagCacheSettings
@@ -43,7 +43,7 @@ def with_magcache(
 
 def with_dbcache(settings: DBCacheSettings | None = None) -> "Callable[[Generation], DBCache]":
     """DBCache, as `cache` of `WanModel.generate`."""
-    return lambda generation: DBCache(generation.guidance.schedule, settings or DBCacheSettings())
+    return lambda generation: DBCache(generation.guidance.schedule, settings or DBCACHE_PRESETS["auto"])
 
 
 def with_cache_dit(settings: DBCacheSettings | None = None) -> "Callable[[Generation], CacheDiT]":
@@ -52,7 +52,7 @@ def with_cache_dit(settings: DBCacheSettings | None = None) -> "Callable[[Genera
     The generation raises:
         RequestError: the package is not installed, or cannot do what the settings ask.
     """
-    return lambda generation: CacheDiT(generation.guidance.schedule, settings or DBCacheSettings())
+    return lambda generation: CacheDiT(generation.guidance.schedule, settings or DBCACHE_PRESETS["auto"])
 
 
 def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> RatioTable:

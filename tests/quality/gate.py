@@ -1,0 +1,115 @@
+"""The same clips dense and accelerated, on the engine: how alike they are, how much they show of what was asked, how many
+block calls were saved.
+
+A case is a kind of demo model and a number of steps. Each of its clips has a prompt and a seed of its own. The dense ones are
+made once per case and session, and each accelerator's too.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastvideo_core.quality import compare
+from fastvideo_core.report import CacheReport
+from fastvideo_core.schedule import Schedule
+from fastvideo_core.step_cache import DBCACHE_PRESETS, DBCache, MagCache, StepCache, read_table, recommended
+from fastvideo_core.wan.demo import FOLDER, DemoKind
+from tools.demo_model.engine import KINDS, Batch, DemoEngine, demo_engine
+from tools.demo_model.evaluation import read
+from tools.demo_model.world import Scene
+
+CLIPS = 8
+"""Per case. Over the six cases 48 clips of which the judge reads 192 things: one less is half a point."""
+STEPS = (20, 40)
+CASES = [(kind, steps) for kind in KINDS for steps in STEPS]
+READ = ("shape", "colour", "background", "motion")
+
+
+@dataclass(frozen=True)
+class Dense:
+    """frames: (CLIPS, 17, 3, 64, 64) in 0..1."""
+
+    batch: Batch
+    frames: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """ssim, psnr (dB): mean over the clips, of a clip the mean over its frames; cut: share of block calls saved; shown: how
+    many of the things asked the judge reads; reports: one per run."""
+
+    ssim: float
+    worst_ssim: float
+    psnr: float
+    cut: float
+    shown: int
+    shown_dense: int
+    reports: tuple[CacheReport, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"SSIM {self.ssim:.4f}, worst clip {self.worst_ssim:.4f}, PSNR {self.psnr:.1f} dB, {self.cut:.1%} of the block calls "
+            f"saved, {self.shown} of the {CLIPS * len(READ)} things asked are shown, by the dense clips {self.shown_dense}"
+        )
+
+
+@functools.cache
+def dense(kind: DemoKind, steps: int) -> Dense:
+    demo = demo_engine(kind)
+    batch = demo.batch(CLIPS)
+    return Dense(batch, demo.frames(demo.latents(demo.request(steps), batch)))
+
+
+def magcache(demo: DemoEngine, schedule: Schedule) -> StepCache:
+    """As `auto` makes it: the model's own table, and what is recommended for it."""
+    table = read_table(FOLDER / f"{demo.weights}.json")
+    return MagCache(schedule, table, recommended(table))
+
+
+def dbcache(demo: DemoEngine, schedule: Schedule) -> StepCache:
+    """As `auto` makes it."""
+    return DBCache(schedule, DBCACHE_PRESETS["auto"])
+
+
+NEW = {"MagCache": magcache, "DBCache": dbcache}
+
+
+@functools.cache
+def outcome(name: str, kind: DemoKind, steps: int) -> Outcome:
+    """The accelerator of that name in one case."""
+    demo, reference = demo_engine(kind), dense(kind, steps)
+    request = demo.request(steps)
+    # MagCache's plan is known before the run; DBCache decides by what it sees, so that its clips are made one by one.
+    batches = [reference.batch] if name == "MagCache" else [reference.batch.single(i) for i in range(CLIPS)]
+    latents, reports = [], []
+    for batch in batches:
+        cache = NEW[name](demo, request.plan())
+        latents.append(demo.latents(request, batch, cache))
+        reports.append(cache.report())
+    frames = demo.frames(torch.cat(latents))
+    compared = [compare(a, b).mean for a, b in zip(reference.frames, frames, strict=True)]
+    return Outcome(
+        ssim=sum(quality.ssim for quality in compared) / CLIPS,
+        worst_ssim=min(quality.ssim for quality in compared),
+        psnr=sum(quality.psnr for quality in compared) / CLIPS,
+        cut=1 - sum(report.blocks_ran for report in reports) / sum(report.blocks_asked for report in reports),
+        shown=readings(reference.batch.scenes, frames),
+        shown_dense=readings(reference.batch.scenes, reference.frames),
+        reports=tuple(reports),
+    )
+
+
+def readings(scenes: list[Scene], frames: Tensor) -> int:
+    """How many of the four things that each prompt names the judge reads from its clip. frames: (B, 17, 3, 64, 64)."""
+    verdicts = [read(clip.transpose(0, 1) * 2 - 1) for clip in frames]
+    return sum(
+        getattr(verdict, name) == getattr(scene, name) for scene, verdict in zip(scenes, verdicts, strict=True) for name in READ
+    )
+
+
+def lost_points(name: str) -> float:
+    """How many percent fewer of all things asked, over all cases, the accelerated clips show than the dense ones."""
+    found = [outcome(name, *case) for case in CASES]
+    return 100 * sum(case.shown_dense - case.shown for case in found) / (CLIPS * len(READ) * len(CASES))

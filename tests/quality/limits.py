@@ -1,0 +1,24 @@
+"""What a step cache at its default settings must keep, and what was measured when these settings were chosen.
+
+Eight clips per case, each of its own held-out prompt and seed; euler, both branches in one call; `models/demo` of November 2026:
+
+                     MagCache auto                    DBCache auto
+case                 SSIM    worst clip  calls saved  SSIM    worst clip  calls saved
+t2v, 20 steps        .9975   .9933       50.0 %       .9947   .9910       44.5 %
+t2v, 40 steps        .9992   .9985       52.5 %       .9991   .9963       41.2 %
+i2v, 20 steps        .9993   .9985       50.0 %       .9983   .9961       45.0 %
+i2v, 40 steps        .9997   .9996       52.5 %       .9999   .9999       42.0 %
+two experts, 20      .9867   .9629       55.0 %       .9860   .9670       41.7 %
+two experts, 40      .9972   .9868       55.0 %       .9988   .9941       42.9 %
+
+Of the 192 things asked, the judge read all from the dense clips, and all from the accelerated ones of both.
+`python -m pytest tests/quality -s` prints these figures anew.
+"""
+
+LEAST_SSIM = 0.95
+"""Mean over the frames of a clip, then over the clips of a case, against the dense clips of the same seeds: the windowed SSIM of
+`fastvideo_core.quality`, data range 1."""
+LEAST_CUT = {"MagCache": 0.45, "DBCache": 0.35}
+"""Share of a case's transformer block calls that must be saved."""
+MOST_LOST_POINTS = 2.0
+"""Percent of the things that the prompts of all cases ask for which the judge may no longer read."""
