@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionSettings:
-    """Backends by name, or "auto"; see `BACKENDS`."""
+    """Backends by name, or "auto"; see `BACKENDS`. keep_keys: see `WanExperts`; False where memory is short."""
 
     self_attention: str = "auto"
     cross_attention: str = "auto"
+    keep_keys: bool = True
 
 
 class AttendingExperts:
@@ -36,7 +37,9 @@ class AttendingExperts:
 
     def __init__(self, experts: "WanExperts", settings: AttentionSettings) -> None:
         takes_bias = all(_takes_bias(settings.cross_attention, _situation(experts, name)) for name in experts.names)
-        self.experts = experts if takes_bias else replace(experts, fold_text=False)
+        self.experts = replace(
+            experts, fold_text=experts.fold_text and takes_bias, keep_keys=experts.keep_keys and settings.keep_keys
+        )
         self._accounts = {name: _account(self.experts, name, settings) for name in experts.names}
 
     @property

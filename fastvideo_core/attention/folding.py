@@ -2,9 +2,9 @@
 value, and M of them weigh in softmax as one whose score is log M higher."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..conditioning import TEXT_TOKENS
 from .dense import sdpa
-from .processors import AttentionProcessor
+from .processors import AttentionProcessor, KeysValues
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -27,10 +27,12 @@ ALIGNED = 16
 @dataclass(frozen=True)
 class FoldedText:
     """The first `rows` of the 512 rows of a text in cross-attention. The last two of them are zero rows and stand for all that
-    are left out; so the same fold serves every text that is not longer. bias: (1, 1, 1, rows), added to the scaled scores."""
+    are left out; so the same fold serves every text that is not longer. bias: (1, 1, 1, rows), added to the scaled scores.
+    kept: where keys and values are kept over the steps, if they are."""
 
     rows: int
     bias: Tensor
+    kept: "KeptKeys | None" = None
 
     @classmethod
     def of(cls, texts: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> "FoldedText | None":
@@ -58,6 +60,24 @@ def weights(count: int, dtype: torch.dtype) -> Tensor:
         first = torch.nextafter(first, torch.zeros_like(first))
     rest = count - math.exp(first.item())
     return torch.stack([first, torch.tensor(math.log(rest) if rest > 0 else -math.inf).to(dtype)])
+
+
+@dataclass
+class KeptKeys:
+    """Keys and values of the text and the image tokens of one network in one phase: no step changes them. Compiled blocks
+    compute theirs anew: what is kept would be a condition of their code. call: names the text that the network is reading."""
+
+    call: Hashable = None
+    _kept: dict[tuple[Any, str, Hashable], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False)
+
+    def get(self, attn: Any, part: str, rows: Tensor, compute: KeysValues) -> tuple[Tensor, Tensor]:
+        """Of a block's attention; computed when the first call with that text asks."""
+        if torch.compiler.is_compiling():
+            return compute(attn, rows)
+        key = (attn, part, self.call)
+        if key not in self._kept:
+            self._kept[key] = compute(attn, rows)
+        return self._kept[key]
 
 
 class FoldedTextProcessor(AttentionProcessor):

@@ -3,7 +3,7 @@
 Diffusers' own setter also sets a backend for the whole process, which taking it back leaves behind; it is never called.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -40,23 +40,52 @@ class AttentionProcessor:
         """attn: a `WanAttention`. hidden_states: (B, L, heads * D); encoder_hidden_states: (B, [image tokens +] 512, heads * D)
         in cross-attention, or the rows of the folded text for the 512; rotary_emb: pair of (1, L, 1, D). Returns (B, L, heads *
         D)."""
-        from diffusers.models.transformers.transformer_wan import _get_added_kv_projections, _get_qkv_projections
+        if encoder_hidden_states is not None:
+            return self._across(attn, hidden_states, encoder_hidden_states, attention_mask)
+        from diffusers.models.transformers.transformer_wan import _get_qkv_projections
 
-        image = None
-        if attn.add_k_proj is not None and encoder_hidden_states is not None:
-            images = encoder_hidden_states.shape[1] - (TEXT_TOKENS if self.text is None else self.text.rows)
-            image, encoder_hidden_states = encoder_hidden_states[:, :images], encoder_hidden_states[:, images:]
-        q, k, v = _get_qkv_projections(attn, hidden_states, encoder_hidden_states)
+        q, k, v = _get_qkv_projections(attn, hidden_states, None)
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(q), attn.norm_k(k), v))
         if rotary_emb is not None:
             q, k = rotated(q, rotary_emb), rotated(k, rotary_emb)
-        out = self.attend(q, k, v, attention_mask if self.text is None else self.text.bias).flatten(2).type_as(q)
-        if image is not None:
-            k, v = _get_added_kv_projections(attn, image)
-            k, v = (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_added_k(k), v))
+        return _projected(attn, self.attend(q, k, v, attention_mask).flatten(2).type_as(q))
+
+    def _across(self, attn: Any, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        rows = TEXT_TOKENS if self.text is None else self.text.rows
+        q = attn.norm_q(attn.to_q(x)).unflatten(2, (attn.heads, -1))
+        k, v = self._kept(attn, "text", context[:, -rows:], text_keys_values)
+        out = self.attend(q, k, v, mask if self.text is None else self.text.bias).flatten(2).type_as(q)
+        if attn.add_k_proj is not None:
+            k, v = self._kept(attn, "image", context[:, :-rows], image_keys_values)
             out = out + self.attend(q, k, v).flatten(2).type_as(q)
-        projected: Tensor = attn.to_out[1](attn.to_out[0](out))
-        return projected
+        return _projected(attn, out)
+
+    def _kept(self, attn: Any, part: str, rows: Tensor, compute: "KeysValues") -> tuple[Tensor, Tensor]:
+        kept = None if self.text is None else self.text.kept
+        return compute(attn, rows) if kept is None else kept.get(attn, part, rows, compute)
+
+
+KeysValues = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+"""Keys and values, (B, L, H, D), of a `WanAttention` for rows (B, L, heads * D)."""
+
+
+def text_keys_values(attn: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the text; see `KeysValues`."""
+    k, v = attn.to_kv(rows).chunk(2, dim=-1) if attn.fused_projections else (attn.to_k(rows), attn.to_v(rows))
+    return attn.norm_k(k).unflatten(2, (attn.heads, -1)), v.unflatten(2, (attn.heads, -1))
+
+
+def image_keys_values(attn: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the image tokens; see `KeysValues`."""
+    from diffusers.models.transformers.transformer_wan import _get_added_kv_projections
+
+    k, v = _get_added_kv_projections(attn, rows)
+    return attn.norm_added_k(k).unflatten(2, (attn.heads, -1)), v.unflatten(2, (attn.heads, -1))
+
+
+def _projected(attn: Any, out: Tensor) -> Tensor:
+    projected: Tensor = attn.to_out[1](attn.to_out[0](out))
+    return projected
 
 
 def rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:

@@ -2,14 +2,14 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import psutil
 import torch
 from torch import Tensor
 
-from ..attention.folding import FoldedText, foldable, folded
+from ..attention.folding import FoldedText, KeptKeys, foldable, folded
 from ..conditioning import TEXT_TOKENS, Conditioning
 from ..errors import CapacityError
 from ..guidance import Branch, Prediction
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WanDenoiser:
-    """One expert under one conditioning (already in the transformer's dtype and on its device). text_rows: how many of the 512
-    rows of text it reads; fewer only while `folded` is on the transformer."""
+    """One expert under one conditioning (already in the transformer's dtype and on its device). text: how the transformer
+    reads it while `folded` is on it, if it is."""
 
     transformer: "WanTransformer3DModel"
     conditioning: Conditioning
     latent_shape: tuple[int, ...]
-    text_rows: int = TEXT_TOKENS
+    text: FoldedText | None = None
     _contexts: dict[tuple[tuple[Branch, ...], int], dict[str, Tensor | None]] = field(default_factory=dict, init=False)
 
     @torch.no_grad()
@@ -48,13 +48,24 @@ class WanDenoiser:
 
     def fits_batched(self, tokens_held: int = 0) -> tuple[bool, str]:
         """tokens_held: how many tensors of tokens (B, L, D) a step cache holds for each branch."""
-        needed = activation_bytes(self.transformer, self.latent_shape, branches=2, tokens_held=tokens_held)
+        needed = activation_bytes(self.transformer, self.latent_shape, branches=2, tokens_held=tokens_held) + self._keys_bytes()
         free = free_bytes(self.conditioning.positive.device)
         words = f"both branches need about {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
         return needed < free, words
 
+    def _keys_bytes(self) -> int:
+        """Of the keys and values that are kept for both branches."""
+        if self.text is None or self.text.kept is None:
+            return 0
+        config, tokens = self.transformer.config, self.conditioning.image_tokens
+        rows = self.latent_shape[0] * 2 * (self.text.rows + (0 if tokens is None else tokens.shape[1]))
+        dim = config.num_attention_heads * config.attention_head_dim
+        return 2 * int(config.num_layers) * rows * int(dim) * compute_dtype(self.transformer).itemsize
+
     def _call(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Tensor:
         copies, condition = len(branches), self.conditioning
+        if self.text is not None and self.text.kept is not None:
+            self.text.kept.call = (branches, latents.shape[0])
         x = latents.to(condition.positive.dtype)
         if condition.image is not None:
             x = torch.cat([x, condition.image.expand(x.shape[0], -1, -1, -1, -1)], dim=1)
@@ -76,7 +87,8 @@ class WanDenoiser:
         """Text and image tokens of a call. They are the same in every step, so they are put together once per phase."""
         key = (branches, batch)
         if key not in self._contexts:
-            texts = [self.conditioning.text(branch)[:, : self.text_rows].expand(batch, -1, -1) for branch in branches]
+            rows = TEXT_TOKENS if self.text is None else self.text.rows
+            texts = [self.conditioning.text(branch)[:, :rows].expand(batch, -1, -1) for branch in branches]
             tokens = self._image_tokens(len(branches), batch)
             self._contexts[key] = {"encoder_hidden_states": torch.cat(texts), "encoder_hidden_states_image": tokens}
         return self._contexts[key]
@@ -117,7 +129,8 @@ class TransformerExperts(Protocol):
 class WanExperts:
     """One or two transformers under one conditioning. Only the expert at work is on `device`; the other one, and both
     afterwards, are on `offload_device`. A transformer with group offloading (diffusers' hooks) moves its own blocks.
-    fold_text: see `text`."""
+    fold_text: see `text`. keep_keys: a folded text's keys and values in cross-attention, and the image tokens', are computed once
+    per phase and kept on `device` in it: 2 * blocks * branches * rows * dim values."""
 
     transformers: Mapping[Expert, "WanTransformer3DModel"]
     conditioning: Conditioning
@@ -125,6 +138,7 @@ class WanExperts:
     device: torch.device
     offload_device: torch.device
     fold_text: bool = True
+    keep_keys: bool = True
 
     def __post_init__(self) -> None:
         for expert, transformer in self.transformers.items():
@@ -144,8 +158,7 @@ class WanExperts:
             conditioning = self.conditioning.to(self.device, compute_dtype(transformer))
             text = self.text(phase.expert)
             with nullcontext() if text is None else folded(transformer, text):
-                rows = TEXT_TOKENS if text is None else text.rows
-                yield WanDenoiser(transformer, conditioning, self.latent_shape, rows)
+                yield WanDenoiser(transformer, conditioning, self.latent_shape, text)
         finally:
             if not offloaded:
                 transformer.to(self.offload_device)
@@ -157,7 +170,8 @@ class WanExperts:
         if not self.fold_text or not foldable(transformer):
             return None
         texts = [text for text in (self.conditioning.positive, self.conditioning.negative) if text is not None]
-        return FoldedText.of(texts, compute_dtype(transformer), self.device)
+        text = FoldedText.of(texts, compute_dtype(transformer), self.device)
+        return replace(text, kept=KeptKeys()) if text is not None and self.keep_keys else text
 
 
 def is_group_offloaded(transformer: "WanTransformer3DModel") -> bool:

@@ -71,6 +71,7 @@ def engine_contenders(task: Task, file: Path) -> list[Contender]:
     return [
         Contender(both, both, network, bare_calls(task, network, branches=2)),
         Contender("engine, batched", both, network, engine(task, network, "batched")),
+        Contender("engine, batched, keys in every step", both, network, engine(task, network, "batched", keep_keys=False)),
         Contender("engine, batched, text unfolded", both, network, engine(task, network, "batched", fold_text=False)),
         Contender(single, single, network, bare_calls(task, network, branches=1)),
         Contender("engine, sequential", single, network, engine(task, network, "sequential")),
@@ -94,11 +95,11 @@ def bare_calls(task: Task, network: "WanTransformer3DModel", branches: int) -> C
     return run
 
 
-def engine(task: Task, network: "WanTransformer3DModel", mode: GuidanceMode, fold_text: bool = True) -> Callable[[], Tensor]:
+def engine(task: Task, network: "WanTransformer3DModel", mode: GuidanceMode, **text: bool) -> Callable[[], Tensor]:
     positive, negative = task.texts()
     conditioning = Conditioning(positive=positive, negative=negative)
     request = task.request(mode)
-    experts = WanExperts({"single": network}, conditioning, task.size.shape, task.device, task.device, fold_text)
+    experts = WanExperts({"single": network}, conditioning, task.size.shape, task.device, task.device, **text)
 
     def run() -> Tensor:
         noise = seeded_noise(task.size.shape, task.seed, task.device)
