@@ -81,7 +81,7 @@ def marked_call(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: An
     if account is not None:
         account.network_calls += 1
     options = {**transformer_options, KIND: "cross"}
-    with marked(executor.class_obj, lambda _, options: {**options, KIND: "self"}):
+    with marked(executor.class_obj, lambda _: {KIND: "self"}):
         return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
 
@@ -90,14 +90,14 @@ def by_head(x: Tensor, heads: int, skip_reshape: bool) -> Tensor:
     return x.transpose(1, 2) if skip_reshape else x.unflatten(-1, (heads, -1))
 
 
-Mark = Callable[[int, dict[str, Any]], dict[str, Any]]
-"""(layer, transformer options of a call) -> those of its self-attention."""
-
-
 @contextmanager
-def marked(network: nn.Module, mark: Mark) -> Iterator[None]:
-    """The self-attention modules of core's Wan blocks mark their calls, around whatever other packs put there. Layers count in
-    each list of blocks from 0: VACE has a second one."""
+def marked(network: nn.Module, mark: Callable[[int], dict[str, Any]]) -> Iterator[None]:
+    """The self-attention modules of core's Wan blocks mark their calls, around whatever other packs put there.
+
+    Args:
+        mark: layer -> what its self-attention's transformer options have more. Layers count in each list of blocks from 0: VACE
+            has a second one.
+    """
     lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
     modules: list[tuple[int, Any]] = [
         (layer, block.self_attn)
@@ -108,7 +108,7 @@ def marked(network: nn.Module, mark: Mark) -> Iterator[None]:
     patched = [vars(module).get("forward") for _, module in modules]
     try:
         for layer, module in modules:
-            module.forward = _marking(module.forward, mark, layer)
+            module.forward = _marking(module.forward, mark(layer))
         yield
     finally:
         for (_, module), forward in zip(modules, patched, strict=True):
@@ -118,9 +118,9 @@ def marked(network: nn.Module, mark: Mark) -> Iterator[None]:
                 module.forward = forward
 
 
-def _marking(forward: Callable[..., Any], mark: Mark, layer: int) -> Callable[..., Any]:
+def _marking(forward: Callable[..., Any], mark: dict[str, Any]) -> Callable[..., Any]:
     def marking(*args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Any:  # noqa: B006 - as core's
-        return forward(*args, transformer_options=mark(layer, transformer_options), **kwargs)
+        return forward(*args, transformer_options={**transformer_options, **mark}, **kwargs)
 
     return marking
 

@@ -10,9 +10,10 @@ from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from fastvideo_core import Guidance, RunReport, phase_reports
+from fastvideo_core import Guidance, RunReport, SparseReport, phase_reports
 
 from .attention_override import attention_notes, attention_reports
+from .diffusers_network import DiffusersNetwork
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, connected
 
 
@@ -57,6 +58,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
     """The report of a finished NativeRun of a WanGuider. sampler: the core SAMPLER that drove it."""
     variants = guider.facts.variants(guider.low_noise is not None)
     mode, reason = _ran_as(run.guidance)
+    sparse = tuple(report for expert in (guider, guider.low_noise) for report in run.sparse.get(expert, ()))
     caches = [run.caches[expert] for expert in (guider, guider.low_noise) if expert in run.caches]
     return RunReport(
         model=guider.facts.name,
@@ -76,10 +78,11 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         notes=(
             *_notes(run, guider.settings, variants), *attention_notes(run),
             *(note for cache in caches for note in cache.notes()),
+            *_unused_training(guider, sparse),
         ),
         caches=tuple(cache.report() for cache in caches),
         attention=attention_reports(run, guider),
-        sparse=tuple(report for expert in (guider, guider.low_noise) for report in run.sparse.get(expert, ())),
+        sparse=sparse,
     )  # fmt: skip
 
 
@@ -115,6 +118,18 @@ def _notes(run: Any, settings: Any, variants: Any) -> list[str]:
         )
         notes.append(f"shift or boundary differ from the published ones ({rows})")
     return notes
+
+
+def _unused_training(guider: Any, reports: tuple[SparseReport, ...]) -> tuple[str, ...]:
+    """Only diffusers' network has a place for such weights."""
+    models = [expert.model_patcher for expert in (guider, guider.low_noise) if expert is not None]
+    networks = [model.model.diffusion_model for model in models]
+    transformers = [network.transformer for network in networks if isinstance(network, DiffusersNetwork)]
+    if not transformers:
+        return ()
+    from fastvideo_core.wan.loading import unused_training  # imports diffusers, which takes seconds
+
+    return unused_training(transformers, reports)
 
 
 def seconds_since_queued() -> float | None:

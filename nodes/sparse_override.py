@@ -90,12 +90,9 @@ class SparseRun:
         network = executor.class_obj
         session = self._session(x, network.patch_size)
         session.begin(self.schedule.step_at(float(transformer_options["sigmas"][0])))
-
-        def mark(layer: int, options: dict[str, Any]) -> dict[str, Any]:
-            return {**options, OVERRIDE: SparseOverride(session, session.covers(layer), options.get(OVERRIDE))}
-
+        overrides = {covered: SparseOverride(session, covered, transformer_options.get(OVERRIDE)) for covered in (False, True)}
         options = {**transformer_options, SPARSE: session}
-        with marked(network, mark):
+        with marked(network, lambda layer: {OVERRIDE: overrides[session.covers(layer)]}):
             return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
     def _session(self, x: Tensor, patch_size: Size) -> SparseSession:
@@ -110,8 +107,8 @@ class SparseRun:
 
 @dataclass(frozen=True)
 class SparseOverride:
-    """What core calls in the place of its own attention in one self-attention. covered: this layer is sparse in sparse steps;
-    dense: FastVideo Attention's override, None where core's own attention is dense."""
+    """What core calls in the place of its own attention in the self-attention of some layers. covered: they are
+    sparse in sparse steps; dense: FastVideo Attention's override, None where core's own attention is dense."""
 
     session: SparseSession
     covered: bool

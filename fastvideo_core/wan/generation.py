@@ -18,7 +18,7 @@ from ..step_cache.decisions import CachePlan
 from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .denoiser import WanExperts, compute_dtype
-from .loading.trained_attention import trained_with
+from .loading.trained_attention import unused_training
 
 if TYPE_CHECKING:
     from .model import WanModel
@@ -92,6 +92,7 @@ class Generation(Iterator[Step]):
         """What ran so far."""
         mode, reason = ran_as(self.guidance)
         transformer = next(iter(self.model.transformers.values()))
+        sparse = () if self.sparse is None else self.sparse.reports()
         return RunReport(
             model=self.model.name,
             variant=self.model.title,
@@ -109,17 +110,8 @@ class Generation(Iterator[Step]):
             peak_memory_bytes=self._peak,
             caches=() if self.cache is None else (self.cache.report(),),
             attention=() if self.attending is None else self.attending.reports(),
-            sparse=() if self.sparse is None else self.sparse.reports(),
-            notes=self._notes(),
-        )
-
-    def _notes(self) -> tuple[str, ...]:
-        """Sparse attention that the weights were trained with, and that did not run."""
-        trained = {variant for network in self.model.transformers.values() for variant in trained_with(network)}
-        ran = set() if self.sparse is None else {report.variant for report in self.sparse.reports() if report.sparse_calls}
-        return tuple(
-            f"The model was trained with sparse attention {variant} and has weights for it, which took no part in this run."
-            for variant in sorted(trained - ran)
+            sparse=sparse,
+            notes=unused_training(self.model.transformers.values(), sparse),
         )
 
 

@@ -36,6 +36,24 @@ def load_wan(comfy: ComfyInProcess) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def vace(comfy: Any) -> Any:
+    """A tiny VACE network: control blocks beside every second block."""
+    from comfy import ops
+    from comfy.ldm.wan.model import VaceWanModel
+    from comfy.sd import load_diffusion_model
+    from safetensors.torch import save_file
+    from tiny_wan import METADATA, TEXT_DIM, scaled
+
+    network = VaceWanModel(
+        text_dim=TEXT_DIM, dim=64, ffn_dim=128, num_heads=1, num_layers=4, vace_layers=2, vace_in_dim=96, in_dim=16, out_dim=16,
+        dtype=torch.float32, device=torch.device("cpu"), operations=ops.disable_weight_init,
+    )  # fmt: skip
+    path = comfy.model_folder("diffusion_models") / "vace_0.safetensors"
+    save_file(scaled(network.state_dict(), 0), path, METADATA)
+    return load_diffusion_model(str(path))
+
+
+@pytest.fixture
 def direct(comfy: ComfyInProcess) -> Iterator[ComfyInProcess]:
     """For calls of nodes outside a prompt: inference mode as in a prompt, and no progress, which belongs to one."""
     from comfy import model_management, utils

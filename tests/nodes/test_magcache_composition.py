@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 from caching import cached, counted_blocks, cut, plans, put_table
-from safetensors.torch import save_file
 from sampling import conditions_of, latent_of, normal, relative_error, run_chain, run_ksampler, run_node
 from test_composition import PATCHES, cache, context_windows
-from tiny_wan import METADATA, TEXT_DIM, scaled
+from tiny_wan import TEXT_DIM
 
 from fastvideo_core import RequestError
 
@@ -103,22 +102,6 @@ def test_the_packs_own_network_behind_a_model(comfy: Any, load_wan: Any) -> None
     expected, other = run_node(comfy, native)
     assert report.caches[0].phases == other.caches[0].phases
     assert relative_error(ours, expected) < 1e-5
-
-
-@pytest.fixture
-def vace(comfy: Any) -> Any:
-    """A tiny VACE network: control blocks beside every second block."""
-    from comfy import ops
-    from comfy.ldm.wan.model import VaceWanModel
-    from comfy.sd import load_diffusion_model
-
-    network = VaceWanModel(
-        text_dim=TEXT_DIM, dim=64, ffn_dim=128, num_heads=1, num_layers=4, vace_layers=2, vace_in_dim=96, in_dim=16, out_dim=16,
-        dtype=torch.float32, device=torch.device("cpu"), operations=ops.disable_weight_init,
-    )  # fmt: skip
-    path = comfy.model_folder("diffusion_models") / "vace_0.safetensors"
-    save_file(scaled(network.state_dict(), 0), path, METADATA)
-    return load_diffusion_model(str(path))
 
 
 def test_another_of_cores_wan_networks(comfy: Any, vace: Any) -> None:

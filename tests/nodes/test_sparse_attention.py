@@ -5,13 +5,18 @@ from typing import Any
 
 import pytest
 import torch
-from caching import attributes, cached, put_table
-from sampling import conditions_of, latent_of, relative_error, run_ksampler, run_node
-from test_attention import attended
-from test_composition import PATCHES, context_windows
+from caching import attributes
+from graphs import node, sampler_prompt, with_inputs
+from safetensors.torch import load_file, save_file
+from sampling import conditions_of, latent_of, normal, relative_error, run_ksampler, run_node
 from test_diffusers_model import load
+from test_parity_engine import engine_conditioning
+from tiny_wan import METADATA
 
-from fastvideo_core import RequestError
+from fastvideo_core import Guidance, RequestError, SamplingRequest, generate, seeded_noise
+from fastvideo_core.attention.sparse import SparseExperts, SparseSchedule, STASettings, VSASettings
+from fastvideo_core.wan import WanExperts
+from fastvideo_core.wan.loading import load_transformer
 
 pytestmark = pytest.mark.usefixtures("direct")
 
@@ -35,10 +40,9 @@ PLACES = ["core", "diffusers"]
 
 def sparse(host: Any, model: Any, name: str = "VSA", steps: int = 0, layers: int = 0, enabled: bool = True, **fields: Any) -> Any:
     """The MODEL through the node."""
-    node = host.node_classes["FastVideoSparseAttention"]
     variant = {"variant": name, **(fields or SPARSE[name])}
     inputs = {"enabled": enabled, "dense_steps": steps, "dense_layers": layers, "kernel": "gather"}
-    return node.execute(model=model, variant=variant, **inputs).args[0]
+    return host.node_classes["FastVideoSparseAttention"].execute(model=model, variant=variant, **inputs).args[0]
 
 
 def inputs_of(kind: str = "t2v", frames: int = 3, side: int = 32, steps: int = 2) -> dict[str, Any]:
@@ -78,6 +82,45 @@ def test_both_doors_compute_the_same(comfy: Any, load_wan: Any, name: str) -> No
     assert calls(report) == calls(other) == [("single", name, 2 * LAYERS, 0)]
     assert 0 < report.sparse[0].density < 0.9 and report.sparse[0].density == pytest.approx(other.sparse[0].density, rel=1e-3)
     assert f"sparse self-attention of the single expert: {name} (" in report.text()
+
+
+@pytest.mark.parametrize("name", ["VSA", "STA"])
+def test_the_engine_computes_the_same(comfy: Any, load_wan: Any, name: str) -> None:
+    """`fastvideo_core.generate` over `SparseExperts` on diffusers' network."""
+    model, settings = load_wan(), {"VSA": VSASettings(sparsity=0.5), "STA": STASettings(window=(1, 1, 1))}[name]
+    ours, report = run_node(comfy, sparse(comfy, model, name, steps=1), **inputs_of(steps=4))
+    request, shape, cpu = (
+        SamplingRequest(steps=4, shift=5.0, guidance_scale=4.0, seed=3, solver="euler"),
+        (1, 16, 3, 32, 32),
+        torch.device("cpu"),
+    )
+    network = load_transformer(comfy.model_folder("diffusion_models") / "t2v_0.safetensors")
+    conditioning = engine_conditioning(model, "t2v")
+    schedule = SparseSchedule(settings=settings, dense_steps=1, kernel="gather")
+    experts = SparseExperts(WanExperts({"single": network}, conditioning, shape, cpu, cpu), request.plan(), schedule)
+    *_, last = generate(request, experts, conditioning, seeded_noise(shape, 3), Guidance(request.plan(), request.guidance))
+    assert relative_error(ours, model.model.process_latent_out(last.latents)) < 1e-5
+    assert calls(report) == [("single", name, 3 * LAYERS, LAYERS)]
+    assert report.sparse[0].density == pytest.approx(experts.reports()[0].density, rel=1e-3)
+
+
+@pytest.mark.parametrize(("weight", "name", "width"), [("to_gate_compress", "VSA", 64), ("proj_l", "SLA", 64)])
+def test_trained_weights_take_part_on_the_packs_own_network(
+    comfy: Any, load_wan: Any, weight: str, name: str, width: int
+) -> None:
+    """ComfyUI's loader drops them, so that its network computes the training-free form."""
+    load_wan()
+    folder = comfy.model_folder("diffusion_models")
+    trained = {f"blocks.{i}.self_attn.{weight}.weight": 0.3 * normal(60 + i, width, width) for i in range(LAYERS)}
+    save_file(load_file(folder / "t2v_0.safetensors") | trained, folder / f"trained_{name}.safetensors", METADATA)
+    with_them = load(comfy, f"trained_{name}.safetensors")
+    free, _ = run_node(comfy, sparse(comfy, load_wan(), name), **inputs_of())
+    ours, report = run_node(comfy, sparse(comfy, with_them, name), **inputs_of())
+    assert relative_error(ours, free) > 1e-3
+    assert report.notes == ()
+    _, without = run_node(comfy, with_them, **inputs_of(steps=1))
+    (note,) = without.notes
+    assert note.startswith(f"The model was trained with sparse attention {name}")
 
 
 @pytest.mark.parametrize("kind", ["i2v", "i2v_clip", "flf2v", "ti2v"])
@@ -147,102 +190,6 @@ def test_nothing_remains_after_an_interrupt(comfy: Any, load_wan: Any) -> None:
     assert not any("forward" in vars(module) for module in chosen.model.diffusion_model.modules())
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("order", ["sparse first", "attention first"])
-def test_the_chosen_backend_stays_in_dense_steps_and_layers(comfy: Any, load_wan: Any, place: str, order: str) -> None:
-    model = network_in(comfy, load_wan, place)
-    chosen = (
-        attended(comfy, sparse(comfy, model, steps=1, layers=1))
-        if order == "sparse first"
-        else sparse(comfy, attended(comfy, model), steps=1, layers=1)
-    )
-    _, report = run_node(comfy, chosen, **inputs_of(steps=4))
-    assert calls(report) == [("single", "VSA", 3, 5)]
-    assert [(part.backend, part.calls, part.network_calls) for part in report.attention] == [
-        ("sdpa_math", 5, 4),
-        ("sdpa_math", 8, 4),
-    ]
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("order", ["cache first", "sparse first"])
-def test_blocks_that_a_step_cache_skips_are_no_calls(comfy: Any, load_wan: Any, place: str, order: str) -> None:
-    put_table(comfy, load_wan())
-    model = network_in(comfy, load_wan, place)
-    chosen = sparse(comfy, cached(comfy, model)) if order == "cache first" else cached(comfy, sparse(comfy, model))
-    _, report = run_node(comfy, chosen, **inputs_of(side=16, steps=8))
-    computed = report.caches[0].phases[0].computed
-    assert 0 < computed < 8
-    assert calls(report) == [("single", "VSA", LAYERS * computed, 0)]
-
-
-@pytest.mark.parametrize("name", [name for name in PATCHES if name != "attention override"])
-def test_other_nodes_act_as_before(comfy: Any, load_wan: Any, name: str) -> None:
-    """Whichever node comes first; dense steps are core's own attention."""
-    patch, model, inputs = PATCHES[name], load_wan(), inputs_of(side=8, steps=3)
-    expected = run_ksampler(patch(comfy, model), **inputs)
-    assert torch.equal(run_ksampler(patch(comfy, sparse(comfy, model, steps=9)), **inputs), expected)
-    assert torch.equal(run_ksampler(sparse(comfy, patch(comfy, model), steps=9), **inputs), expected)
-    dense = sparse(comfy, patch(comfy, model), **DENSE["VSA"])
-    assert relative_error(run_ksampler(dense, **inputs), expected) < 1e-4
-
-
-def test_context_windows_have_tiles_of_their_own_size(comfy: Any, load_wan: Any) -> None:
-    inputs = inputs_of(frames=7, side=16)
-    model = context_windows(comfy, load_wan())
-    ours, report = run_node(comfy, sparse(comfy, model, **DENSE["VSA"]), **inputs)
-    assert relative_error(ours, run_node(comfy, model, **inputs)[0]) < 1e-5
-    assert all(part.sparse_calls and part.dense_calls == 0 for part in report.sparse)
-
-
-def test_another_attention_on_the_model_is_refused_by_name(comfy: Any, load_wan: Any) -> None:
-    patch = PATCHES["attention override"]
-    with pytest.raises(RequestError, match=r"Sparse Attention and another pack's attention \(test_composition\..*override"):
-        sparse(comfy, patch(comfy, load_wan()))
-    with pytest.raises(RequestError, match="Sparse Attention and another pack's attention"):
-        run_ksampler(patch(comfy, sparse(comfy, load_wan())), steps=1)
-    with pytest.raises(RequestError, match="two FastVideo Sparse Attention nodes on one MODEL"):
-        sparse(comfy, sparse(comfy, load_wan()))
-
-
-def test_tokens_beside_the_videos_are_refused(comfy: Any, load_wan: Any) -> None:
-    """As networks that read a reference image's tokens have them."""
-    chosen = sparse(comfy, load_wan())
-
-    def with_reference(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-        longer = {**args, "img": torch.cat([args["img"], args["img"][:, :16]], 1), "pe": longer_rope(args["pe"])}
-        return {"img": extra["original_block"](longer)["img"][:, :-16]}
-
-    def longer_rope(rope: Any) -> Any:
-        axis = next(i for i, extent in enumerate(rope.shape) if extent == 48)
-        return torch.cat([rope, rope.narrow(axis, 0, 16)], axis)
-
-    chosen.set_model_patch_replace(with_reference, "dit", "double_block", 0)
-    with pytest.raises(RequestError, match=r"3 x 4 x 4 = 48 tokens and the network's self-attention 64: .* Remove FastVideo"):
-        run_ksampler(chosen, steps=1)
-
-
-@pytest.mark.parametrize(
-    ("asked", "said"),
-    [
-        ({"mask": torch.ones(48, 48, dtype=torch.bool)}, "gives the model's attention a mask, and VSA was prepared for calls"),
-        ({"scale": 0.3}, "asks attention for scale, which FastVideo Sparse Attention does not know"),
-    ],
-)
-def test_what_it_cannot_do_is_refused_and_not_dropped(comfy: Any, load_wan: Any, asked: dict[str, Any], said: str) -> None:
-    from comfy.ldm.modules.attention import attention_pytorch
-
-    chosen = sparse(comfy, load_wan())
-
-    def asking(self: Any, x: Any, freqs: Any, transformer_options: Any = {}) -> Any:  # noqa: B006
-        return attention_pytorch(x, x, x, heads=self.num_heads, transformer_options=transformer_options, **asked)
-
-    module = chosen.model.diffusion_model.blocks[0].self_attn
-    chosen.add_object_patch("diffusion_model.blocks.0.self_attn.forward", asking.__get__(module))
-    with pytest.raises(RequestError, match=said):
-        run_ksampler(chosen, steps=1)
-
-
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -274,3 +221,14 @@ def test_each_variant_has_fields_that_make_its_settings(comfy: Any, load_wan: An
         assert [given.id for given in option.inputs] == list(SPARSE[option.key])
         assert all(given.tooltip for given in option.inputs)
         assert sparse(comfy, load_wan(), option.key, **{given.id: given.default for given in option.inputs})
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_in_a_prompt(prompts: Any, name: str) -> None:
+    """The widgets as an API prompt has them."""
+    fields = {f"variant.{field}": value for field, value in SPARSE[name].items()}
+    inputs = {"enabled": True, "variant": name, "dense_steps": 1, "dense_layers": 0, "kernel": "gather", **fields}
+    prompt = with_inputs(sampler_prompt(steps=2), "5", model=["7", 0])
+    prompt["7"] = node("FastVideoSparseAttention", model=["1", 0], **inputs)
+    report = prompts.run(prompt, {"report": ("5", 1)}).captured["report"]
+    assert calls(report) == [("single", name, LAYERS, LAYERS)]

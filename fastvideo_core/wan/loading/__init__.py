@@ -4,7 +4,7 @@ from .checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from .keys import original_keys
 from .lora import LoraReport, apply_lora, remove_loras
 from .offload import group_offload
-from .trained_attention import trained_with
+from .trained_attention import trained_with, unused_training
 from .transformer import load_transformer
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "original_keys",
     "remove_loras",
     "trained_with",
+    "unused_training",
 ]

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ...report import SparseReport
+
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
@@ -50,3 +52,13 @@ def make_places(network: "WanTransformer3DModel", names: Iterable[str]) -> None:
 def trained_with(network: "WanTransformer3DModel") -> tuple[str, ...]:
     """The variants of sparse attention that the network has trained weights for: "VSA", "SLA"."""
     return tuple(variant for layer, variant in TRAINED_WITH.items() if hasattr(network.blocks[0].attn1, layer))
+
+
+def unused_training(networks: Iterable["WanTransformer3DModel"], reports: Iterable[SparseReport]) -> tuple[str, ...]:
+    """Says of sparse attention that the weights were trained with, and that did not run."""
+    trained = {variant for network in networks for variant in trained_with(network)}
+    ran = {report.variant for report in reports if report.sparse_calls}
+    return tuple(
+        f"The model was trained with sparse attention {variant} and has weights for it, which took no part in this run."
+        for variant in sorted(trained - ran)
+    )
