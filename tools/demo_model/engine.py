@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.transformers.transformer_wan import WanAttention, WanAttnProcessor
 
 from fastvideo_core import (
     Conditioning,
@@ -30,27 +28,6 @@ from .vae import decode
 from .world import FRAMES, SIZE, Scene, render
 
 KINDS: tuple[DemoKind, ...] = ("t2v", "i2v", "two experts")
-
-
-class FoldedRows(WanAttnProcessor):
-    """Cross-attention over Wan's 512 text rows, whose equal last ones are folded into one: equal rows are equal keys and
-    values, so one of them with the logarithm of their count added to its score stands for all. The same numbers up to
-    rounding, in two fifths of the time at the demo's size."""
-
-    def __call__(
-        self,
-        attn: WanAttention,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
-        rows = encoder_hidden_states
-        different = (rows != rows[:, -1:]).any(dim=-1).any(dim=0).nonzero()
-        kept = int(different.max()) + 2
-        bias = hidden_states.new_zeros(1, 1, 1, kept)
-        bias[..., -1] = math.log(rows.shape[1] - kept + 1)
-        return super().__call__(attn, hidden_states, rows[:, :kept], bias, rotary_emb)
 
 
 @dataclass(frozen=True)
@@ -134,8 +111,4 @@ class DemoEngine:
 
 @functools.cache
 def demo_engine(kind: DemoKind) -> DemoEngine:
-    model = load_demo(kind)
-    for transformer in model.transformers.values():
-        for block in transformer.blocks:
-            block.attn2.set_processor(FoldedRows())
-    return DemoEngine(kind, model)
+    return DemoEngine(kind, load_demo(kind))
