@@ -1,0 +1,79 @@
+"""A comparison as people read it: table, JSON, curves, and videos next to each other."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from fastvideo_core import CacheReport, RunReport
+from fastvideo_core.quality import Comparison, Curve, FrameQuality, Panel, account_json, difference, frame_panels, plot, table
+from fastvideo_core.quality.plot import HEIGHT, WIDTH, ticks
+
+COMPARISON = Comparison(
+    data_range=1.0,
+    frames=(FrameQuality(psnr=math.inf, ssim=1.0), FrameQuality(psnr=30.5, ssim=0.91), FrameQuality(psnr=33.5, ssim=0.88)),
+)
+DENSE = RunReport(
+    model="demo", variant="tiny", solver="euler", sigmas=(1.0, 0.5, 0.0), guidance_mode="batched", guidance_reason="as asked",
+    phases=(), latent_shape=(1, 16, 3, 8, 8), device="cpu", dtype="float32", seed=1, step_seconds=(2.0, 2.0), total_seconds=4.0,
+    peak_memory_bytes=None,
+)  # fmt: skip
+CACHE = CacheReport(
+    name="MagCache", settings={}, phases=(), aside="", bypassed=0, blocks_ran=4, blocks_asked=8, peak_bytes=2**20
+)  # fmt: skip
+FAST = replace(DENSE, total_seconds=2.5, caches=(CACHE,))
+
+
+def test_table_says_mean_worst_and_where() -> None:
+    text = table(COMPARISON)
+    assert "3 frames, data range 1" in text
+    psnr, ssim = text.splitlines()[2:]
+    assert psnr.split() == ["PSNR", "32.00", "dB", "30.50", "dB", "in", "frame", "1"]
+    assert ssim.split() == ["SSIM", "0.9300", "0.8800", "in", "frame", "2"]
+
+
+def test_table_and_json_tell_the_runs() -> None:
+    text = table(COMPARISON, DENSE, FAST)
+    assert "reference: 4.00 s, 2 steps" in text and "candidate: 2.50 s, 2 steps" in text
+    assert "MagCache: 50% of the block calls saved" in text
+    assert text.endswith("speed-up: 1.60")
+    data = json.loads(account_json(COMPARISON, DENSE, FAST), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert data["speed_up"] == 1.6
+    assert data["frames"][0]["psnr"] is None
+    assert data["candidate"]["caches"][0]["blocks_ran"] == 4
+
+
+def test_lpips_has_a_row_and_a_panel_only_where_it_was_measured() -> None:
+    measured = replace(COMPARISON, frames=tuple(replace(frame, lpips=0.1) for frame in COMPARISON.frames))
+    assert "LPIPS" not in table(COMPARISON) and "LPIPS" in table(measured)
+    assert [len(frame_panels(comparison)) for comparison in (COMPARISON, measured)] == [2, 3]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.9312, 0.9987), (33.0, 33.0), (0.0, 0.0), (-3.0, 16.0), (12.0, 1234.0)])
+def test_ticks_are_round_few_and_enclose_the_values(low: float, high: float) -> None:
+    marks = ticks(low, high)
+    assert marks[0] <= low and high <= marks[-1]
+    assert 2 <= len(marks) <= 8
+    steps = [after - before for before, after in pairwise(marks)]
+    assert all(step == pytest.approx(steps[0]) for step in steps)
+
+
+def test_plot_draws_every_curve_in_its_colour_and_leaves_infinite_points_out() -> None:
+    one = Curve(name="a", points=[(0, 1.0), (1, math.inf), (2, 0.5)])
+    other = Curve(name="b", points=[(0, 0.5), (2, 1.0)])
+    panel = Panel(title="t", x="x", y="y", curves=[one, other])
+    picture = plot([panel, replace(panel, curves=[one])])
+    assert picture.shape == (2 * HEIGHT, WIDTH, 3)
+    assert 0 <= float(picture.min()) < float(picture.max()) == 1.0
+    orange = (picture - torch.tensor([213, 94, 0]) / 255).abs().amax(dim=2) < 1e-3
+    assert bool(orange[:HEIGHT].any()) and not bool(orange[HEIGHT:].any())
+    assert plot([replace(panel, curves=[Curve(name="none", points=[(0, math.inf)])])]).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_difference_is_cut_off_at_the_data_range() -> None:
+    a, b = torch.full((1, 3, 2, 2), 200.0), torch.full((1, 3, 2, 2), 100.0)
+    assert float(difference(a, b, 2.0, 255.0).max()) == 200.0
+    assert float(difference(b, a, 4.0, 255.0).max()) == 255.0
