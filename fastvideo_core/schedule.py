@@ -152,8 +152,8 @@ def plan_part(sigmas: Sequence[float], guidance_scale: float, boundary: float) -
         change = "ends: end the high-noise" if levels[-1] > 0 else "starts: start the low-noise"
         raise RequestError(
             f"This sampler runs from noise level {levels[0]:.4g} to {levels[-1]:.4g}, over the boundary {boundary:g} at which "
-            f"the experts change. It is one of several chained samplers, and this is not where it {change} one at its step {step} "
-            f"(noise level {levels[step]:.4g}), or give both models to FastVideo Sampler."
+            f"the experts change. It is one of several chained samplers, and this is not where it {change} one at its step "
+            f"{step} (noise level {levels[step]:.4g}), or give both models to FastVideo Sampler."
         )
     phase = Phase(expert="high_noise" if high[0] else "low_noise", start=0, stop=len(high), guidance_scale=guidance_scale)
     return Schedule(levels, (phase,))
