@@ -17,7 +17,7 @@ TunedCache = Literal["magcache", "dbcache"]
 
 LADDERS: Mapping[TunedCache, tuple[CacheSettings, ...]] = MappingProxyType({
     "magcache": tuple(
-        MagCacheSettings(threshold=threshold, max_skips=max_skips, trend=0.5)
+        MagCacheSettings(threshold=threshold, max_skips=max_skips, trend=0.7)
         for threshold, max_skips in ((0.03, 1), (0.06, 1), (0.12, 1), (0.12, 2), (0.24, 2), (0.24, 3), (0.4, 4), (0.6, 6))
     ),
     "dbcache": tuple(

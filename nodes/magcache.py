@@ -154,7 +154,7 @@ def _custom_inputs() -> list[io.Input]:
             tooltip="Fraction of this model's first steps that always compute: they decide what the video shows.",
         ),
         io.Float.Input(
-            "trend", default=0.5, min=0.0, max=1.0, step=0.1,
+            "trend", default=0.7, min=0.0, max=1.0, step=0.1,
             tooltip="How far a skipped step continues the last change of what it reuses. 0 reuses it as it is, as MagCache's "
             "authors do.",
         ),

@@ -8,7 +8,7 @@ from ..wan.variants import WanVariant
 from .ratios import RatioTable, published_tables, read_table
 from .settings import MagCacheSettings
 
-CALIBRATED = MagCacheSettings(threshold=0.12, max_skips=2, retention=0.2, trend=0.5)
+CALIBRATED = MagCacheSettings(threshold=0.12, max_skips=2, retention=0.2, trend=0.7)
 """What "auto" means with a table that recommends nothing: chosen on the demo models, of 20 and 40 steps (BENCHMARKS.md)."""
 
 

@@ -29,7 +29,7 @@ from tools.demo_model.engine import DemoEngine
 
 OUR_MAGCACHE, OUR_DBCACHE, DIFFUSERS, CACHE_DIT = "FastVideo MagCache", "FastVideo DBCache", "diffusers MagCache", "cache-dit"
 RIVALS = {OUR_MAGCACHE: DIFFUSERS, OUR_DBCACHE: CACHE_DIT}
-TREND = 0.5
+TREND = 0.7
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ def curve_points(demo: DemoEngine, schedule: Schedule) -> list[CurvePoint]:
 
 def _our_magcache(table: RatioTable) -> Iterator[tuple[MagCacheSettings, str]]:
     yield recommended(table), "auto"
-    for threshold, max_skips in ((0.03, 1), (0.12, 1), (0.24, 3), (0.4, 4)):
+    for threshold, max_skips in ((0.03, 1), (0.06, 2), (0.12, 1), (0.24, 3), (0.4, 4)):
         yield MagCacheSettings(threshold=threshold, max_skips=max_skips, trend=TREND), f"{threshold:g}, {max_skips}"
 
 
 def _our_dbcache() -> Iterator[tuple[DBCacheSettings, str]]:
     yield DBCACHE_PRESETS["auto"], "auto"
-    for threshold, max_skips in ((0.08, 1), (0.12, 2), (0.3, 2)):
+    for threshold, max_skips in ((0.08, 1), (0.12, 2), (0.18, 2), (0.3, 2)):
         yield DBCacheSettings(threshold=threshold, max_skips=max_skips, warmup_steps=8), f"{threshold:g}, {max_skips}, warmup 8"
-    for threshold, max_skips in ((0.08, 1), (0.4, 4)):
+    for threshold, max_skips in ((0.08, 1), (0.12, 1), (0.2, 1), (0.4, 4), (0.6, 6)):
         yield DBCacheSettings(threshold=threshold, max_skips=max_skips), f"{threshold:g}, {max_skips}"
 
 

@@ -19,7 +19,7 @@ transformer blocks that did not run, counted in the network. *Time*: of a genera
 dense run beside it, median. *SSIM* and *PSNR*: mean over frames, then over clips (windowed SSIM, data range 1; equal clips
 count 100 dB); *worst*: the worst clip's SSIM.
 
-- FastVideo MagCache: threshold and max_skips; trend 0.5, retention 0.2, one table per model measured at 40 steps.
+- FastVideo MagCache: threshold and max_skips; trend 0.7, retention 0.2, one table per model measured at 40 steps.
 - diffusers MagCache: `MagCacheConfig` with its defaults but the threshold, calibrated by itself at exactly these steps on the
   same clips as ours; of two experts each gets its own steps and ratios.
 - FastVideo DBCache: threshold and max_skips; first block, warmup of a fifth where none is
