@@ -24,10 +24,10 @@ def test_the_example_of_a_step_cache_runs(tmp_path: Path, capsys: pytest.Capture
 
 def test_the_commands_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = re.findall(r"^python -m fastvideo_core (.*)$", README, re.MULTILINE)
-    assert [line.split()[0] for line in lines] == ["compare", "calibrate"]
+    assert [line.split()[0] for line in lines] == ["compare", "calibrate", "tune"]
     for line in lines:
         shorter = ["--steps", "4", "--frames", "5", "--output", str(tmp_path / "output")]
         assert main([*shlex.split(line), *shorter]) == 0
     assert len(list(tmp_path.glob("output/*.mp4"))) == 8
-    assert len(list(tmp_path.glob("output/*.json"))) == 2
+    assert len(list(tmp_path.glob("output/*.json"))) == 3
     assert "4 steps measured" in capsys.readouterr().out
