@@ -159,13 +159,12 @@ def test_an_unknown_name_is_an_error_with_the_known_ones() -> None:
         prepare("flsh", Situation.on("cpu", torch.float32, D))
 
 
-@pytest.mark.skipif(DEVICE == "cuda", reason="states what auto chooses without a GPU")
 def test_auto_says_what_it_chose_and_why_not_each_other() -> None:
     choice = prepare("auto", Situation.on("cpu", torch.float32, D)).choice
     assert (choice.asked, choice.backend) == ("auto", "sdpa")
     assert [part.split(": ")[0] for part in choice.why.split("; not ")] == ["auto", *AUTO_ORDER[:2]]
     assert choice.rejected.keys() == BACKENDS.keys() - {"sdpa"}
-    assert len(choice.rejected["flash_attn_3"]) == 3
+    assert any("CUDA" in reason or "GPU" in reason for reason in choice.rejected["flash_attn_3"])
     assert choice.rejected["sdpa_math"] == ("auto does not choose it: ask for it by name",)
 
 
