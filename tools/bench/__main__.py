@@ -1,4 +1,5 @@
 """`make bench`, or python -m tools.bench [loop] [--device cuda --size 1.3B-480p] [--steps 10] [--rounds 9] [--threads 1].
+`make bench ARGS=profile`, or python -m tools.bench profile, with the same options.
 `make bench ARGS=curves`, or python -m tools.bench curves [--clips 8] [--threads 1].
 
 loop needs COMFYUI_PATH, which `make bench` sets.
@@ -11,36 +12,43 @@ import sys
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
-    parser.add_argument(
-        "what", nargs="?", choices=["loop", "curves"], default="loop",
-        help="loop: what is around the transformer calls; curves: what step caches save and change",
-    )  # fmt: skip
-    parser.add_argument("--clips", type=int, default=8, help="curves: prompts and seeds")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--size", default="small", help="small, or 1.3B-480p with random weights")
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
-    asked = vars(parser.parse_args())
-    threads = asked.pop("threads")
+    asked = vars(_parser().parse_args())
+    threads, what, clips = (asked.pop(name) for name in ("threads", "what", "clips"))
     if asked["device"] == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # ComfyUI would take a GPU that it sees
     import torch
 
     if threads is not None:
         torch.set_num_threads(threads)
-
     command = shlex.join(["python", "-m", "tools.bench", *sys.argv[1:]])
-    what, clips = asked.pop("what"), asked.pop("clips")
     if what == "curves":
         from . import curves, curves_page
 
         print(curves_page.report(curves.run(clips), clips, command))
-        return
-    from . import loop
+    elif what == "profile":
+        from . import profile, profile_page
 
-    print(loop.report(loop.run(**asked), **asked, command=command))
+        print(profile_page.report(*profile.run(**asked), **asked, command=command))
+    else:
+        from . import loop
+
+        print(loop.report(loop.run(**asked), **asked, command=command))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
+    parser.add_argument(
+        "what", nargs="?", choices=["loop", "profile", "curves"], default="loop",
+        help="loop: what is around the transformer calls; profile: where a step's time goes; curves: what step caches save and "
+        "change",
+    )  # fmt: skip
+    parser.add_argument("--clips", type=int, default=8, help="curves: prompts and seeds")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--size", default="small", help="demo, small, medium, or 1.3B-480p; random weights")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, help="of torch on the CPU (default: torch's own choice)")
+    return parser
 
 
 if __name__ == "__main__":

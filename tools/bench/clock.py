@@ -15,24 +15,28 @@ Event = Callable[[], float]
 """A moment, as a function that gives its time in seconds once the device has reached it."""
 
 
-class NetworkClock:
-    """Times every call of a network from the moment the device starts it to the moment it is done with it."""
+class ModuleClock:
+    """Times every call of a module from the moment the device starts it to the moment it is done with it."""
 
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
         self._moment = cuda_clock() if device.type == "cuda" else host_moment
-        self._network = network
+        self._module = module
         self._moments: list[Event] = []
 
-    def __enter__(self) -> "NetworkClock":
+    def __enter__(self) -> "ModuleClock":
         def note(*_: object) -> None:
             self._moments.append(self._moment())
 
-        self._hooks = [self._network.register_forward_pre_hook(note), self._network.register_forward_hook(note)]
+        self._hooks = [self._module.register_forward_pre_hook(note), self._module.register_forward_hook(note)]
         return self
 
     def __exit__(self, *_: object) -> None:
         for hook in self._hooks:
             hook.remove()
+
+    @property
+    def calls(self) -> int:
+        return len(self._moments) // 2
 
     @property
     def seconds(self) -> float:
@@ -62,7 +66,7 @@ def timed(run: Callable[[], object], network: nn.Module, device: torch.device) -
     """Seconds of a run, and seconds of it inside the network."""
     gc.collect()
     wait(device)
-    with NetworkClock(network, device) as clock:
+    with ModuleClock(network, device) as clock:
         started = time.perf_counter()
         run()
         wait(device)
