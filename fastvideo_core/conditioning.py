@@ -31,7 +31,7 @@ class GivenFrame:
         """Timestep per token, (B, T * H/2 * W/2): 0 in the given frame, `timestep` elsewhere."""
         batch, _, frames, height, width = latents.shape
         grid = torch.full((batch, frames, height // 2, width // 2), timestep, device=latents.device)
-        grid[:, 0] = 0
+        grid[:, 0].zero_()
         return grid.flatten(1)
 
 

@@ -2,20 +2,15 @@
 value, and M of them weigh in softmax as one whose score is log M higher."""
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..conditioning import TEXT_TOKENS
-from .dense import sdpa
-from .processors import AttentionProcessor, KeysValues
-
-if TYPE_CHECKING:
-    from diffusers import WanTransformer3DModel
+from .processors import KeysValues
 
 STANDING = 2
 """Rows that stand for the zero ones. The bias is rounded to the network's dtype, in bfloat16 by up to 0.016, which one row
@@ -78,42 +73,3 @@ class KeptKeys:
         if key not in self._kept:
             self._kept[key] = compute(attn, rows)
         return self._kept[key]
-
-
-class FoldedTextProcessor(AttentionProcessor):
-    """Diffusers' own cross-attention, by torch's SDPA, of a folded text."""
-
-    def __init__(self, text: FoldedText) -> None:
-        super().__init__(sdpa, text)
-
-
-@contextmanager
-def folded(transformer: "WanTransformer3DModel", text: FoldedText) -> Iterator[None]:
-    """The network's cross-attention takes the folded text and no other; afterwards its processors are back."""
-    modules = [block.attn2 for block in transformer.blocks]
-    before = [module.processor for module in modules]
-    processor = FoldedTextProcessor(text)
-    try:
-        for module in modules:
-            module.processor = processor
-        yield
-    finally:
-        for module, own in zip(modules, before, strict=True):
-            module.processor = own
-
-
-def foldable(transformer: "WanTransformer3DModel") -> bool:
-    """Whether cross-attention is diffusers' own, as made: neither another processor nor a backend, context parallelism or a
-    stack has been put in, which may take no bias."""
-    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
-
-    active, _ = _AttentionBackendRegistry.get_active_backend()
-    return active == AttentionBackendName.NATIVE and all(_as_made(block) for block in transformer.blocks)
-
-
-def _as_made(block: Any) -> bool:
-    from diffusers.models.transformers.transformer_wan import WanAttnProcessor
-
-    if not hasattr(block, "attn2") or type(block.attn2.processor) is not WanAttnProcessor:
-        return False
-    return block.attn2.processor._attention_backend is None and block.attn2.processor._parallel_config is None

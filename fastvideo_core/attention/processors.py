@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..conditioning import TEXT_TOKENS
 from ..errors import RequestError
 from .account import AttentionAccount
 from .dense import Attend
+from .rope import rotated
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -45,14 +47,14 @@ class AttentionProcessor:
         from diffusers.models.transformers.transformer_wan import _get_qkv_projections
 
         q, k, v = _get_qkv_projections(attn, hidden_states, None)
-        q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (attn.norm_q(q), attn.norm_k(k), v))
+        q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (normalised(attn.norm_q, q), normalised(attn.norm_k, k), v))
         if rotary_emb is not None:
             q, k = rotated(q, rotary_emb), rotated(k, rotary_emb)
         return _projected(attn, self.attend(q, k, v, attention_mask).flatten(2).type_as(q))
 
     def _across(self, attn: Any, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         rows = TEXT_TOKENS if self.text is None else self.text.rows
-        q = attn.norm_q(attn.to_q(x)).unflatten(2, (attn.heads, -1))
+        q = normalised(attn.norm_q, attn.to_q(x)).view(*x.shape[:2], attn.heads, -1)
         k, v = self._kept(attn, "text", context[:, -rows:], text_keys_values)
         out = self.attend(q, k, v, mask if self.text is None else self.text.bias).flatten(2).type_as(q)
         if attn.add_k_proj is not None:
@@ -88,21 +90,25 @@ def _projected(attn: Any, out: Tensor) -> Tensor:
     return projected
 
 
-def rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of neighbouring pairs (Su et al. 2021, arXiv 2104.09864, eq. 15). x: (B, L, H, D); rope: cosines and
-    sines, (1, L, 1, D), each value twice."""
-    even, odd = x[..., 0::2], x[..., 1::2]
-    cos, sin = rope[0][..., 0::2], rope[1][..., 1::2]
-    out = x.new_empty(x.shape)
-    out[..., 0::2] = even * cos - odd * sin
-    out[..., 1::2] = even * sin + odd * cos
+def normalised(norm: Any, x: Tensor) -> Tensor:
+    """norm(x), which may overwrite x: on the CPU torch's own goes over the memory seven times, with new memory each time."""
+    if type(norm) is not nn.RMSNorm or x.device.type != "cpu" or x.dtype != torch.float32 or None in (norm.weight, norm.eps):
+        return _plain(norm, x)
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return _plain(norm, x)
+    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(norm.eps).rsqrt_()
+    return x.mul_(scale).mul_(norm.weight)
+
+
+def _plain(norm: Any, x: Tensor) -> Tensor:
+    out: Tensor = norm(x)
     return out
 
 
 @contextmanager
 def attending(transformer: "WanTransformer3DModel", account: AttentionAccount) -> Iterator[None]:
     """The network computes with the attentions of `account`, which counts; afterwards, also on interrupt, its processors are
-    back. It goes around `installed`, whose stack hides the blocks, and into `folded`, whose text it takes over.
+    back. It goes around `installed`, whose stack hides the blocks, and into `lean_attention`, whose text it takes over.
 
     Raises:
         RequestError: another stack or processor, or diffusers' context parallelism, is on the network.
@@ -130,14 +136,14 @@ def _attentions(transformer: "WanTransformer3DModel") -> list[Any]:
     """Self- and cross-attention of each block in turn."""
     from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
-    from .folding import FoldedTextProcessor
+    from .lean import LeanProcessor
 
     blocks = list(transformer.blocks)
     if not all(hasattr(block, "attn1") for block in blocks):
         raise RequestError("A stack is in the place of the blocks: choose the attention first, and install the stack inside it.")
     modules = [module for block in blocks for module in (block.attn1, block.attn2)]
     for module in modules:
-        if type(module.processor) is FoldedTextProcessor:
+        if type(module.processor) is LeanProcessor:
             continue
         if type(module.processor) is not WanAttnProcessor:
             raise RequestError(

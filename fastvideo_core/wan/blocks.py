@@ -18,12 +18,13 @@ class BlockStack(Protocol):
     def __call__(self, x: Tensor, context: Tensor, time_mod: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor: ...
 
 
-class _Seat(nn.Module):
-    """What sits in the list. It keeps the stack out of torch's module tree, so that the state dict stays empty."""
+class Seat(nn.Module):
+    """A function in the place of a module. It keeps what it calls out of torch's module tree, so that the state dict stays
+    empty."""
 
-    def __init__(self, stack: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
-        self.forward = stack
+        self.forward = function
 
 
 @contextmanager
@@ -35,7 +36,7 @@ def installed(transformer: nn.Module, stack: Callable[..., Any], name: str = "bl
         name: of the transformer's list of blocks.
     """
     blocks = getattr(transformer, name)
-    setattr(transformer, name, nn.ModuleList([_Seat(stack)]))
+    setattr(transformer, name, nn.ModuleList([Seat(stack)]))
     try:
         yield
     finally:

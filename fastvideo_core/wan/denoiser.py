@@ -1,7 +1,7 @@
 """Diffusers' `WanTransformer3DModel` as a denoiser: conditioning in, one transformer call, one velocity per branch out."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,11 +9,13 @@ import psutil
 import torch
 from torch import Tensor
 
-from ..attention.folding import FoldedText, KeptKeys, foldable, folded
+from ..attention.folding import FoldedText, KeptKeys
+from ..attention.lean import is_as_made, lean_attention
 from ..conditioning import TEXT_TOKENS, Conditioning
 from ..errors import CapacityError
 from ..guidance import Branch, Prediction
 from ..schedule import TIMESTEPS, Expert, Phase
+from .embeddings import KeptEmbeddings, embeds_as_made, kept_embeddings
 from .fit import check_conditioning
 
 if TYPE_CHECKING:
@@ -23,13 +25,16 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class WanDenoiser:
     """One expert under one conditioning (already in the transformer's dtype and on its device). text: how the transformer
-    reads it while `folded` is on it, if it is."""
+    reads it while `lean_attention` is on it, if it is folded; embeddings: those that are kept while `kept_embeddings` is on it.
+    """
 
     transformer: "WanTransformer3DModel"
     conditioning: Conditioning
     latent_shape: tuple[int, ...]
     text: FoldedText | None = None
+    embeddings: KeptEmbeddings | None = None
     _contexts: dict[tuple[tuple[Branch, ...], int], dict[str, Tensor | None]] = field(default_factory=dict, init=False)
+    _inputs: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False)
 
     @torch.no_grad()
     def predict(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Prediction:
@@ -63,25 +68,45 @@ class WanDenoiser:
         return 2 * int(config.num_layers) * rows * int(dim) * compute_dtype(self.transformer).itemsize
 
     def _call(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Tensor:
-        copies, condition = len(branches), self.conditioning
-        if self.text is not None and self.text.kept is not None:
-            self.text.kept.call = (branches, latents.shape[0])
-        x = latents.to(condition.positive.dtype)
-        if condition.image is not None:
-            x = torch.cat([x, condition.image.expand(x.shape[0], -1, -1, -1, -1)], dim=1)
+        self._announce(branches, latents.shape[0], sigma)
         velocity: Tensor = self.transformer(
-            hidden_states=torch.cat([x] * copies),
-            timestep=torch.cat([self._timestep(latents, sigma)] * copies),
+            hidden_states=self._input(latents, len(branches)),
+            timestep=self._timestep(latents, sigma, len(branches)),
             **self._context(branches, latents.shape[0]),
             return_dict=False,
         )[0]
         return velocity
 
-    def _timestep(self, latents: Tensor, sigma: float) -> Tensor:
+    def _announce(self, branches: tuple[Branch, ...], batch: int, sigma: float) -> None:
+        """Names what is about to be read, for those who keep what they made of it."""
+        if self.text is not None and self.text.kept is not None:
+            self.text.kept.call = (branches, batch)
+        if self.embeddings is not None:
+            self.embeddings.tokens_of = (branches, batch)
+            self.embeddings.time_of = (sigma, len(branches) * batch)
+
+    def _input(self, latents: Tensor, copies: int) -> Tensor:
+        """The latents of all branches with the image condition beside them, in the same memory in every step."""
+        key = (copies, latents.shape[0])
+        if key not in self._inputs:
+            self._inputs[key] = self._new_input(latents, copies)
+        self._inputs[key].view(*key, -1, *latents.shape[2:])[:, :, : latents.shape[1]].copy_(latents)
+        return self._inputs[key]
+
+    def _new_input(self, latents: Tensor, copies: int) -> Tensor:
+        image, (batch, channels, *size) = self.conditioning.image, latents.shape
+        more = 0 if image is None else image.shape[1]
+        with torch.inference_mode(False):  # a tensor that may be written in any mode
+            new = self.conditioning.positive.new_empty(copies * batch, channels + more, *size)
+        if image is not None:
+            new.view(copies, batch, -1, *size)[:, :, channels:].copy_(image)
+        return new
+
+    def _timestep(self, latents: Tensor, sigma: float, copies: int) -> Tensor:
         timestep = sigma * TIMESTEPS
         if self.conditioning.first_frame is not None:
-            return self.conditioning.first_frame.timesteps(timestep, latents)
-        return torch.full((latents.shape[0],), timestep, device=latents.device)
+            return self.conditioning.first_frame.timesteps(timestep, latents).repeat(copies, 1)
+        return torch.full((copies * latents.shape[0],), timestep, device=latents.device)
 
     def _context(self, branches: tuple[Branch, ...], batch: int) -> dict[str, Tensor | None]:
         """Text and image tokens of a call. They are the same in every step, so they are put together once per phase."""
@@ -150,6 +175,8 @@ class WanExperts:
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator[WanDenoiser]:
+        from .onednn import with_onednn
+
         transformer = self.transformers[phase.expert]
         offloaded = is_group_offloaded(transformer)
         if not offloaded:
@@ -157,8 +184,12 @@ class WanExperts:
         try:
             conditioning = self.conditioning.to(self.device, compute_dtype(transformer))
             text = self.text(phase.expert)
-            with nullcontext() if text is None else folded(transformer, text):
-                yield WanDenoiser(transformer, conditioning, self.latent_shape, text)
+            with ExitStack() as stack:
+                stack.enter_context(with_onednn(transformer))
+                if is_as_made(transformer):
+                    stack.enter_context(lean_attention(transformer, text))
+                embeddings = self._kept_embeddings(transformer, stack)
+                yield WanDenoiser(transformer, conditioning, self.latent_shape, text, embeddings)
         finally:
             if not offloaded:
                 transformer.to(self.offload_device)
@@ -167,11 +198,18 @@ class WanExperts:
         """How the zero rows of both branches' text are folded into few, which changes nothing but rounding; None where they are
         not: without `fold_text`, on a transformer whose cross-attention was changed, and for a text of (nearly) 512 rows."""
         transformer = self.transformers[expert]
-        if not self.fold_text or not foldable(transformer):
+        if not self.fold_text or not is_as_made(transformer):
             return None
         texts = [text for text in (self.conditioning.positive, self.conditioning.negative) if text is not None]
         text = FoldedText.of(texts, compute_dtype(transformer), self.device)
         return replace(text, kept=KeptKeys()) if text is not None and self.keep_keys else text
+
+    def _kept_embeddings(self, transformer: "WanTransformer3DModel", stack: ExitStack) -> KeptEmbeddings | None:
+        if not embeds_as_made(transformer):
+            return None
+        _, _, _, height, width = self.latent_shape
+        given_tokens = 0 if self.conditioning.first_frame is None else (height // 2) * (width // 2)
+        return stack.enter_context(kept_embeddings(transformer, given_tokens))
 
 
 def is_group_offloaded(transformer: "WanTransformer3DModel") -> bool:

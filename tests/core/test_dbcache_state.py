@@ -195,5 +195,5 @@ def test_compiled_blocks_give_the_same_video_and_compile_once(cache: type[Any]) 
     runs = [Run(request(10, mode="batched"), {"single": network}, SOMETIMES, cache=cache) for network in (plain, compiled)]
     videos = [run.latents()[-1] for run in runs]
     torch.compiler.reset()
-    assert torch.equal(*videos)
+    assert tiny.relative_error(*videos) < 1e-5
     assert len(graphs) == 1

@@ -111,9 +111,7 @@ def test_processors_are_back_after_a_phase_and_after_an_interrupt() -> None:
     before = [module.processor for module in modules]
     with pytest.raises(KeyboardInterrupt), experts.active(phase) as denoiser:
         assert denoiser.text is not None and denoiser.text.rows == 304
-        assert [module.processor is own for module, own in zip(modules, before, strict=True)] == [True, False] * len(
-            network.blocks
-        )
+        assert not any(module.processor is own for module, own in zip(modules, before, strict=True))
         raise KeyboardInterrupt
     assert all(module.processor is own for module, own in zip(modules, before, strict=True))
 

@@ -130,5 +130,5 @@ def test_compiled_blocks_compute_them_anew_and_are_compiled_once() -> None:
     plain, compiled = video(asked, experts, variant), CompileCounter()
     network.compile_repeated_blocks(fullgraph=True, backend=compiled)
     for _ in range(2):
-        assert torch.equal(video(asked, experts, variant), plain)
+        assert tiny.relative_error(video(asked, experts, variant), plain) < 1e-5
     assert compiled.frame_count == 1

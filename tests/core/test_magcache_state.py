@@ -175,7 +175,7 @@ def test_compiled_blocks_give_the_same_video_and_compile_once() -> None:
     runs = [Run(request(10, mode="batched"), {"single": network}, tiny.conditioning()) for network in (plain, compiled)]
     videos = [run.latents() for run in runs]
     torch.compiler.reset()
-    assert torch.equal(*videos)
+    assert tiny.relative_error(*videos) < 1e-5
     assert len(graphs) == 1
 
 

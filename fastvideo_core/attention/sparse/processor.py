@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ...errors import RequestError
-from ..processors import rotated
+from ..rope import rotated
 from .session import SparseSession
 from .variant import Inputs
 

@@ -1,0 +1,91 @@
+"""What a network makes of its inputs before its blocks, as often as it changes: the text's and the image's tokens once per phase,
+the time embedding once per step, the rope table once per size."""
+
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attention.rope import Rope, interleaved
+from .blocks import Seat
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+Tokens = tuple[Tensor, Tensor | None]
+Times = tuple[Tensor, Tensor]
+
+
+@dataclass
+class KeptEmbeddings:
+    """Works in the place of `condition_embedder` and `rope` of diffusers' Wan network, for one phase.
+
+    given_tokens: how many tokens at the beginning have timestep 0 where tokens have their own.
+    tokens_of, time_of: name what the network is reading, and its timestep and batch, in the next call.
+    """
+
+    embedder: nn.Module
+    rope: nn.Module
+    given_tokens: int
+    tokens_of: Hashable = None
+    time_of: Hashable = None
+    _tokens: dict[Hashable, Tokens] = field(default_factory=dict, init=False)
+    _times: tuple[Hashable, Times] | None = field(default=None, init=False)
+    _ropes: dict[tuple[int, ...], Rope] = field(default_factory=dict, init=False)
+
+    def embed(
+        self, timestep: Tensor, text: Tensor, image: Tensor | None = None, timestep_seq_len: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """As `WanTimeTextImageEmbedding.forward`. timestep: (B,), or (B * L,) with timestep_seq_len L. Returns time (B, [L,] D),
+        modulation (B, [L,] 6 * D), text (B, rows, D), image (B, image tokens, D) or None."""
+        if self._times is None or self._times[0] != self.time_of:
+            self._times = self.time_of, self._time(timestep, text[:, :1], timestep_seq_len)
+        if self.tokens_of not in self._tokens:
+            self._tokens[self.tokens_of] = self._all(timestep[: text.shape[0]], text, image)[2:]
+        return *self._times[1], *self._tokens[self.tokens_of]
+
+    def table(self, latents: Tensor) -> Rope:
+        """As `WanRotaryPosEmbed.forward`, which reads the size of the latents, (B, C, T, H, W)."""
+        size = tuple(latents.shape[2:])
+        if size not in self._ropes:
+            self._ropes[size] = interleaved(self.rope(latents))
+        return self._ropes[size]
+
+    def _time(self, timestep: Tensor, text: Tensor, tokens: int | None) -> Times:
+        """Tokens have one of two timesteps: a given frame's, which they begin with, and the step's, which they end with."""
+        if tokens is None:
+            time, modulation, *_ = self._all(timestep, text)
+            return time, modulation
+        each = timestep.view(-1, tokens)
+        ends = torch.stack([each[:, 0], each[:, -1]], dim=1)
+        parts = [part.split(1, dim=1) for part in self._all(ends.flatten(), text, None, 2)[:2]]
+        counts = self.given_tokens, tokens - self.given_tokens
+        time, modulation = (torch.cat([row.expand(-1, n, -1) for row, n in zip(part, counts, strict=True)], 1) for part in parts)
+        return time, modulation
+
+    def _all(self, *arguments: Any) -> Any:
+        return self.embedder(*arguments)
+
+
+@contextmanager
+def kept_embeddings(transformer: "WanTransformer3DModel", given_tokens: int) -> Iterator[KeptEmbeddings]:
+    """The network embeds through `KeptEmbeddings`; afterwards, also on interrupt, its own modules are back."""
+    embedder, rope = transformer.condition_embedder, transformer.rope
+    kept = KeptEmbeddings(embedder, rope, given_tokens)
+    try:
+        transformer.condition_embedder, transformer.rope = Seat(kept.embed), Seat(kept.table)
+        yield kept
+    finally:
+        transformer.condition_embedder, transformer.rope = embedder, rope
+
+
+def embeds_as_made(transformer: "WanTransformer3DModel") -> bool:
+    """Whether embeddings are diffusers' own without its hooks, which count on each call (offloading) or change what comes out
+    (context parallelism)."""
+    from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTimeTextImageEmbedding
+
+    own = ((transformer.condition_embedder, WanTimeTextImageEmbedding), (transformer.rope, WanRotaryPosEmbed))
+    return all(type(module) is kind and not hasattr(module, "_diffusers_hook") for module, kind in own)
