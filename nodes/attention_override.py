@@ -22,6 +22,8 @@ KIND = "fastvideo_attention_kind"
 """Among a call's transformer options: "self" or "cross"."""
 SPARSE = "fastvideo_sparse_session"
 """Among a call's transformer options: the `SparseSession` of its self-attention."""
+TOKENS = "fastvideo_self_attention_tokens"
+"""Among the transformer options of a self-attention call: what it was given, (B, L, H * D)."""
 
 
 class Override:
@@ -119,8 +121,8 @@ def marked(network: nn.Module, mark: Callable[[int], dict[str, Any]]) -> Iterato
 
 
 def _marking(forward: Callable[..., Any], mark: dict[str, Any]) -> Callable[..., Any]:
-    def marking(*args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Any:  # noqa: B006 - as core's
-        return forward(*args, transformer_options={**transformer_options, **mark}, **kwargs)
+    def marking(x: Tensor, *args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Any:  # noqa: B006 - as core's
+        return forward(x, *args, transformer_options={**transformer_options, **mark, TOKENS: x}, **kwargs)
 
     return marking
 

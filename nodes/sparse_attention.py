@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, get_args
 
+import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
@@ -19,8 +20,10 @@ from fastvideo_core.attention.sparse import (
     VSASettings,
 )
 
+from .diffusers_model import transformer_folders
 from .sockets import CATEGORY, check_connected
 from .sparse_override import with_sparse_attention
+from .trained_weights import NONE, weights_of
 from .wan_model import wan_facts
 
 
@@ -78,25 +81,33 @@ class FastVideoSparseAttention(io.ComfyNode):
                     tooltip="flex: compiled for each new size of video, which takes seconds; needs Triton on a GPU, a C++ "
                     "compiler on the CPU. gather: plain torch, slower, runs anywhere.",
                 ),
+                io.Combo.Input(
+                    "trained_weights", default=NONE, optional=True,
+                    options=[NONE, *transformer_folders(), *folder_paths.get_filename_list("diffusion_models")],
+                    tooltip="The model's own file where it was trained with VSA (FastWan) or SLA (TurboDiffusion): core's loader "
+                    "drops its weights for that, and here they take part. none: the training-free form.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model: Any, enabled: bool, variant: dict[str, Any], dense_steps: int, dense_layers: int, kernel: KernelName
-    ) -> io.NodeOutput:
+        cls, model: Any, enabled: bool, variant: dict[str, Any], dense_steps: int, dense_layers: int, kernel: KernelName,
+        trained_weights: str = NONE,
+    ) -> io.NodeOutput:  # fmt: skip
         check_connected(model=(model, ModelPatcher))
         if not enabled:
             return io.NodeOutput(model)
-        layers = wan_facts(model).layers  # refuses what is not Wan
-        if dense_layers >= layers:
-            raise RequestError(f"dense_layers is {dense_layers} and the network has {layers} layers: none would be sparse.")
+        facts = wan_facts(model)  # refuses what is not Wan
+        if dense_layers >= facts.layers:
+            raise RequestError(f"dense_layers is {dense_layers} and the network has {facts.layers} layers: none would be sparse.")
         settings = _settings(variant)
         sparse = SparseSchedule(
             settings=settings, low_noise=settings, dense_steps=dense_steps, dense_layers=dense_layers, kernel=kernel
         )
-        return io.NodeOutput(with_sparse_attention(model, sparse))
+        trained = weights_of(model, facts, settings.name, trained_weights)
+        return io.NodeOutput(with_sparse_attention(model, sparse, trained))
 
 
 def _settings(variant: Mapping[str, Any]) -> SparseSettings:

@@ -6,7 +6,7 @@ Attention's if there is one; networks of diffusers get the session, and exchange
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_patcher
@@ -17,11 +17,22 @@ from torch import Tensor
 from fastvideo_core import Phase, RequestError, Schedule, SparseReport
 from fastvideo_core.attention.sparse import Inputs, SparseSchedule, SparseSession, kernel_of
 
-from .attention_override import OVERRIDE, SPARSE, NativeAttention, Override, by_head, check_call, marked, other_attention
+from .attention_override import (
+    OVERRIDE,
+    SPARSE,
+    TOKENS,
+    NativeAttention,
+    Override,
+    by_head,
+    check_call,
+    marked,
+    other_attention,
+)
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
 from .native_generation import generation_of
 from .step_cache import uncompiled
+from .trained_weights import TrainedWeights
 
 NAME = "FastVideo Sparse Attention"
 KEY = "fastvideo_sparse_attention"
@@ -29,8 +40,11 @@ KEY = "fastvideo_sparse_attention"
 Size = tuple[int, int, int]
 
 
-def with_sparse_attention(model: Any, sparse: SparseSchedule) -> Any:
+def with_sparse_attention(model: Any, sparse: SparseSchedule, trained: TrainedWeights | None = None) -> Any:
     """A clone of the MODEL whose self-attention is sparse as `sparse` says.
+
+    Args:
+        trained: weights for core's network, which core's memory manager loads and counts with the MODEL's own.
 
     Raises:
         RequestError: another sparse attention or another pack's attention is on the MODEL.
@@ -39,7 +53,9 @@ def with_sparse_attention(model: Any, sparse: SparseSchedule) -> Any:
         raise RequestError(f"There are two {NAME} nodes on one MODEL: remove or bypass one of the two.")
     _check_override(model.model_options)
     clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, SparseWrapper(sparse))
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, SparseWrapper(sparse, trained))
+    if trained is not None:
+        clone.set_additional_models(KEY, [trained.as_model()])
     return clone
 
 
@@ -48,6 +64,7 @@ class SparseWrapper:
     """Core's OUTER_SAMPLE wrapper: one call is one generation."""
 
     sparse: SparseSchedule
+    trained: TrainedWeights | None
 
     def __call__(self, executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj
@@ -55,7 +72,7 @@ class SparseWrapper:
         _check_override(own_options)
         _check_one_device(guider.model_patcher)
         generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
-        run = SparseRun(self.sparse, *generation.phase(None))
+        run = SparseRun(self.sparse, self.trained, *generation.phase(None))
         guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL, KEY, uncompiled(run.call), guider.model_options, is_model_options=True
@@ -75,14 +92,17 @@ class SparseRun:
     """One generation of one MODEL. What depends on the video's size is made at the first call of that size: context windows are
     shorter than the video."""
 
-    def __init__(self, sparse: SparseSchedule, schedule: Schedule, phase: Phase) -> None:
-        self.sparse, self.schedule, self.phase = sparse, schedule, phase
+    def __init__(self, sparse: SparseSchedule, trained: TrainedWeights | None, schedule: Schedule, phase: Phase) -> None:
+        self.sparse, self.trained, self.schedule, self.phase = sparse, trained, schedule, phase
         self._kernel = kernel_of(sparse.kernel)
         self._sessions: dict[Size, SparseSession] = {}
 
     def reports(self) -> tuple[SparseReport, ...]:
         """One for each size."""
-        return tuple(session.report() for session in self._sessions.values())
+        reports = tuple(session.report() for session in self._sessions.values())
+        if self.trained is None:
+            return reports
+        return tuple(replace(each, settings={**each.settings, "trained_weights": self.trained.name}) for each in reports)
 
     def call(self, executor: Any, x: Tensor, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
              transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
@@ -90,9 +110,14 @@ class SparseRun:
         network = executor.class_obj
         session = self._session(x, network.patch_size)
         session.begin(self.schedule.step_at(float(transformer_options["sigmas"][0])))
-        overrides = {covered: SparseOverride(session, covered, transformer_options.get(OVERRIDE)) for covered in (False, True)}
+        dense = transformer_options.get(OVERRIDE)
+
+        def mark(layer: int) -> dict[str, Any]:
+            weights = None if self.trained is None else self.trained.layers[layer]
+            return {OVERRIDE: SparseOverride(session, session.covers(layer), dense, weights)}
+
         options = {**transformer_options, SPARSE: session}
-        with marked(network, lambda layer: {OVERRIDE: overrides[session.covers(layer)]}):
+        with marked(network, mark):
             return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
     def _session(self, x: Tensor, patch_size: Size) -> SparseSession:
@@ -107,12 +132,13 @@ class SparseRun:
 
 @dataclass(frozen=True)
 class SparseOverride:
-    """What core calls in the place of its own attention in the self-attention of some layers. covered: they are
-    sparse in sparse steps; dense: FastVideo Attention's override, None where core's own attention is dense."""
+    """What core calls in the place of its own attention in the self-attention of a layer. covered: it is sparse in sparse steps;
+    dense: FastVideo Attention's override, None where core's own attention is dense; trained: the layer's gate or projection."""
 
     session: SparseSession
     covered: bool
     dense: Any
+    trained: Any
 
     def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Tensor:
         """Core's arguments, as in `Override`."""
@@ -127,10 +153,17 @@ class SparseOverride:
                 low_precision_attention: bool = True, **options: Any) -> Tensor:  # fmt: skip
         check_call(NAME, self.session.settings.name, q, mask, attn_precision, options)
         q, k, v = (by_head(x, heads, skip_reshape) for x in (q, k, v))
-        inputs = Inputs(q, k, v)
+        inputs = self._inputs(q, k, v, transformer_options)
         self._check_tokens(inputs)
         out = self.session.attend(inputs)
         return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
+
+    def _inputs(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Inputs:
+        if self.trained is None:
+            return Inputs(q, k, v)
+        if self.session.settings.name == "SLA":
+            return Inputs(q, k, v, projection=self.trained)
+        return Inputs(q, k, v, gate=self.trained(options[TOKENS]).unflatten(2, q.shape[2:]))
 
     def _check_tokens(self, inputs: Inputs) -> None:
         size = self.session.attention.size

@@ -20,7 +20,7 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoLoadDiffusersModel": ["model_name", "dtype", "lora_name", "lora_strength"],
     "FastVideoLoadDemoWan": ["model"],
     "FastVideoAttention": ["model", "self_attention", "cross_attention"],
-    "FastVideoSparseAttention": ["model", "enabled", "variant", "dense_steps", "dense_layers", "kernel"],
+    "FastVideoSparseAttention": ["model", "enabled", "variant", "dense_steps", "dense_layers", "kernel", "trained_weights"],
     "FastVideoRunReport": ["report"],
     "FastVideoAutoTune": [
         "model", "low_noise_model", "positive", "negative", "vae", "latent", "cache", "target_ssim", "seed", "steps", "shift",

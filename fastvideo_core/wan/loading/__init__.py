@@ -5,14 +5,17 @@ from .keys import original_keys
 from .lora import LoraReport, apply_lora, remove_loras
 from .offload import group_offload
 from .trained_attention import trained_with, unused_training
+from .trained_file import NetworkSize, load_trained_attention
 from .transformer import load_transformer
 
 __all__ = [
     "Checkpoint",
     "LoraReport",
+    "NetworkSize",
     "StoredTensor",
     "apply_lora",
     "group_offload",
+    "load_trained_attention",
     "load_transformer",
     "open_checkpoint",
     "original_keys",

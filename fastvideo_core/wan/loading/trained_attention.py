@@ -23,9 +23,9 @@ TRAINED_WITH = MappingProxyType({"to_gate_compress": "VSA", "proj_l": "SLA"})
 FLOAT32 = frozenset({"proj_l"})
 """Layers that stay in float32, as in training (TurboDiffusion's SLA)."""
 
-_KEY = re.compile(rf"(blocks\.\d+\.)(?:[\w.]+\.)?({'|'.join(TRAINED_WITH)})\.(weight|bias)")
+_KEY = re.compile(rf"(?:(?:model\.)?diffusion_model\.)?(blocks\.\d+\.)(?:[\w.]+\.)?({'|'.join(TRAINED_WITH)})\.(weight|bias)")
 """FastVideo has `blocks.0.to_gate_compress.weight`, TurboDiffusion `blocks.0.self_attn.attn_op.local_attn.proj_l.weight`, others
-have it in `attn1` or `self_attn`."""
+have it in `attn1` or `self_attn`; files for ComfyUI have a prefix."""
 
 
 def trained_key(key: str) -> str | None:
@@ -41,12 +41,17 @@ def make_places(network: "WanTransformer3DModel", names: Iterable[str]) -> None:
         names: of all weights, as `trained_key` gives them.
     """
     kinds = {(name.split(".")[3], name.split(".")[4]) for name in map(trained_key, names) if name}
-    width = network.config.num_attention_heads * network.config.attention_head_dim
-    widths = {"to_gate_compress": width, "proj_l": network.config.attention_head_dim}
+    head_dim = network.config.attention_head_dim
     for layer in {layer for layer, _ in kinds}:
+        width = trained_width(layer, network.config.num_attention_heads * head_dim, head_dim)
         for block in network.blocks:
             with torch.device("meta"):
-                setattr(block.attn1, layer, nn.Linear(widths[layer], widths[layer], bias=(layer, "bias") in kinds))
+                setattr(block.attn1, layer, nn.Linear(width, width, bias=(layer, "bias") in kinds))
+
+
+def trained_width(layer: str, width: int, head_dim: int) -> int:
+    """What such a layer takes and gives: all heads of a token, or one."""
+    return {"to_gate_compress": width, "proj_l": head_dim}[layer]
 
 
 def trained_with(network: "WanTransformer3DModel") -> tuple[str, ...]:

@@ -1,0 +1,58 @@
+"""Weights of trained sparse attention for a MODEL of core's loader, which drops them: a small model beside the MODEL."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+from fastvideo_core import RequestError
+from fastvideo_core.wan.loading import NetworkSize, load_trained_attention
+
+from .diffusers_model import model_file, transformer_folders
+from .diffusers_network import DiffusersNetwork
+from .wan_model import WanFacts
+
+NONE = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedWeights:
+    """name: of the file; layers: VSA's gate or SLA's projection of each layer."""
+
+    name: str
+    layers: nn.ModuleList
+
+    def as_model(self) -> ModelPatcher:
+        """What core's memory manager moves and counts."""
+        return ModelPatcher(self.layers, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device())
+
+
+def weights_of(model: Any, facts: WanFacts, variant: str, name: str) -> TrainedWeights | None:
+    """Those of a file in ComfyUI's folders, in the dtype that the MODEL computes in; None where the name is "none".
+
+    Raises:
+        RequestError: the variant or the network has no place for them.
+        LoadError: there is no such file, or its weights are none or of another network.
+    """
+    if name == NONE:
+        return None
+    network = model.model.diffusion_model
+    if isinstance(network, DiffusersNetwork):
+        raise RequestError(
+            f"trained_weights is {name!r}, and a model from FastVideo Load Diffusers Model has its file's trained weights "
+            f"already: set trained_weights to {NONE}."
+        )
+    if not facts.plain:
+        raise RequestError(
+            f"trained_weights is {name!r}, and {facts.name} has control layers or inputs that no published weights were trained "
+            f"for: set trained_weights to {NONE}."
+        )
+    path = transformer_folders().get(name) or model_file("diffusion_models", name)
+    size = NetworkSize(layers=facts.layers, width=facts.dim, head_dim=facts.dim // network.num_heads)
+    layers = load_trained_attention(path, variant, size, model.model.get_dtype_inference())
+    for layer in layers:  # core's own kind, which it keeps where there is room, and which computes in its input's dtype
+        layer.__class__ = comfy.ops.manual_cast.Linear
+    return TrainedWeights(name, layers)
