@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .attention import AttentionSettings
+from .attention.sparse import SparseSchedule
 from .conditioning import Conditioning
 from .quality import Comparison, compare
 from .report import RunReport
@@ -26,14 +28,20 @@ class Measured:
 
 
 def measure(
-    model: WanModel, conditioning: Conditioning, size: VideoSize, request: SamplingRequest, cache: NewCache | None = None
+    model: WanModel,
+    conditioning: Conditioning,
+    size: VideoSize,
+    request: SamplingRequest,
+    cache: NewCache | None = None,
+    attention: AttentionSettings | None = None,
+    sparse: SparseSchedule | None = None,
 ) -> Measured:
     """Runs a generation to its end and decodes it.
 
     Raises:
         As `WanModel.generate` and its steps.
     """
-    generation = model.generate(request, conditioning, size, cache)
+    generation = model.generate(request, conditioning, size, cache, attention, sparse)
     started = time.perf_counter()
     for _ in generation:
         pass

@@ -1,10 +1,23 @@
-"""A case of a comparison as a person writes it: "magcache threshold=0.12 max_skips=2", "cache-dit performance", "gate=0.5"."""
+"""A case of a comparison as a person writes it: "magcache threshold=0.12 max_skips=2", "cache-dit performance", "gate=0.5",
+"vsa sparsity=0.8 dense_steps=4", "magcache vsa sparsity=0.7", "self_attention=sageattention_2"."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ..attention import AttentionSettings
+from ..attention.sparse import (
+    BSASettings,
+    NABLASettings,
+    SLASettings,
+    SparseSchedule,
+    SparseSettings,
+    STASettings,
+    VSASettings,
+)
 from ..errors import RequestError
 from ..guidance import GuidanceSettings
 from ..request import SamplingRequest
@@ -25,8 +38,11 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings", MagCacheSettings, DBCacheSettings)
 CACHES = {"magcache": MagCacheSettings, "dbcache": DBCacheSettings, "cache-dit": DBCacheSettings}
+SPARSE = {"vsa": VSASettings, "sla": SLASettings, "bsa": BSASettings, "sta": STASettings, "nabla": NABLASettings}
 OF_REQUEST = ("steps", "shift", "guidance_scale", "low_noise_guidance_scale", "solver")
 OF_GUIDANCE = {"guidance_mode": "mode", "gate": "gate", "rescale": "rescale"}
+OF_ATTENTION = ("self_attention", "cross_attention")
+OF_SPARSE = ("dense_steps", "dense_layers", "kernel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +53,8 @@ class Case:
     request: Mapping[str, Any]
     guidance: Mapping[str, Any]
     cache: "NewCache | None"
+    attention: AttentionSettings | None
+    sparse: SparseSchedule | None
 
     def changed(self, request: SamplingRequest) -> SamplingRequest:
         """Raises RequestError where the result contradicts itself."""
@@ -50,20 +68,59 @@ def read_case(text: str, tables: Sequence[Path] = ()) -> Case:
         RequestError: a word is no setting, or a value none of it.
     """
     words = text.split()
-    name = words.pop(0) if words and words[0] in CACHES else None
-    preset = words.pop(0) if name is not None and words and "=" not in words[0] else None
-    pairs = dict(_pair(word, text) for word in words)
-    request = {key: _value(SamplingRequest, key, pairs.pop(key)) for key in OF_REQUEST if key in pairs}
-    guidance = {key: _value(GuidanceSettings, key, pairs.pop(word)) for word, key in OF_GUIDANCE.items() if word in pairs}
-    known = [] if name is None else [field.name for field in fields(CACHES[name])]
+    names = list(takewhile(lambda word: "=" not in word, words))
+    cache, preset, variant = _names(text, names)
+    pairs = dict(_pair(word, text) for word in words[len(names) :])
+    _check_known(text, pairs, cache, variant)
+
+    def taken(kind: type, keys: Iterable[str]) -> dict[str, Any]:
+        return {key: _value(kind, key, pairs[key]) for key in keys if key in pairs}
+
+    attention = taken(AttentionSettings, OF_ATTENTION)
+    of_variant = {} if variant is None else taken(SPARSE[variant], _fields(SPARSE[variant]))
+    of_cache = {} if cache is None else taken(CACHES[cache], _fields(CACHES[cache]))
+    return Case(
+        text=text,
+        request=taken(SamplingRequest, OF_REQUEST),
+        guidance={key: _value(GuidanceSettings, key, pairs[word]) for word, key in OF_GUIDANCE.items() if word in pairs},
+        cache=None if cache is None else _cache(cache, preset, of_cache, tables),
+        attention=AttentionSettings(**attention) if attention else None,
+        sparse=None if variant is None else _sparse(SPARSE[variant](**of_variant), taken(SparseSchedule, OF_SPARSE)),
+    )
+
+
+def _names(text: str, names: Sequence[str]) -> tuple[str | None, str | None, str | None]:
+    """The step cache, its preset and the variant of sparse attention that a case begins with."""
+    cache = preset = variant = None
+    for name in names:
+        if name in SPARSE and variant is None:
+            variant = name
+        elif name in CACHES and cache is None:
+            cache = name
+        elif cache is not None and preset is None and name not in (*SPARSE, *CACHES):
+            preset = name
+        else:
+            raise RequestError(
+                f"In the case {text!r} the word {name!r} is no setting: a case begins with at most one of {', '.join(CACHES)} "
+                f"and one of {', '.join(SPARSE)}, and then has name=value, such as threshold=0.1."
+            )
+    return cache, preset, variant
+
+
+def _check_known(text: str, pairs: Mapping[str, str], cache: str | None, variant: str | None) -> None:
+    known = [] if cache is None else _fields(CACHES[cache])
+    known += [] if variant is None else [*_fields(SPARSE[variant]), *OF_SPARSE]
+    known += [*OF_REQUEST, *OF_GUIDANCE, *OF_ATTENTION]
     unknown = [key for key in pairs if key not in known]
     if unknown or not text.split():
         wrong = f"sets {unknown[0]}, which there is not" if unknown else "is empty"
         raise RequestError(
-            f"The case {text!r} {wrong}. It may begin with {', '.join(CACHES)}, and sets any of: "
-            f"{', '.join([*known, *OF_REQUEST, *OF_GUIDANCE])}."
+            f"The case {text!r} {wrong}. It may begin with {', '.join((*CACHES, *SPARSE))}, and sets any of: {', '.join(known)}."
         )
-    return Case(text=text, request=request, guidance=guidance, cache=_cache(name, preset, pairs, tables))
+
+
+def _fields(kind: type[Any]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def _pair(word: str, text: str) -> tuple[str, str]:
@@ -73,10 +130,11 @@ def _pair(word: str, text: str) -> tuple[str, str]:
     return key, value
 
 
-def _cache(name: str | None, preset: str | None, pairs: Mapping[str, str], tables: Sequence[Path]) -> "NewCache | None":
-    if name is None:
-        return None
-    changes = {key: _value(CACHES[name], key, value) for key, value in pairs.items()}
+def _sparse(settings: SparseSettings, schedule: Mapping[str, Any]) -> SparseSchedule:
+    return SparseSchedule(settings=settings, low_noise=settings, **schedule)
+
+
+def _cache(name: str, preset: str | None, changes: Mapping[str, Any], tables: Sequence[Path]) -> "NewCache":
     if name == "magcache":
         return _magcache(preset, changes, tables)
     settings = replace(_preset(DBCACHE_PRESETS, preset, DBCACHE_PRESETS["auto"]), **changes)
@@ -103,7 +161,8 @@ def _preset(presets: Mapping[str, Settings], name: str | None, default: Settings
 def _value(kind: type, key: str, text: str) -> Any:
     """The value of a setting, read as the type that the setting has."""
     hint = get_type_hints(kind)[key]
-    types = [each for each in _READERS if each is hint or each in get_args(hint)]
+    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    types = [each for each in _READERS if each in hints]
     for each in types:
         try:
             return _READERS[each](text)
@@ -125,5 +184,15 @@ def _truth(text: str) -> bool:
     return text == "true"
 
 
-_READERS: Mapping[type, Callable[[str], Any]] = {type(None): _none, bool: _truth, int: int, float: float}
-_WORDS: Mapping[type, str] = {type(None): "none", bool: "true or false", int: "a whole number", float: "a number"}
+def _three(text: str) -> tuple[int, int, int]:
+    time, height, width = map(int, text.split("x"))
+    return time, height, width
+
+
+_READERS: Mapping[Any, Callable[[str], Any]] = {
+    type(None): _none, bool: _truth, int: int, float: float, tuple[int, int, int]: _three,
+}  # fmt: skip
+_WORDS: Mapping[Any, str] = {
+    type(None): "none", bool: "true or false", int: "a whole number", float: "a number",
+    tuple[int, int, int]: "three whole numbers, such as 4x4x4",
+}  # fmt: skip

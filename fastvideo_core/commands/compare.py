@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--case", action="append", required=True, metavar="SETTINGS",
         help='what an accelerated generation does differently: "magcache", "magcache threshold=0.2 max_skips=3", "dbcache '
-        'performance", "cache-dit", "gate=0.5", "steps=10 solver=euler"; may be given several times',
+        'performance", "cache-dit", "vsa sparsity=0.8 dense_steps=4", "self_attention=sageattention_2", "gate=0.5", "steps=10 '
+        'solver=euler"; may be given several times',
     )  # fmt: skip
     group.add_argument(
         "--tables", type=Path, action="append", default=[], metavar="FOLDER", help="with ratio tables that `calibrate` wrote"
@@ -107,8 +108,9 @@ def _warm_up(task: Task) -> None:
 
 
 def _measured(task: Task, request: SamplingRequest, case: Case | None) -> Measured:
-    request = request if case is None else case.changed(request)
-    return measure(task.model, task.conditioning, task.size, request, None if case is None else case.cache)
+    if case is None:
+        return measure(task.model, task.conditioning, task.size, request)
+    return measure(task.model, task.conditioning, task.size, case.changed(request), case.cache, case.attention, case.sparse)
 
 
 def _save(frames: Tensor, path: Path, model: WanModel) -> None:

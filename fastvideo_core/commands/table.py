@@ -6,20 +6,21 @@ from dataclasses import dataclass
 
 from ..ab import Measured
 from ..quality import Comparison, FrameQuality
-from ..report import RunReport
+from ..report import RunReport, SparseReport
 
 Joined = Callable[[Sequence[float]], float]
 
 HEAD = (
-    "case", "sampling", "with text and VAE", "times faster", "branch steps skipped", "block calls saved", "PSNR mean / worst",
-    "SSIM mean / worst", "LPIPS mean / worst", "peak memory", "held by the cache",
+    "case", "sampling", "with text and VAE", "times faster", "branch steps skipped", "block calls saved", "attention computed",
+    "PSNR mean / worst", "SSIM mean / worst", "LPIPS mean / worst", "peak memory", "held by the cache",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """Means over the seeds. seconds: of sampling; clip_seconds: with text and VAE. speedup: of sampling, None for the dense row.
-    skipped, asked: branch steps. block_cut: the share of block calls saved. mean, worst: None for the dense row. peak_bytes: None
+    skipped, asked: branch steps. block_cut: the share of block calls saved. density: the share of self-attention that sparse
+    generations computed, None where it was not sparse. mean, worst: None for the dense row. peak_bytes: None
     where it is not counted."""
 
     name: str
@@ -29,6 +30,7 @@ class Row:
     skipped: int
     asked: int
     block_cut: float
+    density: float | None
     mean: FrameQuality | None
     worst: FrameQuality | None
     peak_bytes: int | None
@@ -56,6 +58,7 @@ class Row:
             skipped=sum(row.skipped for cache in caches for row in cache.phases),
             asked=sum(_branch_steps(report) for report in reports),
             block_cut=1 - ran / blocks if blocks else 0.0,
+            density=_density([sparse for report in reports for sparse in report.sparse]),
             mean=_joined([each.mean for each in quality], _mean, _mean),
             worst=_joined([each.worst for each in quality], min, max),
             peak_bytes=max(peaks, default=None),
@@ -71,6 +74,7 @@ class Row:
             "" if self.speedup is None else f"{self.speedup:.2f}",
             f"{self.skipped} of {self.asked}",
             f"{self.block_cut:.0%}",
+            "" if self.density is None else f"{self.density:.0%}",
             "" if mean is None or worst is None else f"{mean.psnr:.1f} / {worst.psnr:.1f} dB",
             "" if mean is None or worst is None else f"{mean.ssim:.4f} / {worst.ssim:.4f}",
             "" if mean is None or worst is None or mean.lpips is None else f"{mean.lpips:.4f} / {worst.lpips:.4f}",
@@ -92,6 +96,12 @@ def markdown(rows: Sequence[Row]) -> str:
 def _branch_steps(report: RunReport) -> int:
     """How often a branch was asked of the network."""
     return sum(int(size) * count for phase in report.phases for size, count in phase.calls.items())
+
+
+def _density(reports: Sequence[SparseReport]) -> float | None:
+    calls = sum(report.sparse_calls + report.dense_calls for report in reports)
+    computed = sum(report.sparse_calls * (report.density or 0.0) + report.dense_calls for report in reports)
+    return computed / calls if calls else None
 
 
 def _mean(values: Sequence[float]) -> float:

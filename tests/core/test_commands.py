@@ -1,6 +1,7 @@
 """The command lines on the demo model: what they leave, and one clear line where an argument is wrong."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import av
@@ -9,7 +10,17 @@ import torch
 
 from fastvideo_core import RequestError, SamplingRequest, WanModel, load_demo, measure
 from fastvideo_core.__main__ import main
-from fastvideo_core.commands.cases import read_case
+from fastvideo_core.attention import AttentionSettings
+from fastvideo_core.attention.sparse import NABLASettings, SparseSchedule, STASettings, VSASettings
+from fastvideo_core.commands.cases import (
+    CACHES,
+    OF_ATTENTION,
+    OF_GUIDANCE,
+    OF_REQUEST,
+    OF_SPARSE,
+    SPARSE,
+    read_case,
+)
 from fastvideo_core.step_cache import DBCACHE_PRESETS, read_table
 from fastvideo_core.wan.demo import FOLDER
 
@@ -144,7 +155,12 @@ def test_a_wrong_argument_is_one_line(arguments: list[str], words: str, capsys: 
         (["--prompt", "x", "--model", "nowhere", "--case", "dbcache"], "nowhere has no model_index.json"),
         ([*MODEL, "--dtype", "float16", "--case", "dbcache"], "--dtype was given and the demo model runs in float32"),
         ([*MODEL, "--case", "teacache"], "the word 'teacache' is no setting"),
-        ([*MODEL, "--case", ""], "is empty. It may begin with magcache, dbcache, cache-dit"),
+        ([*MODEL, "--case", ""], "is empty. It may begin with magcache, dbcache, cache-dit, vsa"),
+        ([*MODEL, "--case", "dbcache magcache"], "the word 'magcache' is no setting: a case begins with at most one of"),
+        ([*MODEL, "--case", "vsa threshold=1"], "sets threshold, which there is not."),
+        ([*MODEL, "--case", "sta window=3x3"], "window=3x3: it must be three whole numbers, such as 4x4x4."),
+        ([*MODEL, "--case", "vsa sparsity=2"], "VSA's sparsity is 2"),
+        ([*MODEL, "--case", "self_attention=magic"], "magic"),
         ([*MODEL, "--case", "dbcache treshold=1"], "sets treshold, which there is not."),
         ([*MODEL, "--case", "dbcache threshold=much"], "threshold=much: it must be a number or none."),
         ([*MODEL, "--case", "dbcache swift"], "There is no preset 'swift': auto, quality, performance."),
@@ -180,6 +196,36 @@ def test_settings_of_a_case_are_read_as_what_they_are() -> None:
     assert (changed.guidance.gate, changed.guidance.mode, case.cache) == (0.5, "sequential", None)
     with pytest.raises(RequestError, match="gate is 2"):
         read_case("gate=2").changed(request)
+
+
+def test_a_case_may_choose_attention_and_make_it_sparse() -> None:
+    case = read_case("magcache vsa threshold=0.2 sparsity=0.7 dense_steps=2")
+    assert case.cache is not None and case.attention is None
+    assert case.sparse == SparseSchedule(settings=VSASettings(sparsity=0.7), low_noise=VSASettings(sparsity=0.7), dense_steps=2)
+    window = read_case("sta window=3x5x5 kernel=gather").sparse
+    assert window is not None and window.settings == STASettings(window=(3, 5, 5)) and window.kernel == "gather"
+    nabla = read_case("nabla window=none").sparse
+    assert nabla is not None and nabla.settings == NABLASettings(window=None)
+    assert read_case("cross_attention=sdpa_math").attention == AttentionSettings(cross_attention="sdpa_math")
+
+
+def test_no_setting_belongs_to_a_cache_and_to_sparse_attention() -> None:
+    """Nobody could tell which one a case means."""
+    of_caches = {field.name for kind in CACHES.values() for field in fields(kind)}
+    of_sparse = {field.name for kind in SPARSE.values() for field in fields(kind)} | set(OF_SPARSE)
+    others = {*OF_REQUEST, *OF_GUIDANCE, *OF_ATTENTION}
+    assert not of_caches & of_sparse and not (of_caches | of_sparse) & others
+
+
+def test_sparse_and_chosen_attention_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = ("vsa sparsity=0.5 kernel=gather dense_steps=1", "self_attention=sdpa_math")
+    arguments = [word for case in cases for word in ("--case", case)]
+    assert main(["compare", "--demo", "t2v", *SHORT, *arguments, "--output", str(tmp_path)]) == 0
+    sparse, chosen = json.loads((tmp_path / "comparison.json").read_text())["pairs"]
+    assert sparse["accelerated"]["report"]["sparse"][0]["variant"] == "VSA" and sparse["quality"]["mean"]["ssim"] < 1
+    assert chosen["accelerated"]["report"]["attention"][0]["backend"] == "sdpa_math"
+    assert chosen["quality"]["mean"]["ssim"] > 0.9999
+    assert "attention computed" in capsys.readouterr().out
 
 
 def test_a_case_may_name_a_preset_and_change_some_of_it() -> None:
