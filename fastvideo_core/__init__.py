@@ -42,6 +42,7 @@ from .solvers import Solver, SolverName, make_solver
 from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_cache_dit, with_dbcache, with_magcache
 from .text import clean_prompt, pad_rows
 from .tune import Attempt, CacheSettings, TunedCache, Tuning, blocks_cut, tune
+from .wan.compiled import CompileSettings
 from .wan.demo import load_demo
 from .wan.generation import Generation, NewCache
 from .wan.image_encoder import ImageEncoder
@@ -54,7 +55,7 @@ from .wan.variants import VARIANTS, WanVariant
 
 __all__ = [
     "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Attempt", "AttentionReport", "AttentionSettings", "Branch", "CachePhaseReport",
-    "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison", "Conditioning", "ConditioningError",
+    "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison", "CompileSettings", "Conditioning", "ConditioningError",
     "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality", "Generation", "GivenFrame", "Guidance", "GuidanceMode",
     "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured", "NewCache", "NumericsError", "Phase",
     "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",

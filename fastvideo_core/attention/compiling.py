@@ -1,7 +1,9 @@
 """torch.compile for a host that runs for days and sees videos of many sizes."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -18,3 +20,12 @@ def many_shapes() -> Iterator[None]:
 
     with config.patch(recompile_limit=_SHAPES, accumulated_recompile_limit=_SHAPES):
         yield
+
+
+def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs as it is among compiled code. Where nothing has been compiled in this process, torch's compiler is not even imported,
+    which would take a second."""
+    if "torch._dynamo" not in sys.modules:
+        return function
+    left: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return left

@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from ..attention.experts import AttendingExperts, AttentionSettings
+from ..attention.requirements import Situation
 from ..attention.sparse import SparseExperts, SparseSchedule
 from ..conditioning import Conditioning
 from ..generate import Experts, Step, generate, seeded_noise
@@ -17,7 +18,8 @@ from ..request import SamplingRequest, VideoSize
 from ..step_cache.decisions import CachePlan
 from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
-from .denoiser import WanExperts, compute_dtype
+from .compiled import CompileAccount, CompiledExperts, CompileSettings
+from .denoiser import TransformerExperts, WanExperts, compute_dtype
 from .loading.trained_attention import unused_training
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Generation(Iterator[Step]):
         cache: "NewCache | None" = None,
         attention: AttentionSettings | None = None,
         sparse: SparseSchedule | None = None,
+        compile: CompileSettings | None = None,
     ) -> None:
         self.model = model
         self.request = request
@@ -53,8 +56,14 @@ class Generation(Iterator[Step]):
         self.cache = None if cache is None else cache(self)
         dense = self.attending or experts
         self.sparse = None if sparse is None else SparseExperts(dense, self.guidance.schedule, sparse)
-        working = self.sparse or dense
+        self.compiled = None if compile is None else self._compiled(self.sparse or dense, compile)
+        working = self.compiled or self.sparse or dense
         self._steps = self._run(working if self.cache is None else CachedExperts(working, self.guidance.schedule, self.cache))
+
+    def _compiled(self, experts: TransformerExperts, settings: CompileSettings) -> CompiledExperts:
+        transformer = next(iter(self.model.transformers.values()))
+        settings.check(Situation.on(self.model.device, compute_dtype(transformer), transformer.config.attention_head_dim))
+        return CompiledExperts(experts, CompileAccount(settings))
 
     def _run(self, experts: Experts) -> Generator[Step, None, None]:
         yield from generate(self.request, experts, self.conditioning, self.latents, self.guidance)
@@ -111,7 +120,10 @@ class Generation(Iterator[Step]):
             caches=() if self.cache is None else (self.cache.report(),),
             attention=() if self.attending is None else self.attending.reports(),
             sparse=sparse,
-            notes=unused_training(self.model.transformers.values(), sparse),
+            notes=(
+                *unused_training(self.model.transformers.values(), sparse),
+                *(() if self.compiled is None else (self.compiled.account.note(),)),
+            ),
         )
 
 

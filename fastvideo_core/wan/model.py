@@ -14,6 +14,7 @@ from ..conditioning import Conditioning, GivenFrame, image_condition
 from ..errors import ConditioningError, RequestError
 from ..request import SamplingRequest, VideoSize
 from ..schedule import Expert
+from .compiled import CompileSettings
 from .generation import Generation, NewCache
 from .image_encoder import ImageEncoder
 from .loading.transformer import load_transformer
@@ -195,6 +196,7 @@ class WanModel:
         cache: NewCache | None = None,
         attention: AttentionSettings | None = None,
         sparse: SparseSchedule | None = None,
+        compile: CompileSettings | None = None,
     ) -> Generation:
         """The generation, to be iterated: nothing runs before its first step is asked for.
 
@@ -202,15 +204,17 @@ class WanModel:
             cache: a step cache, such as `with_magcache()`; every step computes when None.
             attention: backends that are tried before the run; diffusers' own attention when None.
             sparse: where self-attention computes a part of the tokens' pairs; `attention` stays in the dense steps and layers.
+            compile: the transformer's blocks by torch.compile, in the first step; they run as they are when None.
 
         Raises:
-            RequestError: the request contradicts itself, the model or the cache; an attention backend cannot run here.
+            RequestError: the request contradicts itself, the model or the cache; an attention backend cannot run here, or
+                blocks cannot be compiled.
             NumericsError: an attention backend gives wrong values here.
             LoadError: the cache needs a ratio table, and there is none for this model.
             ConditioningError: the conditioning does not fit the model or the size.
         """
         self._check_size(size)
-        return Generation(self, request, conditioning, size, cache, attention, sparse)
+        return Generation(self, request, conditioning, size, cache, attention, sparse, compile)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, F, height, width) in 0..1, float32, of normalised latents (B, C, T, H, W)."""

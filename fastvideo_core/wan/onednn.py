@@ -12,8 +12,22 @@ from torch import Tensor, nn
 def linear_pointwise(x: Tensor, linear: nn.Linear, then: str, algorithm: str) -> Tensor:
     """A linear layer and what follows each of its values. torch's compiler puts this in the place of `linear` in frozen code
     (torch/_inductor/fx_passes/mkldnn_fusion.py). It has no gradient."""
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, linear.weight, linear.bias, then, [], algorithm)
+    compute = _in_compiled_code if torch.compiler.is_compiling() else _pointwise
+    return compute(x, linear.weight, linear.bias, then, algorithm)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, then: str, algorithm: str) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], algorithm)
     return y
+
+
+# Inductor knows the operator and takes it with constant weights only; what it does not know it calls as it is.
+_in_compiled_code = torch.library.custom_op("fastvideo::linear_pointwise", _pointwise, mutates_args=())
+
+
+@_in_compiled_code.register_fake
+def _shape(x: Tensor, weight: Tensor, bias: Tensor | None, then: str, algorithm: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 class OneDNNLinear(nn.Linear):

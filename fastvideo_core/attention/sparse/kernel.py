@@ -12,6 +12,11 @@ KernelName = Literal["flex", "gather"]
 class Kernel(Protocol):
     """Attention of each tile of queries to the tiles of keys that a map allows."""
 
+    @property
+    def compiled(self) -> bool:
+        """Whether torch can compile it. What it cannot goes by values, for each of which it would compile anew."""
+        ...
+
     def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> Any:
         """What the kernel needs of a map; it may be kept for as long as the map holds.
 

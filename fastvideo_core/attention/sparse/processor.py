@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ...errors import RequestError
+from ..compiling import uncompiled
 from ..rope import rotated
 from .session import SparseSession
 from .variant import Inputs
@@ -69,7 +70,12 @@ def sparse_attention(transformer: "WanTransformer3DModel", session: SparseSessio
     Raises:
         RequestError: a stack is in the place of the blocks, or the network is under diffusers' context parallelism.
     """
-    with placed(transformer, lambda dense, layer: SparseProcessor(dense, layer, session)):
+
+    def processor(dense: Any, layer: int) -> Callable[..., Tensor]:
+        sparse = SparseProcessor(dense, layer, session)
+        return sparse if session.compiled else uncompiled(sparse.__call__)
+
+    with placed(transformer, processor):
         yield
 
 

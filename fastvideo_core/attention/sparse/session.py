@@ -16,13 +16,15 @@ from .variant import Inputs, SparseAttention, SparseSettings
 @dataclass
 class SparseSession:
     """One phase. `sparse` says whether the step at hand is; nothing else changes, so that compiled code stays valid. Calls and
-    densities are summed on the device and read by `report` alone: no step waits for them."""
+    densities are summed on the device and read by `report` alone: no step waits for them. compiled: whether self-attention may
+    be part of compiled code, as its kernel says."""
 
     expert: Expert
     settings: SparseSettings
     attention: SparseAttention
     dense_steps: int
     dense_layers: int
+    compiled: bool
     sparse: bool = field(default=True, init=False)
     _sums: Tensor = field(init=False)  # float64: sparse calls, their densities, dense calls
 
@@ -35,7 +37,7 @@ class SparseSession:
         if settings is None:
             return None
         attention = settings.prepare(size, device, kernel)
-        session = cls(phase.expert, settings, attention, schedule.dense_steps, schedule.dense_layers)
+        session = cls(phase.expert, settings, attention, schedule.dense_steps, schedule.dense_layers, kernel.compiled)
         session._sums = torch.zeros(3, dtype=torch.float64, device=device)
         return session
 
