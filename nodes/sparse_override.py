@@ -114,7 +114,7 @@ class SparseRun:
 
         def mark(layer: int) -> dict[str, Any]:
             weights = None if self.trained is None else self.trained.layers[layer]
-            return {OVERRIDE: SparseOverride(session, session.covers(layer), dense, weights)}
+            return {OVERRIDE: session.outside(SparseOverride(session, session.covers(layer), dense, weights))}
 
         options = {**transformer_options, SPARSE: session}
         with marked(network, mark):

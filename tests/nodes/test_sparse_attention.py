@@ -1,5 +1,6 @@
 """FastVideo Sparse Attention: it engages where it is asked to, behind both doors alike, and is gone with the node."""
 
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +39,19 @@ SPARSE: dict[str, dict[str, Any]] = {
 PLACES = ["core", "diffusers"]
 
 
-def sparse(host: Any, model: Any, name: str = "VSA", steps: int = 0, layers: int = 0, enabled: bool = True, **fields: Any) -> Any:
+def sparse(
+    host: Any,
+    model: Any,
+    name: str = "VSA",
+    steps: int = 0,
+    layers: int = 0,
+    enabled: bool = True,
+    kernel: str = "gather",
+    **fields: Any,
+) -> Any:
     """The MODEL through the node."""
     variant = {"variant": name, **(fields or SPARSE[name])}
-    inputs = {"enabled": enabled, "dense_steps": steps, "dense_layers": layers, "kernel": "gather"}
+    inputs = {"enabled": enabled, "dense_steps": steps, "dense_layers": layers, "kernel": kernel}
     return host.node_classes["FastVideoSparseAttention"].execute(model=model, variant=variant, **inputs).args[0]
 
 
@@ -82,6 +92,18 @@ def test_both_doors_compute_the_same(comfy: Any, load_wan: Any, name: str) -> No
     assert calls(report) == calls(other) == [("single", name, 2 * LAYERS, 0)]
     assert 0 < report.sparse[0].density < 0.9 and report.sparse[0].density == pytest.approx(other.sparse[0].density, rel=1e-3)
     assert f"sparse self-attention of the single expert: {name} (" in report.text()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the flex kernel is compiled, on the CPU by a C++ compiler")
+@pytest.mark.parametrize("place", PLACES)
+def test_the_flex_kernel_computes_what_gather_does(comfy: Any, load_wan: Any, place: str) -> None:
+    """And is compiled once: the second network finds the first one's code."""
+    model, inputs = network_in(comfy, load_wan, place), inputs_of(side=16)
+    ours, report = run_node(comfy, sparse(comfy, model, layers=1, kernel="flex"), **inputs)
+    other, expected = run_node(comfy, sparse(comfy, model, layers=1), **inputs)
+    assert relative_error(ours, other) < 1e-5
+    assert calls(report) == calls(expected) == [("single", "VSA", 2, 2)]
+    assert report.sparse[0].density == pytest.approx(expected.sparse[0].density, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["VSA", "STA"])

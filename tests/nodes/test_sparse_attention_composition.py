@@ -1,5 +1,6 @@
 """FastVideo Sparse Attention together with other nodes: what composes acts as without it, what cannot is refused by name."""
 
+import shutil
 from typing import Any
 
 import pytest
@@ -94,6 +95,22 @@ def test_torch_compile(comfy: Any, load_wan: Any, regional: bool) -> None:
         torch.compiler.reset()
     expected, other = run_node(comfy, sparse(comfy, load_wan(), steps=1), **inputs_of(side=16, steps=4))
     assert calls(report) == calls(other) == [("single", "VSA", 3 * LAYERS, LAYERS)]
+    assert relative_error(ours, expected) < 1e-5
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's own backend compiles for the CPU by a C++ compiler")
+def test_blocks_compiled_by_torchs_own_backend_with_the_flex_kernel(comfy: Any, load_wan: Any) -> None:
+    """torch 2.11 compiles flex attention wrongly along with the map that it goes by: the kernel stays a piece of its own."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    model, inputs = sparse(comfy, load_wan(), steps=1, kernel="flex"), inputs_of(side=16)
+    set_torch_compile_wrapper(model, backend="inductor", keys=[f"diffusion_model.blocks.{i}" for i in range(LAYERS)])
+    try:
+        ours, report = run_node(comfy, model, **inputs)
+    finally:
+        torch.compiler.reset()
+    expected, _ = run_node(comfy, sparse(comfy, load_wan(), steps=1), **inputs)
+    assert calls(report) == [("single", "VSA", LAYERS, LAYERS)]
     assert relative_error(ours, expected) < 1e-5
 
 

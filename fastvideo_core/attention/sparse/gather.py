@@ -27,7 +27,7 @@ class GatherPlan:
 class GatherKernel:
     """See `Kernel`."""
 
-    compiled = False
+    compiled = False  # it goes by values, for each of which torch would compile it anew
 
     def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> GatherPlan:
         longest = int(tile_map.sum(-1).max())

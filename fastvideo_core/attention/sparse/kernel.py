@@ -14,7 +14,7 @@ class Kernel(Protocol):
 
     @property
     def compiled(self) -> bool:
-        """Whether torch can compile it. What it cannot goes by values, for each of which it would compile anew."""
+        """Whether it may be part of what a caller compiles. Else self-attention stays a piece of its own among compiled code."""
         ...
 
     def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> Any:

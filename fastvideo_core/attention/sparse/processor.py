@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ...errors import RequestError
-from ..compiling import uncompiled
 from ..rope import rotated
 from .session import SparseSession
 from .variant import Inputs
@@ -70,12 +69,7 @@ def sparse_attention(transformer: "WanTransformer3DModel", session: SparseSessio
     Raises:
         RequestError: a stack is in the place of the blocks, or the network is under diffusers' context parallelism.
     """
-
-    def processor(dense: Any, layer: int) -> Callable[..., Tensor]:
-        sparse = SparseProcessor(dense, layer, session)
-        return sparse if session.compiled else uncompiled(sparse.__call__)
-
-    with placed(transformer, processor):
+    with placed(transformer, lambda dense, layer: session.outside(SparseProcessor(dense, layer, session))):
         yield
 
 

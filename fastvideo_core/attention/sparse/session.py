@@ -1,12 +1,15 @@
 """Sparse self-attention in one phase of a generation: what is prepared once, whether a step is sparse, and what ran."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...report import SparseReport
 from ...schedule import Expert, Phase
+from ..compiling import uncompiled
 from .kernel import Kernel
 from .schedule import SparseSchedule
 from .tiles import Size
@@ -48,6 +51,10 @@ class SparseSession:
     def covers(self, layer: int) -> bool:
         """Whether this layer is sparse in sparse steps."""
         return layer >= self.dense_layers
+
+    def outside(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """What calls this session, left out of compiled code where the kernel cannot be in it."""
+        return function if self.compiled else uncompiled(function)
 
     def attend(self, inputs: Inputs) -> Tensor:
         attended = self.attention(inputs)
