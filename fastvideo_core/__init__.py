@@ -33,6 +33,7 @@ from .report import (
     PhaseReport,
     RunReport,
     SparseReport,
+    TextReport,
     phase_reports,
     ran_as,
 )
@@ -59,9 +60,9 @@ __all__ = [
     "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality", "Generation", "GivenFrame", "Guidance", "GuidanceMode",
     "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured", "NewCache", "NumericsError", "Phase",
     "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
-    "SolverName", "SparseReport", "Step", "StepCache", "TextEncoder", "Tokenizer", "TunedCache", "Tuning", "VideoSize",
-    "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora", "blocks_cut", "check_finite", "clean_prompt", "compare",
-    "denoise", "generate", "group_offload", "guide", "image_condition", "load_demo", "load_transformer", "make_solver",
-    "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "shifted_sigmas", "tune",
-    "with_cache_dit", "with_dbcache", "with_magcache",
+    "SolverName", "SparseReport", "Step", "StepCache", "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning",
+    "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora", "blocks_cut", "check_finite",
+    "clean_prompt", "compare", "denoise", "generate", "group_offload", "guide", "image_condition", "load_demo",
+    "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as",
+    "seeded_noise", "shifted_sigmas", "tune", "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

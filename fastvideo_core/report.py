@@ -91,6 +91,28 @@ class AttentionReport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextReport:
+    """How cross-attention of one expert read the texts that have `rows` rows.
+
+    read: how many it computed with, the same number where the zero rows were not folded. why: they were not. keys_kept: keys and
+    values were computed once per phase.
+    """
+
+    expert: str
+    rows: int
+    read: int
+    why: str
+    keys_kept: bool
+
+    def line(self) -> str:
+        """As a person reads it."""
+        head = f"text of the {self.expert.replace('_', '-')} expert: "
+        if self.read == self.rows:
+            return f"{head}all {self.rows} rows read ({self.why})"
+        return f"{head}{self.rows} rows folded into {self.read}" + ", keys and values kept over the steps" * self.keys_kept
+
+
+@dataclass(frozen=True, kw_only=True)
 class SparseReport:
     """What sparse self-attention did in one phase.
 
@@ -118,7 +140,8 @@ class SparseReport:
 class RunReport:
     """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
     per expert where each has its own, one in all otherwise; prompt_seconds: from the queue to the decoded frames, where a
-    host tells; attention: where it was chosen, two per expert; sparse: one per sparse phase."""
+    host tells; attention: where it was chosen, two per expert; sparse: one per sparse phase; texts: where
+    it is known how they were read."""
 
     model: str
     variant: str
@@ -139,6 +162,7 @@ class RunReport:
     prompt_seconds: float | None = None
     attention: tuple[AttentionReport, ...] = ()
     sparse: tuple[SparseReport, ...] = ()
+    texts: tuple[TextReport, ...] = ()
 
     @property
     def seconds_saved(self) -> float | None:
@@ -171,6 +195,7 @@ class RunReport:
         if self.peak_memory_bytes is not None:
             lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
         lines += [line for part in self.attention for line in part.lines()]
+        lines += [part.line() for part in self.texts]
         lines += [part.line() for part in self.sparse]
         lines += [line for cache in self.caches for line in cache.lines()]
         if self.seconds_saved is not None:

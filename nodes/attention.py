@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -13,18 +13,19 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
-from fastvideo_core.attention import Situation, prepare, survey
+from fastvideo_core.attention import Situation, prepare, survey, takes_bias
 
 from .attention_override import KEY, OVERRIDE, NativeAttention, check_override, marked_call
 from .diffusers_network import DiffusersNetwork
+from .folded_text import GenerationText
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
 from .sockets import CATEGORY, check_connected
 from .wan_model import wan_facts
 
 
-def with_attention(model: Any, self_attention: str, cross_attention: str) -> Any:
-    """A clone of the MODEL that computes attention with these backends.
+def with_attention(model: Any, self_attention: str, cross_attention: str, fold_text: bool) -> Any:
+    """A clone of the MODEL that computes attention with these backends. fold_text: see `GenerationText`.
 
     Raises:
         RequestError: a backend cannot run on this machine with this model, with every reason; or the MODEL has another
@@ -33,7 +34,9 @@ def with_attention(model: Any, self_attention: str, cross_attention: str) -> Any
     """
     check_override(model.model_options, None)
     situation = situation_of(model)
-    attention = NativeAttention(prepare(self_attention, situation), prepare(cross_attention, situation))
+    all_rows = _all_rows(cross_attention, situation, fold_text)
+    across = situation if all_rows else replace(situation, mask="bias")
+    attention = NativeAttention(prepare(self_attention, situation), prepare(cross_attention, across), all_rows)
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[OVERRIDE] = attention
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, AttentionWrapper(attention))
@@ -48,6 +51,13 @@ def situation_of(model: Any) -> Situation:
     """Where a Wan MODEL computes attention."""
     network = model.model.diffusion_model
     return Situation.on(model.load_device, model.model.get_dtype_inference(), network.dim // network.num_heads)
+
+
+def _all_rows(cross_attention: str, situation: Situation, fold_text: bool) -> str:
+    """Why all rows of the text are to be read; empty where the zero ones are to be folded."""
+    if not fold_text:
+        return "as asked"
+    return "" if takes_bias(cross_attention, situation) else f"{cross_attention} takes no bias"
 
 
 def offered() -> dict[str, tuple[str, ...]]:
@@ -66,18 +76,21 @@ class AttentionWrapper:
         guider = executor.class_obj
         own_options = guider.model_options
         check_override(own_options, self.attention)
-        override = self.attention.override()
+        text = GenerationText(guider, self.attention.all_rows)
+        override = self.attention.override(text)
         guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
         guider.model_options["transformer_options"][OVERRIDE] = override
         ours = isinstance(guider, WanGuider | LowNoiseExpert)
         if ours:
-            guider.run.attention[guider] = override.account
+            guider.run.attention[guider], guider.run.texts[guider] = override.account, text
         try:
             result = executor(*args, **kwargs)
         finally:
             guider.model_options = own_options
+        text.check()
         if not ours:
-            logging.info("%s", "\n".join(line for part in override.account.reports("single") for line in part.lines()))
+            lines = [line for part in override.account.reports("single") for line in part.lines()]
+            logging.info("%s", "\n".join([*lines, *(part.line() for part in text.reports("single"))]))
         return result
 
 
@@ -103,15 +116,20 @@ class FastVideoAttention(io.ComfyNode):
                     "cross_attention", options=["auto", *backends], default="auto",
                     tooltip="From the video to the prompt, and to image tokens where the model reads any.",
                 ),
+                io.Boolean.Input(
+                    "fold_text", default=True, optional=True,
+                    tooltip="The zero rows that fill a prompt up to 512 count as two rows that weigh as much: less work, and the "
+                    "same video but for rounding. Off: all rows are read.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: Any, self_attention: str, cross_attention: str) -> io.NodeOutput:
+    def execute(cls, model: Any, self_attention: str, cross_attention: str, fold_text: bool = True) -> io.NodeOutput:
         check_connected(model=(model, ModelPatcher))
         wan_facts(model)  # refuses what is not Wan
-        return io.NodeOutput(with_attention(model, self_attention, cross_attention))
+        return io.NodeOutput(with_attention(model, self_attention, cross_attention, fold_text))
 
 
 def _missing(backends: Mapping[str, tuple[str, ...]]) -> str:

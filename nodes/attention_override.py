@@ -5,16 +5,20 @@ do not tell either, for a video may have as many tokens as the text has rows. So
 self-attention modules mark their own calls.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import comfy.ldm.modules.attention
 from torch import Tensor, nn
 
-from fastvideo_core import AttentionReport, RequestError
+from fastvideo_core import AttentionReport, RequestError, TextReport
 from fastvideo_core.attention import BACKENDS, Attention, AttentionAccount
+
+from .folded_text import GenerationText, bias_of, reading
+from .network_blocks import attention_blocks, wrapped_forwards
 
 KEY = "fastvideo_attention"
 OVERRIDE = "optimized_attention_override"
@@ -27,21 +31,23 @@ TOKENS = "fastvideo_self_attention_tokens"
 
 
 class Override:
-    """What core calls in the place of its own attention, in one generation."""
+    """What core calls in the place of its own attention, in one generation. text: its prompts; None outside of one."""
 
-    def __init__(self, account: AttentionAccount) -> None:
-        self.account = account
+    def __init__(self, account: AttentionAccount, text: GenerationText | None = None) -> None:
+        self.account, self.text = account, text
 
     def __call__(self, function: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None,
                  attn_precision: Any = None, skip_reshape: bool = False, skip_output_reshape: bool = False,
                  **options: Any) -> Tensor:  # fmt: skip
         """Core's arguments: q, k, v are (B, L, H * D), or with skip_reshape (B, H, L, D); so is the output, with
         skip_output_reshape."""
-        counted = self._counted(options.pop("transformer_options", None) or {})
+        call = options.pop("transformer_options", None) or {}
+        counted = self._counted(call)
         scale = options.pop("scale", None)
         _check_precision(counted.attention, options)
         check_call("FastVideo Attention", counted.attention.choice.backend, q, mask, attn_precision, options)
-        out: Tensor = counted(*(by_head(x, heads, skip_reshape) for x in (q, k, v)), None, scale)
+        q, k, v = (by_head(x, heads, skip_reshape) for x in (q, k, v))
+        out: Tensor = counted(q, k, v, bias_of(call, k.shape[1]), scale)
         return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
 
     def _counted(self, options: dict[str, Any]) -> Any:
@@ -56,34 +62,36 @@ class Override:
 @dataclass(frozen=True)
 class NativeAttention:
     """What the node puts on a MODEL: core's override for calls outside of a generation, and what a generation makes its own
-    from."""
+    from. all_rows: why texts are not to be folded; empty where they are."""
 
     self_attention: Attention
     cross_attention: Attention
+    all_rows: str
 
-    def override(self) -> Override:
-        return Override(AttentionAccount.of(self.self_attention, self.cross_attention))
+    def override(self, text: GenerationText | None = None) -> Override:
+        return Override(AttentionAccount.of(self.self_attention, self.cross_attention), text)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.override()(*args, **kwargs)
 
 
-def account_in(options: dict[str, Any]) -> AttentionAccount | None:
-    """Of the attention that this node put among a call's transformer options; None where it did not."""
+def override_in(options: dict[str, Any]) -> Override | None:
+    """What this node put among a call's transformer options; None where it did not."""
     override = options.get(OVERRIDE)
     if isinstance(override, NativeAttention):
-        override = override.override()
-    return override.account if isinstance(override, Override) else None
+        return override.override()
+    return override if isinstance(override, Override) else None
 
 
 def marked_call(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
                 transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
-    """Core's DIFFUSION_MODEL wrapper: one call of the network, counted, with its self-attention marked."""
-    account = account_in(transformer_options)
-    if account is not None:
-        account.network_calls += 1
+    """Core's DIFFUSION_MODEL wrapper: one call of the network, counted, with its self-attention marked and its text folded."""
+    network, override = executor.class_obj, override_in(transformer_options)
+    text = None if override is None else override.text
+    if override is not None:
+        override.account.network_calls += 1
     options = {**transformer_options, KIND: "cross"}
-    with marked(executor.class_obj, lambda _: {KIND: "self"}):
+    with marked(network, lambda _: {KIND: "self"}), reading(network, text, context):
         return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
 
 
@@ -92,32 +100,14 @@ def by_head(x: Tensor, heads: int, skip_reshape: bool) -> Tensor:
     return x.transpose(1, 2) if skip_reshape else x.unflatten(-1, (heads, -1))
 
 
-@contextmanager
-def marked(network: nn.Module, mark: Callable[[int], dict[str, Any]]) -> Iterator[None]:
+def marked(network: nn.Module, mark: Callable[[int], dict[str, Any]]) -> AbstractContextManager[None]:
     """The self-attention modules of core's Wan blocks mark their calls, around whatever other packs put there.
 
     Args:
-        mark: layer -> what its self-attention's transformer options have more. Layers count in each list of blocks from 0: VACE
-            has a second one.
+        mark: layer -> what its self-attention's transformer options have more; see `attention_blocks`.
     """
-    lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
-    modules: list[tuple[int, Any]] = [
-        (layer, block.self_attn)
-        for blocks in lists
-        for layer, block in enumerate(blocks)
-        if hasattr(block, "self_attn") and hasattr(block, "cross_attn")
-    ]
-    patched = [vars(module).get("forward") for _, module in modules]
-    try:
-        for layer, module in modules:
-            module.forward = _marking(module.forward, mark(layer))
-        yield
-    finally:
-        for (_, module), forward in zip(modules, patched, strict=True):
-            if forward is None:
-                vars(module).pop("forward", None)
-            else:
-                module.forward = forward
+    blocks = attention_blocks(network)
+    return wrapped_forwards((block.self_attn, partial(_marking, mark=mark(layer))) for layer, block in blocks)
 
 
 def _marking(forward: Callable[..., Any], mark: dict[str, Any]) -> Callable[..., Any]:
@@ -149,8 +139,16 @@ def other_attention(node: str, present: Any) -> RequestError:
 
 def attention_reports(run: Any, guider: Any) -> tuple[AttentionReport, ...]:
     """Of a NativeRun of our guider."""
-    experts = ((guider, "single" if guider.low_noise is None else "high_noise"), (guider.low_noise, "low_noise"))
-    return tuple(report for of, name in experts if of in run.attention for report in run.attention[of].reports(name))
+    return tuple(report for of, name in _experts(guider) if of in run.attention for report in run.attention[of].reports(name))
+
+
+def text_reports(run: Any, guider: Any) -> tuple[TextReport, ...]:
+    """Of a NativeRun of our guider, where the attention was chosen."""
+    return tuple(report for of, name in _experts(guider) if of in run.texts for report in run.texts[of].reports(name))
+
+
+def _experts(guider: Any) -> tuple[tuple[Any, Literal["single", "high_noise", "low_noise"]], ...]:
+    return (guider, "single" if guider.low_noise is None else "high_noise"), (guider.low_noise, "low_noise")
 
 
 def attention_notes(run: Any) -> list[str]:

@@ -1,6 +1,6 @@
 """Diffusers' Wan network behind the calls of core's WanModel: conditions, timesteps, block replaces and wrappers as there."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import comfy.ldm.common_dit
@@ -10,11 +10,11 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from fastvideo_core import TEXT_TOKENS, ConditioningError, RequestError
-from fastvideo_core.attention import attending
+from fastvideo_core.attention import attending, is_as_made, lean_attention
 from fastvideo_core.attention.sparse import sparse_attention
 from fastvideo_core.wan import installed
 
-from .attention_override import OVERRIDE, SPARSE, account_in
+from .attention_override import OVERRIDE, SPARSE, Override, override_in
 
 READ_BEFORE = ("denoise_mask",)  # core's model turns it into timesteps per frame before it calls the network
 
@@ -63,22 +63,32 @@ class DiffusersNetwork(nn.Module):
         _refuse_unread({"time_dim_concat": time_dim_concat, **kwargs}, transformer_options)
         frames, height, width = x.shape[2:]
         x = comfy.ldm.common_dit.pad_to_patch_size(x, self.patch_size)
+        images = self._image_tokens(clip_fea, context)
+        override = override_in(transformer_options)
+        context, folding = self._folded(context, override)
         call = {
             "hidden_states": x,
             "timestep": _per_token(timestep, x),
             "encoder_hidden_states": context,
-            "encoder_hidden_states_image": self._image_tokens(clip_fea, context),
+            "encoder_hidden_states_image": images,
             "return_dict": False,
         }
         replaces = transformer_options.get("patches_replace", {}).get("dit", {})
         stack = _HostBlocks(self.blocks, replaces, transformer_options)
-        account = account_in(transformer_options)
-        attention = nullcontext() if account is None else attending(self.transformer, account)
+        attention = nullcontext() if override is None else attending(self.transformer, override.account)
         session = transformer_options.get(SPARSE)
         sparse = nullcontext() if session is None else sparse_attention(self.transformer, session)
-        with attention, sparse, installed(self.transformer, stack) if replaces else nullcontext():
+        with folding, attention, sparse, installed(self.transformer, stack) if replaces else nullcontext():
             velocity = self.transformer(**call)[0]
         return velocity[:, :, :frames, :height, :width]
+
+    def _folded(self, context: Tensor, override: Override | None) -> tuple[Tensor, AbstractContextManager[None]]:
+        """The rows of the text that are read, and what the network is put in to read them."""
+        text = None if override is None else override.text
+        fold = None if text is None else text.fold(context.shape[1], is_as_made(self.transformer))
+        if text is None or fold is None:
+            return context, nullcontext()
+        return text.cut(context, fold), lean_attention(self.transformer, fold.to(context))
 
     def _image_tokens(self, tokens: Tensor | None, context: Tensor) -> Tensor | None:
         """Core gives two images' tokens in one row, (B, 514, D); diffusers reads them as neighbours, (2 * B, 257, D)."""
@@ -145,7 +155,7 @@ def _refuse_unread(inputs: dict[str, Any], options: dict[str, Any]) -> None:
     """What would be ignored is an error."""
     unread = [name for name, value in inputs.items() if value is not None and name not in READ_BEFORE]
     unread += [name for name, patches in options.get("patches", {}).items() if patches]
-    unread += [OVERRIDE] if OVERRIDE in options and account_in(options) is None else []
+    unread += [OVERRIDE] if OVERRIDE in options and override_in(options) is None else []
     if unread:
         raise RequestError(
             f"A model from FastVideo Load Diffusers Model does not read {', '.join(unread)}, which a node before the sampler "

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastvideo_core import Branch, Call, CapacityError, Guidance, GuidanceSettings, Phase, Prediction, SparseReport, guide, plan
 from fastvideo_core.attention import AttentionAccount
 
+from .folded_text import GenerationText
 from .low_noise import LowNoiseExpert
 from .run_report import Stopwatch
 
@@ -65,6 +66,7 @@ class NativeRun:
         self.exact_sigma: float | None = None  # set by the engine's loop, which knows it; otherwise read from the device
         self.caches: dict[Any, CacheRun] = {}  # of the experts that have a step cache
         self.attention: dict[Any, AttentionAccount] = {}  # of the experts whose attention was chosen
+        self.texts: dict[Any, GenerationText] = {}  # of the same experts
         self.sparse: dict[Any, tuple[SparseReport, ...]] = {}  # of the experts whose self-attention was sparse
         self.extra_calls = 0  # passes that patches of other packs added
         self._active: Any = guider

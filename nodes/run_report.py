@@ -12,7 +12,7 @@ from server import PromptServer
 
 from fastvideo_core import Guidance, RunReport, SparseReport, phase_reports
 
-from .attention_override import attention_notes, attention_reports
+from .attention_override import attention_notes, attention_reports, text_reports
 from .diffusers_network import DiffusersNetwork
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, connected
 
@@ -83,6 +83,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         caches=tuple(cache.report() for cache in caches),
         attention=attention_reports(run, guider),
         sparse=sparse,
+        texts=text_reports(run, guider),
     )  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from .account import AttentionAccount
 from .backends import AUTO_ORDER, BACKENDS, Backend
 from .dense import Attend
-from .experts import AttendingExperts, AttentionSettings
+from .experts import AttendingExperts, AttentionSettings, takes_bias
+from .folding import FoldedText, text_report
+from .lean import is_as_made, lean_attention
 from .probe import budget, exact_attention, faults, relative_error
 from .processors import attending
 from .requirements import MaskKind, Situation, mask_kind
@@ -11,6 +13,6 @@ from .select import Attention, Choice, prepare, survey
 
 __all__ = [
     "AUTO_ORDER", "BACKENDS", "Attend", "AttendingExperts", "Attention", "AttentionAccount", "AttentionSettings", "Backend",
-    "Choice", "MaskKind", "Situation", "attending", "budget", "exact_attention", "faults", "mask_kind", "prepare",
-    "relative_error", "survey",
+    "Choice", "FoldedText", "MaskKind", "Situation", "attending", "budget", "exact_attention", "faults", "is_as_made",
+    "lean_attention", "mask_kind", "prepare", "relative_error", "survey", "takes_bias", "text_report",
 ]  # fmt: skip

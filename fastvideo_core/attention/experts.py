@@ -5,10 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..report import AttentionReport
+from ..conditioning import TEXT_TOKENS
+from ..report import AttentionReport, TextReport
 from ..schedule import Expert, Phase
 from .account import AttentionAccount
 from .backends import backend
+from .folding import text_report
+from .lean import is_as_made
 from .processors import attending
 from .requirements import Situation
 from .select import prepare
@@ -36,9 +39,9 @@ class AttendingExperts:
     """
 
     def __init__(self, experts: "WanExperts", settings: AttentionSettings) -> None:
-        takes_bias = all(_takes_bias(settings.cross_attention, _situation(experts, name)) for name in experts.names)
+        foldable = all(takes_bias(settings.cross_attention, _situation(experts, name)) for name in experts.names)
         self.experts = replace(
-            experts, fold_text=experts.fold_text and takes_bias, keep_keys=experts.keep_keys and settings.keep_keys
+            experts, fold_text=experts.fold_text and foldable, keep_keys=experts.keep_keys and settings.keep_keys
         )
         self._accounts = {name: _account(self.experts, name, settings) for name in experts.names}
 
@@ -57,6 +60,19 @@ class AttendingExperts:
         return tuple(report for expert, account in self._accounts.items() for report in account.reports(expert))
 
 
+def text_reports(experts: "WanExperts", compiled: bool) -> tuple[TextReport, ...]:
+    """How they are about to read the text. compiled: their blocks will be, which keep no keys and values."""
+    experts = replace(experts, keep_keys=experts.keep_keys and not compiled)
+    return tuple(text_report(name, TEXT_TOKENS, experts.text(name), _all_rows(experts, name)) for name in experts.names)
+
+
+def _all_rows(experts: "WanExperts", name: Expert) -> str:
+    """Why an expert would read all rows of any text."""
+    if not experts.fold_text:
+        return "the backend of cross-attention takes no bias"
+    return "" if is_as_made(experts.transformers[name]) else "its attention was changed"
+
+
 def _account(experts: "WanExperts", name: Expert, settings: AttentionSettings) -> AttentionAccount:
     situation = _situation(experts, name)
     across = situation if experts.text(name) is None else replace(situation, mask="bias")
@@ -70,7 +86,7 @@ def _situation(experts: "WanExperts", name: Expert) -> Situation:
     return Situation.on(experts.device, compute_dtype(transformer), transformer.config.attention_head_dim)
 
 
-def _takes_bias(asked: str, situation: Situation) -> bool:
-    """Whether a bias is no further reason against the backend."""
+def takes_bias(asked: str, situation: Situation) -> bool:
+    """asked: of `AttentionSettings`. Whether a bias is no further reason against the backend."""
     row = None if asked == "auto" else backend(asked)
     return row is None or row.unmet(replace(situation, mask="bias")) == row.unmet(situation)

@@ -3,13 +3,14 @@ value, and M of them weigh in softmax as one whose score is log M higher."""
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..conditioning import TEXT_TOKENS
+from ..report import TextReport
+from ..schedule import Expert
 from .processors import KeysValues
 
 STANDING = 2
@@ -21,25 +22,42 @@ ALIGNED = 16
 
 @dataclass(frozen=True)
 class FoldedText:
-    """The first `rows` of the 512 rows of a text in cross-attention. The last two of them are zero rows and stand for all that
-    are left out; so the same fold serves every text that is not longer. bias: (1, 1, 1, rows), added to the scaled scores.
-    kept: where keys and values are kept over the steps, if they are."""
+    """The first `rows` of the rows of a text in cross-attention, which are 512 unless a host gives others. The last two of them
+    are zero rows and stand for all that are left out; so the same fold serves every text that is not longer. bias: (1, 1, 1,
+    rows), added to the scaled scores. kept: where keys and values are kept over the steps, if they are."""
 
     rows: int
     bias: Tensor
     kept: "KeptKeys | None" = None
 
+    @property
+    def real(self) -> int:
+        """Rows before those that stand for the zero ones: no text that is folded so may be longer."""
+        return self.rows - STANDING
+
+    def to(self, context: Tensor) -> "FoldedText":
+        """On the device of a text."""
+        return replace(self, bias=self.bias.to(context.device))
+
     @classmethod
     def of(cls, texts: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> "FoldedText | None":
-        """The fold that all of `texts`, (B, 512, D), share; None where there are not enough zero rows. It waits for the device
-        of the texts."""
+        """The fold that all of `texts`, (B, L, D) of one L, share; None where there are not enough zero rows. It waits for the
+        device of the texts."""
+        length = texts[0].shape[1]
         longest = max(real_rows(text) for text in texts)
         rows = -(-(longest + STANDING) // ALIGNED) * ALIGNED
-        if rows >= TEXT_TOKENS:
+        if rows >= length:
             return None
         bias = torch.zeros(1, 1, 1, rows, dtype=dtype)
-        bias[..., -STANDING:] = weights(TEXT_TOKENS - rows + STANDING, dtype)
+        bias[..., -STANDING:] = weights(length - rows + STANDING, dtype)
         return cls(rows, bias.to(device))
+
+
+def text_report(expert: Expert, rows: int, text: FoldedText | None, why: str = "") -> TextReport:
+    """Of texts with so many rows. why: they were not folded; as a rule, because they are too long."""
+    if text is None:
+        return TextReport(expert=expert, rows=rows, read=rows, why=why or "too few of them are zero", keys_kept=False)
+    return TextReport(expert=expert, rows=rows, read=text.rows, why="", keys_kept=text.kept is not None)
 
 
 def real_rows(text: Tensor) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from ..attention.experts import AttendingExperts, AttentionSettings
+from ..attention.experts import AttendingExperts, AttentionSettings, text_reports
 from ..attention.requirements import Situation
 from ..attention.sparse import SparseExperts, SparseSchedule
 from ..conditioning import Conditioning
@@ -55,6 +55,7 @@ class Generation(Iterator[Step]):
         self.attending = None if attention is None else AttendingExperts(experts, attention)
         self.cache = None if cache is None else cache(self)
         dense = self.attending or experts
+        self._texts = text_reports(experts if self.attending is None else self.attending.experts, compiled=compile is not None)
         self.sparse = None if sparse is None else SparseExperts(dense, self.guidance.schedule, sparse)
         self.compiled = None if compile is None else self._compiled(self.sparse or dense, compile)
         working = self.compiled or self.sparse or dense
@@ -120,6 +121,7 @@ class Generation(Iterator[Step]):
             caches=() if self.cache is None else (self.cache.report(),),
             attention=() if self.attending is None else self.attending.reports(),
             sparse=sparse,
+            texts=self._texts,
             notes=(
                 *unused_training(self.model.transformers.values(), sparse),
                 *(() if self.compiled is None else (self.compiled.account.note(),)),

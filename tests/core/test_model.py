@@ -1,6 +1,7 @@
 """A whole model: parts that belong together, conditioning against diffusers' pipelines, and frames from a folder on disk."""
 
 import doctest
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from torch import Tensor
 import fastvideo_core
 from fastvideo_core import (
     VARIANTS,
+    AttentionSettings,
     GuidanceSettings,
     SamplingRequest,
     VideoSize,
@@ -136,6 +138,39 @@ def test_the_report_says_what_ran() -> None:
     assert (report.guidance_mode, report.latent_shape) == ("batched", (1, 16, 2, 4, 6))
     assert [(phase.expert, phase.calls) for phase in report.phases] == [("high_noise", {"2": 2}), ("low_noise", {"1": 2})]
     assert report.step_seconds == tuple(step.seconds for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("attention", "said"),
+    [
+        (None, "512 rows folded into 16, keys and values kept over the steps"),
+        (AttentionSettings(keep_keys=False), "512 rows folded into 16"),
+    ],
+)
+def test_the_report_says_how_the_text_was_read(attention: AttentionSettings | None, said: str) -> None:
+    ours = model_of("t2v two experts")
+    size = small(ours)
+    generation = ours.generate(TWO_EXPERTS, ours.condition("a cat", "", size), size, attention=attention)
+    next(generation)
+    lines = generation.report().text().splitlines()
+    assert [line for line in lines if line.startswith("text")] == [
+        f"text of the high-noise expert: {said}", f"text of the low-noise expert: {said}"
+    ]  # fmt: skip
+    assert json.loads(generation.report().json())["texts"][0]["read"] == 16
+    generation.close()
+
+
+def test_the_report_says_why_all_rows_of_the_text_were_read() -> None:
+    ours = model_of("t2v")
+    size = small(ours)
+    conditioning = ours.condition("a cat", "", size)
+    full = replace(conditioning, positive=torch.ones_like(conditioning.positive))
+    report = ours.generate(REQUEST, full, size).report()
+    assert "text of the single expert: all 512 rows read (too few of them are zero)" in report.text()
+    (transformer,) = ours.transformers.values()
+    transformer.set_attn_processor(type("Own", (type(transformer.blocks[0].attn2.processor),), {})())
+    report = ours.generate(REQUEST, conditioning, size).report()
+    assert "text of the single expert: all 512 rows read (its attention was changed)" in report.text()
 
 
 def test_a_generation_that_is_closed_early_reports_what_ran() -> None:

@@ -19,7 +19,7 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     ],
     "FastVideoLoadDiffusersModel": ["model_name", "dtype", "lora_name", "lora_strength"],
     "FastVideoLoadDemoWan": ["model"],
-    "FastVideoAttention": ["model", "self_attention", "cross_attention"],
+    "FastVideoAttention": ["model", "self_attention", "cross_attention", "fold_text"],
     "FastVideoSparseAttention": ["model", "enabled", "variant", "dense_steps", "dense_layers", "kernel", "trained_weights"],
     "FastVideoRunReport": ["report"],
     "FastVideoAutoTune": [
