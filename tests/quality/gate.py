@@ -17,14 +17,12 @@ from fastvideo_core.schedule import Schedule
 from fastvideo_core.step_cache import DBCACHE_PRESETS, DBCache, MagCache, StepCache, read_table, recommended
 from fastvideo_core.wan.demo import FOLDER, DemoKind
 from tools.demo_model.engine import KINDS, Batch, DemoEngine, demo_engine
-from tools.demo_model.evaluation import read
-from tools.demo_model.world import Scene
+from tools.demo_model.evaluation import READ, readings
 
 CLIPS = 8
 """Per case. Over the six cases 48 clips of which the judge reads 192 things: one less is half a point."""
 STEPS = (20, 40)
 CASES = [(kind, steps) for kind in KINDS for steps in STEPS]
-READ = ("shape", "colour", "background", "motion")
 
 
 @dataclass(frozen=True)
@@ -98,14 +96,6 @@ def outcome(name: str, kind: DemoKind, steps: int) -> Outcome:
         shown=readings(reference.batch.scenes, frames),
         shown_dense=readings(reference.batch.scenes, reference.frames),
         reports=tuple(reports),
-    )
-
-
-def readings(scenes: list[Scene], frames: Tensor) -> int:
-    """How many of the four things that each prompt names the judge reads from its clip. frames: (B, 17, 3, 64, 64)."""
-    verdicts = [read(clip.transpose(0, 1) * 2 - 1) for clip in frames]
-    return sum(
-        getattr(verdict, name) == getattr(scene, name) for scene, verdict in zip(scenes, verdicts, strict=True) for name in READ
     )
 
 

@@ -1,6 +1,6 @@
 """`make bench`, or python -m tools.bench [loop] [--device cuda --size 1.3B-480p] [--steps 10] [--rounds 9] [--threads 1].
 `make bench ARGS=profile`, or python -m tools.bench profile, with the same options.
-`make bench ARGS=curves`, or python -m tools.bench curves [--clips 8] [--threads 1].
+`make bench ARGS=curves`, or python -m tools.bench curves [--clips 8] [--threads 1]; sparse likewise.
 
 loop needs COMFYUI_PATH, which `make bench` sets.
 """
@@ -25,6 +25,10 @@ def main() -> None:
         from . import curves, curves_page
 
         print(curves_page.report(curves.run(clips), clips, command))
+    elif what == "sparse":
+        from . import sparse, sparse_page
+
+        print(sparse_page.report(sparse.run(clips), clips, command))
     elif what == "profile":
         from . import profile, profile_page
 
@@ -38,11 +42,11 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=["loop", "profile", "curves"], default="loop",
+        "what", nargs="?", choices=["loop", "profile", "curves", "sparse"], default="loop",
         help="loop: what is around the transformer calls; profile: where a step's time goes; curves: what step caches save and "
-        "change",
+        "change; sparse: what sparse attention changes and saves",
     )  # fmt: skip
-    parser.add_argument("--clips", type=int, default=8, help="curves: prompts and seeds")
+    parser.add_argument("--clips", type=int, default=8, help="curves, sparse: prompts and seeds")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--size", default="small", help="demo, small, medium, or 1.3B-480p; random weights")
     parser.add_argument("--steps", type=int, default=10)

@@ -83,6 +83,18 @@ def read(clip: torch.Tensor) -> Verdict:
     return judge(((clip + 1) * 127.5).round().permute(1, 2, 3, 0).numpy())
 
 
+READ = ("shape", "colour", "background", "motion")
+"""What every prompt names."""
+
+
+def readings(scenes: list[Scene], frames: torch.Tensor) -> int:
+    """How many of the four things that each prompt names the judge reads from its clip. frames: (B, frames, 3, H, W) in 0..1."""
+    verdicts = [read(clip.transpose(0, 1) * 2 - 1) for clip in frames]
+    return sum(
+        getattr(verdict, name) == getattr(scene, name) for scene, verdict in zip(scenes, verdicts, strict=True) for name in READ
+    )
+
+
 def _hits(scene: Scene, verdict: Verdict) -> tuple[bool, bool, bool]:
     colours = (verdict.colour, verdict.background) == (scene.colour, scene.background)
     return colours, verdict.shape == scene.shape, verdict.motion == scene.motion
