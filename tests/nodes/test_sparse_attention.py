@@ -185,6 +185,28 @@ def test_each_expert_has_its_own(comfy: Any, load_wan: Any) -> None:
     assert [part.expert for part in report.sparse] == ["low_noise"]
 
 
+def test_the_experts_sparsities_are_the_engines(comfy: Any, load_wan: Any) -> None:
+    """A schedule with a sparsity for each phase, behind both doors."""
+    models = [load_wan("t2v", seed) for seed in (0, 1)]
+    high, low = (sparse(comfy, model, steps=1, layers=1, sparsity=share) for model, share in zip(models, (0.5, 0.9), strict=True))
+    ours, report = run_node(comfy, high, low_noise_model=low, **inputs_of(steps=4))
+    request = SamplingRequest(
+        steps=4, shift=5.0, guidance_scale=4.0, low_noise_guidance_scale=3.0, boundary=0.875, seed=3, solver="euler"
+    )
+    shape, cpu, conditioning = (1, 16, 3, 32, 32), torch.device("cpu"), engine_conditioning(models[0], "t2v")
+    files = {"high_noise": "t2v_0.safetensors", "low_noise": "t2v_1.safetensors"}
+    networks = {expert: load_transformer(comfy.model_folder("diffusion_models") / file) for expert, file in files.items()}
+    schedule = SparseSchedule(
+        settings=VSASettings(sparsity=0.5), low_noise=VSASettings(sparsity=0.9), dense_steps=1, dense_layers=1, kernel="gather"
+    )
+    experts = SparseExperts(WanExperts(networks, conditioning, shape, cpu, cpu), request.plan(), schedule)
+    *_, last = generate(request, experts, conditioning, seeded_noise(shape, 3), Guidance(request.plan(), request.guidance))
+    assert relative_error(ours, models[0].model.process_latent_out(last.latents)) < 1e-5
+    assert calls(report) == [(part.expert, part.variant, part.sparse_calls, part.dense_calls) for part in experts.reports()]
+    assert [part.settings["sparsity"] for part in report.sparse] == [0.5, 0.9]
+    assert report.sparse[0].density > report.sparse[1].density > 0
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_without_the_node_nothing_of_it_remains(comfy: Any, load_wan: Any, place: str) -> None:
     model, inputs = network_in(comfy, load_wan, place), inputs_of()
