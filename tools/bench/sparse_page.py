@@ -31,7 +31,8 @@ What this does not show:
 - The demo clips have 5 x 4 x 4 = 80 tokens: two of VSA's tiles of 4 x 4 x 4, and less than one of STA's of 6 x 8 x 8. Here all
   but SLA have tiles of {" x ".join(map(str, TILE))}, which makes 20 tiles of 4 tokens. SLA's blocks are fixed (128 queries, 64
   keys): it can choose between two blocks, so that its row says little. On clips of 128 x 128 pixels the demo model shows no
-  shapes, and in 33 frames no motion: it cannot tell more than this.
+  shapes, and in 33 frames no motion: it cannot tell more than this. BSA gives a query that it leaves out its neighbour's
+  output: here a neighbour is a quarter of the picture's height away, at 480p a thirtieth.
 - A Wan video at 480p has 32 760 tokens, many of them alike, where the same sparsity leaves out less that matters. These rows
   compare variants and settings; they do not say which sparsity is safe on Wan. `measured` in
   `fastvideo_core.attention.sparse` measures the same error on any model.
