@@ -58,7 +58,7 @@ def _uncounted() -> dict[Any, Any]:
     def attention(q: Any, k: Any, v: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         return int(sdpa_flop_count(q, k, v))
 
-    return {
-        torch.ops.mkldnn._linear_pointwise: linear,
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
-    }
+    known: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    if torch.backends.mkldnn.is_available():
+        known[torch.ops.mkldnn._linear_pointwise] = linear
+    return known

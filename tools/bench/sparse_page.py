@@ -33,7 +33,7 @@ What this does not show:
   keys): it can choose between two blocks, so that its row says little. On clips of 128 x 128 pixels the demo model shows no
   shapes, and in 33 frames no motion: it cannot tell more than this. BSA gives a query that it leaves out its neighbour's
   output: here a neighbour is a quarter of the picture's height away, at 480p a thirtieth.
-- A Wan video at 480p has 32 760 tokens, many of them alike, where the same sparsity leaves out less that matters. These rows
+- A Wan video at 480p has 32 760 tokens, many of them alike, where the same sparsity can leave out less that matters. These rows
   compare variants and settings; they do not say which sparsity is safe on Wan. `measured` in
   `fastvideo_core.attention.sparse` measures the same error on any model.
 - Checkpoints that were trained for sparse attention (FastWan, TurboDiffusion) are another matter.
