@@ -13,7 +13,7 @@ from fastvideo_core.wan import VARIANTS
 from tools.comfy_in_process import ComfyInProcess
 from tools.comfy_server import ComfyServer
 from tools.workflows.canvas import TITLE
-from tools.workflows.demo import DEMO_WORKFLOWS
+from tools.workflows.demo import ACCELERATORS, DEMO_WORKFLOWS
 from tools.workflows.demo import FIRST_FRAME as DEMO_FIRST_FRAME
 from tools.workflows.files import FOLDER, api_prompt, canvas_workflows, text
 from tools.workflows.first_frame import first_frame
@@ -123,7 +123,7 @@ def test_prompt_passes_comfyui_validation_once_its_files_are_there(comfy: ComfyI
     finally:
         for file in placed:
             file.unlink()
-    expected = {"SaveVideo", "FastVideoRunReport"} | ({"FastVideoCompare", "PreviewImage"} if name == "demo_compare" else set())
+    expected = {"SaveVideo", "FastVideoRunReport"} | ({"FastVideoCompare", "PreviewImage"} if name in ACCELERATORS else set())
     assert {prompt(name)[output]["class_type"] for output in outputs} == expected
 
 

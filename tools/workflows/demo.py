@@ -18,7 +18,9 @@ FIRST_FRAME = "fastvideo_demo_first_frame.png"
 SETTINGS = {"steps": 20, "shift": 5.0, "solver": "euler", "guidance_scale": 3.0}
 NOTE_SIZE = (360, 420)
 COMPARE_SIZE, PLOT_SIZE = (420, 420), (420, 360)
-DEMO_WORKFLOWS = {"demo_t2v": "t2v", "demo_i2v": "i2v", "demo_compare": "t2v"}
+DEMO_WORKFLOWS = {"demo_t2v": "t2v", "demo_i2v": "i2v", "demo_compare": "t2v", "demo_attention": "t2v"}
+ACCELERATORS = {"demo_compare": ("MagCache", "FastVideoMagCache"), "demo_attention": ("Attention", "FastVideoAttention")}
+"""What the second video of a comparison goes through: its name, and its node."""
 
 ABOUT = """## FastVideo Demo {title}
 {width} x {height}, {frames} frames at {fps} per second, with the small Wan that comes with the pack: no download, no GPU.
@@ -39,8 +41,12 @@ Copy `assets/demo_first_frame.png` of the pack into ComfyUI's `input` folder as 
 """
 ABOUT_COMPARISON = """
 ### What is compared
-The same prompt and seed twice: above every step computed, below with *FastVideo MagCache*. *FastVideo Compare* tells how much \
-time that saved and how far the videos differ. Put other accelerators, or other settings, in the place of *FastVideo MagCache*.
+The same prompt and seed twice: above as the model is, below with *FastVideo {accelerator}*. *FastVideo Compare* tells how much \
+time that saved and how far the videos differ. Put other accelerators, or other settings, in its place.
+"""
+ABOUT_ATTENTION = """
+FastVideo Attention changes nothing but rounding: it reads the empty rows of the prompt as one, which is most of what so small a \
+video costs. At 480p and above the attention kernel that it chooses is what counts.
 """
 
 
@@ -51,13 +57,14 @@ def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canv
     title, more = {
         "demo_t2v": ("T2V", ""),
         "demo_i2v": ("I2V", ABOUT_IMAGE.format(name=FIRST_FRAME)),
-        "demo_compare": ("Compare", ABOUT_COMPARISON),
+        "demo_compare": ("Compare", ABOUT_COMPARISON.format(accelerator="MagCache")),
+        "demo_attention": ("Attention", ABOUT_COMPARISON.format(accelerator="Attention") + ABOUT_ATTENTION),
     }[name]
     about = ABOUT.format(title=title, width=SIZE.width, height=SIZE.height, frames=SIZE.length, fps=FPS)
     canvas.note(about + more, NOTE_SIZE)
     demo = canvas.node("FastVideoLoadDemoWan", model=DEMO_WORKFLOWS[name])
-    if name == "demo_compare":
-        _comparison(canvas, demo)
+    if name in ACCELERATORS:
+        _comparison(canvas, demo, *ACCELERATORS[name])
         return canvas
     canvas.column("Models", demo)
     loaded = Loaded([demo["model"]], demo["clip"], demo["vae"])
@@ -69,14 +76,14 @@ def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canv
     return canvas
 
 
-def _comparison(canvas: Canvas, demo: Node) -> None:
-    """One video without and one with MagCache, and what is between them."""
-    magcache = canvas.node("FastVideoMagCache", model=demo["model"])
-    canvas.column("Models", demo, magcache)
+def _comparison(canvas: Canvas, demo: Node, accelerator: str, node: str) -> None:
+    """One video without and one with the accelerator, and what is between them."""
+    accelerated = canvas.node(node, model=demo["model"])
+    canvas.column("Models", demo, accelerated)
     conditions = noise_columns(canvas, Loaded([demo["model"]], demo["clip"], demo["vae"]), (PROMPT, ""), SIZE)
-    models = (demo["model"], magcache["MODEL"])
+    models = (demo["model"], accelerated["MODEL"])
     samplers = [canvas.node("FastVideoSampler", size=SAMPLER_SIZE, model=model, **conditions, **SETTINGS) for model in models]
-    canvas.column("Sampling: without, with MagCache", *samplers)
+    canvas.column(f"Sampling: without, with {accelerator}", *samplers)
     frames = [canvas.node("VAEDecode", samples=sampler["latent"], vae=demo["vae"]) for sampler in samplers]
     reports = [
         canvas.node("FastVideoRunReport", size=REPORT_SIZE, report=sampler["report"], images=images["IMAGE"])
