@@ -6,6 +6,7 @@ from . import (
     attention,
     calibrate,
     compare,
+    compile,
     dbcache,
     demo_wan,
     diffusers_model,
@@ -20,7 +21,7 @@ from . import (
 
 MODULES = (
     text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention,
-    sparse_attention, compare, tune,
+    sparse_attention, compile, compare, tune,
 )  # fmt: skip
 
 

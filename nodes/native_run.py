@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastvideo_core import Branch, Call, CapacityError, Guidance, GuidanceSettings, Phase, Prediction, SparseReport, guide, plan
 from fastvideo_core.attention import AttentionAccount
+from fastvideo_core.wan import CompileAccount
 
 from .folded_text import GenerationText
 from .low_noise import LowNoiseExpert
@@ -68,6 +69,7 @@ class NativeRun:
         self.attention: dict[Any, AttentionAccount] = {}  # of the experts whose attention was chosen
         self.texts: dict[Any, GenerationText] = {}  # of the same experts
         self.sparse: dict[Any, tuple[SparseReport, ...]] = {}  # of the experts whose self-attention was sparse
+        self.compiled: dict[Any, CompileAccount] = {}  # of the experts whose blocks are compiled
         self.extra_calls = 0  # passes that patches of other packs added
         self._active: Any = guider
         self._level: tuple[float, Phase] = (self.schedule.sigmas[0], self.schedule.phases[0])

@@ -78,6 +78,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         notes=(
             *_notes(run, guider.settings, variants), *attention_notes(run),
             *(note for cache in caches for note in cache.notes()),
+            *(run.compiled[expert].note() for expert in (guider, guider.low_noise) if expert in run.compiled),
             *_unused_training(guider, sparse),
         ),
         caches=tuple(cache.report() for cache in caches),

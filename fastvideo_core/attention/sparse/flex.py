@@ -29,10 +29,6 @@ class FlexKernel:
             small grids and for tests, where it also computes in float64.
     """
 
-    # A piece of its own in any case: where the map is computed in the same graph, what torch 2.11 compiles for the CPU reads
-    # another map, without a word, and most of the output is wrong.
-    compiled = False
-
     def __init__(self, compiled: bool = True) -> None:
         # Whole graph: what cannot be compiled raises, and does not run materialised unasked. Static shapes: flex attention
         # with dynamic ones does not compile on the CPU (torch 2.11).

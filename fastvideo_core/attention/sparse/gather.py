@@ -27,8 +27,6 @@ class GatherPlan:
 class GatherKernel:
     """See `Kernel`."""
 
-    compiled = False  # it goes by values, for each of which torch would compile it anew
-
     def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> GatherPlan:
         longest = int(tile_map.sum(-1).max())
         tiles = tile_map.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :longest]

@@ -12,11 +12,6 @@ KernelName = Literal["flex", "gather"]
 class Kernel(Protocol):
     """Attention of each tile of queries to the tiles of keys that a map allows."""
 
-    @property
-    def compiled(self) -> bool:
-        """Whether it may be part of what a caller compiles. Else self-attention stays a piece of its own among compiled code."""
-        ...
-
     def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> Any:
         """What the kernel needs of a map; it may be kept for as long as the map holds.
 

@@ -19,15 +19,13 @@ from .variant import Inputs, SparseAttention, SparseSettings
 @dataclass
 class SparseSession:
     """One phase. `sparse` says whether the step at hand is; nothing else changes, so that compiled code stays valid. Calls and
-    densities are summed on the device and read by `report` alone: no step waits for them. compiled: whether self-attention may
-    be part of compiled code, as its kernel says."""
+    densities are summed on the device and read by `report` alone: no step waits for them."""
 
     expert: Expert
     settings: SparseSettings
     attention: SparseAttention
     dense_steps: int
     dense_layers: int
-    compiled: bool
     sparse: bool = field(default=True, init=False)
     _sums: Tensor = field(init=False)  # float64: sparse calls, their densities, dense calls
 
@@ -40,7 +38,7 @@ class SparseSession:
         if settings is None:
             return None
         attention = settings.prepare(size, device, kernel)
-        session = cls(phase.expert, settings, attention, schedule.dense_steps, schedule.dense_layers, kernel.compiled)
+        session = cls(phase.expert, settings, attention, schedule.dense_steps, schedule.dense_layers)
         session._sums = torch.zeros(3, dtype=torch.float64, device=device)
         return session
 
@@ -52,9 +50,12 @@ class SparseSession:
         """Whether this layer is sparse in sparse steps."""
         return layer >= self.dense_layers
 
-    def outside(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """What calls this session, left out of compiled code where the kernel cannot be in it."""
-        return function if self.compiled else uncompiled(function)
+    @staticmethod
+    def outside(function: Callable[..., Any]) -> Callable[..., Any]:
+        """What calls this session, as a piece of its own among compiled code. The gather kernel goes by values, for each of which
+        torch would compile anew; and flex attention reads another map, without a word, where torch 2.11 compiles it for the CPU
+        along with what computes its map."""
+        return uncompiled(function)
 
     def attend(self, inputs: Inputs) -> Tensor:
         attended = self.attention(inputs)

@@ -1,0 +1,137 @@
+"""FastVideo Compile: the blocks of one MODEL by torch.compile, which core's own wrapper puts in their places for each call."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import comfy.patcher_extension
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from comfy_api.latest import io
+from comfy_api.torch_helpers import set_torch_compile_wrapper
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
+from torch import nn
+
+from fastvideo_core import CompileSettings, RequestError
+from fastvideo_core.wan import CompileAccount
+
+from .attention import situation_of
+from .guider import WanGuider
+from .low_noise import LowNoiseExpert
+from .sockets import CATEGORY, check_connected
+from .wan_model import wan_facts
+
+NAME = "FastVideo Compile"
+KEY = "fastvideo_compile"
+
+
+def with_compile(model: Any, settings: CompileSettings) -> Any:
+    """A clone of the MODEL whose blocks run compiled, never the whole network: wrappers and hooks between them stay Python.
+
+    Raises:
+        RequestError: nothing can be compiled here, or something on the MODEL is compiled already.
+    """
+    if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
+        raise RequestError(f"There are two {NAME} nodes on one MODEL: remove or bypass one of the two.")
+    check_compiled(model, ())
+    settings.check(situation_of(model))
+    clone = model.clone(disable_dynamic=True)  # as core's own node: compiled code wants weights that stay where they are
+    set_torch_compile_wrapper(clone, settings.backend, dynamic=False, keys=list(block_keys(clone.model.diffusion_model)))
+    (core,) = clone.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, CompileWrapper(settings, core))
+    return clone
+
+
+def block_keys(network: Any) -> Iterator[str]:
+    """The blocks of a Wan network, VACE's control blocks too, as core names them below its model."""
+    for name in ("blocks", "vace_blocks"):
+        yield from (f"diffusion_model.{name}.{index}" for index in range(len(getattr(network, name, ()))))
+
+
+@dataclass(frozen=True)
+class CompileWrapper:
+    """Core's OUTER_SAMPLE wrapper: one call is one generation. core: what core's function put on the MODEL."""
+
+    settings: CompileSettings
+    core: Any
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        guider = executor.class_obj
+        own_options = guider.model_options
+        check_compiled(guider.model_patcher, (self.core,))
+        account = CompileAccount(self.settings)
+
+        def counted(executor: Any, *args: Any, **kwargs: Any) -> Any:
+            with account.call():
+                return executor(*args, **kwargs)
+
+        guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
+        comfy.patcher_extension.add_wrapper_with_key(
+            WrappersMP.DIFFUSION_MODEL, KEY, counted, guider.model_options, is_model_options=True
+        )
+        try:
+            result = executor(*args, **kwargs)
+        finally:
+            guider.model_options = own_options
+        if isinstance(guider, WanGuider | LowNoiseExpert):
+            guider.run.compiled[guider] = account
+        else:
+            logging.info("%s", account.note())
+        return result
+
+
+def check_compiled(model: Any, ours: tuple[Any, ...]) -> None:
+    """Raises RequestError where a MODEL is compiled by something else than `ours`, or where it took ours off.
+
+    Several GPUs are refused: core's wrapper would run the first one's blocks on all.
+    """
+    network = model.model.diffusion_model
+    present = tuple(model.get_wrappers(WrappersMP.APPLY_MODEL, COMPILE_KEY))
+    patched = [value for name, value in model.object_patches.items() if name.startswith("diffusion_model")]
+    modules = [network, *network.blocks, *patched]
+    if present != ours or any(map(_is_compiled, modules)):
+        raise RequestError(
+            f"{NAME} and another node that compiles, such as core's TorchCompileModel, are on one MODEL, which can be compiled "
+            "once only: remove or bypass one of the two nodes."
+        )
+    if model.get_additional_models_with_key("multigpu"):
+        raise RequestError(
+            f"{NAME} is on a MODEL that a MultiGPU node spreads over several GPUs, and it compiles for one. Remove one of the "
+            "two nodes."
+        )
+
+
+def _is_compiled(value: Any) -> bool:
+    """By `torch.compile(module)` or by `module.compile()`."""
+    return hasattr(value, "_orig_mod") or (isinstance(value, nn.Module) and value._compiled_call_impl is not None)
+
+
+class FastVideoCompile(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FastVideoCompile",
+            display_name="FastVideo Compile",
+            category=CATEGORY,
+            description="Compiles the model's blocks in the first step of a run, so that the later ones take less time; the run "
+            "report says what was compiled.",
+            search_aliases=["torch compile", "torch.compile", "inductor", "triton", "compile model"],
+            inputs=[
+                io.Model.Input("model", tooltip="Wan diffusion model; each expert of Wan 2.2 gets a node of its own."),
+                io.Boolean.Input("enabled", default=True, tooltip="Off: the model goes through as it came."),
+            ],
+            outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, enabled: bool) -> io.NodeOutput:
+        check_connected(model=(model, ModelPatcher))
+        if not enabled:
+            return io.NodeOutput(model)
+        wan_facts(model)  # refuses what is not Wan
+        return io.NodeOutput(with_compile(model, CompileSettings()))
+
+
+NODES = [FastVideoCompile]
