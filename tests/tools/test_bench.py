@@ -7,8 +7,8 @@ import torch
 
 from tools.bench.clock import timed
 from tools.bench.contenders import Task, engine_contenders
-from tools.bench.measure import measure, quartiles
-from tools.bench.page import markdown_table, update_page
+from tools.bench.measure import Result, measure, quartiles
+from tools.bench.page import markdown_table, to_the_faster, update_page
 from tools.bench.sizes import SIZES, Size, write_weights
 
 CPU = torch.device("cpu")
@@ -23,7 +23,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_contender_makes_the_same_video(weights: Path) -> None:
     results = measure(engine_contenders(Task(TINY, 3, CPU), weights), rounds=2, device=CPU)
     assert [result.name for result in results if result.difference is None] == [
-        "bare calls, both branches", "bare calls, branch by branch",
+        "bare calls, both branches", "bare calls, both branches, oneDNN", "bare calls, branch by branch",
     ]  # fmt: skip
     assert all(result.difference < 1e-5 for result in results if result.difference is not None)
     assert all(len(result.seconds) == len(result.ratios) == len(result.outside) == 2 for result in results)
@@ -50,6 +50,19 @@ def test_time_inside_the_network_is_part_of_the_whole_and_leaves_no_hook(weights
     assert 0 < inside < seconds
     assert not contender.network._forward_hooks
     assert not contender.network._forward_pre_hooks
+
+
+def test_the_engine_is_held_against_the_faster_one_in_each_round() -> None:
+    seconds = {
+        "engine, batched": (1.0, 2.0, 3.0),
+        "diffusers WanPipeline": (4.0, 4.0, 10.0),
+        "ComfyUI KSampler": (5.0, 2.5, 12.0),
+    }
+    results = [
+        Result(name=name, floor=name, seconds=own, ratios=(), outside=(), peak_bytes=0, difference=None)
+        for name, own in seconds.items()
+    ]
+    assert "in each round: **0.300** (0.275 - 0.550)" in to_the_faster(results)  # of 1 / 4, 2 / 2.5 and 3 / 10
 
 
 def test_a_block_of_the_page_is_replaced_and_the_rest_stays(tmp_path: Path) -> None:

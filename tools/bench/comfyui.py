@@ -26,10 +26,12 @@ def comfyui_contenders(task: Task, file: Path, tree: Path, base: Path) -> list[C
     model = comfy.sd.load_diffusion_model(str(file), model_options={"dtype": task.size.dtype})
     conditionings = [[[text, {"pooled_output": None}]] for text in task.texts()]
     latent = {"samples": torch.zeros(task.size.shape)}
+    attending = host.node_classes["FastVideoAttention"].execute(model, "auto", "auto")[0]
     core, network = "ComfyUI KSampler", model.model.diffusion_model
     return [
         Contender(core, core, network, ksampler(task, host, model, conditionings, latent)),
         Contender("FastVideo Sampler", core, network, fastvideo_sampler(task, host, model, conditionings, latent)),
+        Contender(f"{core}, FastVideo Attention", core, network, ksampler(task, host, attending, conditionings, latent)),
     ]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastvideo_core import Conditioning, Guidance, GuidanceMode, GuidanceSettings, SamplingRequest, generate, seeded_noise
 from fastvideo_core.wan import WanExperts
 from fastvideo_core.wan.loading import load_transformer
+from fastvideo_core.wan.onednn import with_onednn
 
 from .sizes import Size
 
@@ -70,6 +71,7 @@ def engine_contenders(task: Task, file: Path) -> list[Contender]:
     both, single = "bare calls, both branches", "bare calls, branch by branch"
     return [
         Contender(both, both, network, bare_calls(task, network, branches=2)),
+        Contender(f"{both}, oneDNN", both, network, by_onednn(network, bare_calls(task, network, branches=2))),
         Contender("engine, batched", both, network, engine(task, network, "batched")),
         Contender("engine, batched, keys in every step", both, network, engine(task, network, "batched", keep_keys=False)),
         Contender("engine, batched, text unfolded", both, network, engine(task, network, "batched", fold_text=False)),
@@ -93,6 +95,16 @@ def bare_calls(task: Task, network: "WanTransformer3DModel", branches: int) -> C
                 network(together[0], timestep, text, return_dict=False)
 
     return run
+
+
+def by_onednn(network: "WanTransformer3DModel", run: Callable[[], None]) -> Callable[[], None]:
+    """With the one thing of the engine's that has nothing to do with Wan; on a GPU it is nothing."""
+
+    def changed() -> None:
+        with with_onednn(network):
+            run()
+
+    return changed
 
 
 def engine(task: Task, network: "WanTransformer3DModel", mode: GuidanceMode, **text: bool) -> Callable[[], Tensor]:

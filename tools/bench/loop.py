@@ -9,7 +9,7 @@ import torch
 from .comfyui import comfyui_contenders
 from .contenders import Task, engine_contenders
 from .measure import Result, measure
-from .page import machine_facts, markdown_table, update_page, write_json
+from .page import machine_facts, markdown_table, to_the_faster, update_page, write_json
 from .sizes import SIZES, write_weights
 
 
@@ -29,7 +29,7 @@ def report(results: list[Result], device: str, size: str, steps: int, rounds: in
     """Writes page and JSON; returns the text for the terminal."""
     facts = f"{SIZES[size]}; {steps} Euler steps with guidance, {rounds} interleaved rounds"
     machine = machine_facts(device)
-    text = markdown_table(results, steps, facts, command, machine)
+    text = f"{markdown_table(results, steps, facts, command, machine)}\n\n{to_the_faster(results)}"
     update_page(f"loop {device} {size}", text)
     write_json(f"loop-{device}-{size}", results, facts, command, machine)
     return text

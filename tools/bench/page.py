@@ -13,6 +13,7 @@ from .measure import Result, quartiles
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "BENCHMARKS.md"
 OUTPUT = ROOT / "output" / "bench"
+OWN, RIVALS = "engine, batched", ("diffusers WanPipeline", "ComfyUI KSampler")
 
 
 def markdown_table(results: list[Result], steps: int, facts: str, command: str, machine: str) -> str:
@@ -25,6 +26,15 @@ def markdown_table(results: list[Result], steps: int, facts: str, command: str, 
         "| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |",
     ]
     return "\n".join([*lines, *(_row(result, steps) for result in results)])
+
+
+def to_the_faster(results: list[Result]) -> str:
+    """The engine's best way against the better one of the others in each round."""
+    of = {result.name: result.seconds for result in results}
+    others = [of[name] for name in RIVALS]
+    ratios = [own / min(theirs) for own, *theirs in zip(of[OWN], *others, strict=True)]
+    low, ratio, high = quartiles(ratios)
+    return f"*{OWN}* to the faster of {' and '.join(RIVALS)} in each round: **{ratio:.3f}** ({low:.3f} - {high:.3f})."
 
 
 def _row(result: Result, steps: int) -> str:
