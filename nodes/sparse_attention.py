@@ -70,7 +70,8 @@ class FastVideoSparseAttention(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "dense_steps", default=0, min=0, max=1000,
-                    tooltip="How many steps at the start compute full attention: they settle what the video shows.",
+                    tooltip="How many steps at the start compute full attention: they settle what the video shows. A quarter of "
+                    "the steps is a good start.",
                 ),
                 io.Int.Input(
                     "dense_layers", default=0, min=0, max=40,
