@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import comfy.ldm.modules.attention
 import comfy.model_patcher
 import comfy.patcher_extension
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
@@ -18,6 +20,8 @@ from fastvideo_core import CompileSettings, RequestError
 from fastvideo_core.wan import CompileAccount
 
 from .attention import situation_of
+from .attention_override import OVERRIDE
+from .diffusers_network import DiffusersNetwork
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
 from .sockets import CATEGORY, check_connected
@@ -63,13 +67,9 @@ class CompileWrapper:
         check_compiled(guider.model_patcher, (self.core,))
         account = CompileAccount(self.settings)
 
-        def counted(executor: Any, *args: Any, **kwargs: Any) -> Any:
-            with account.call():
-                return executor(*args, **kwargs)
-
         guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
         comfy.patcher_extension.add_wrapper_with_key(
-            WrappersMP.DIFFUSION_MODEL, KEY, counted, guider.model_options, is_model_options=True
+            WrappersMP.DIFFUSION_MODEL, KEY, _counted(account), guider.model_options, is_model_options=True
         )
         try:
             result = executor(*args, **kwargs)
@@ -80,6 +80,31 @@ class CompileWrapper:
         else:
             logging.info("%s", account.note())
         return result
+
+
+def _counted(account: CompileAccount) -> Any:
+    """Core's DIFFUSION_MODEL wrapper: one call of the network."""
+    outside = torch.compiler.disable(_core_attention)
+
+    def call(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
+             transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
+        if not isinstance(executor.class_obj, DiffusersNetwork) and not _compiles_well():
+            transformer_options = {OVERRIDE: outside, **transformer_options}
+        with account.call():
+            return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+
+    return call
+
+
+def _compiles_well() -> bool:
+    """Whether core's attention is torch's. What core's others do depends on the memory that is free, and on kernels of packages
+    that torch cannot look into: they would be compiled anew in step after step."""
+    return comfy.ldm.modules.attention.optimized_attention.__name__ == "attention_pytorch"
+
+
+def _core_attention(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """As an override of core's attention: itself."""
+    return function(*args, **kwargs)
 
 
 def check_compiled(model: Any, ours: tuple[Any, ...]) -> None:

@@ -143,6 +143,24 @@ def test_the_log_says_it_under_core_own_sampler(comfy: Any, load_wan: Any, caplo
     assert "blocks compiled by eager: 2 graphs, the last in call 1 of 2 of the network" in caplog.text
 
 
+def test_attention_of_core_that_torch_cannot_compile_stays_outside(
+    comfy: Any, load_wan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ComfyUI takes on CPUs depends on how much memory is free."""
+    from comfy.ldm.modules import attention
+    from comfy.ldm.wan import model as network
+
+    for module in (attention, network):
+        monkeypatch.setattr(module, "optimized_attention", attention.attention_sub_quad)
+    plain, _ = run_node(comfy, load_wan(), steps=STEPS)
+    for others in ("nothing else", "sparse attention"):
+        torch.compiler.reset()
+        model = OTHERS[others](comfy, compiled(comfy, load_wan()))
+        (ours, report), (_, again) = (run_node(comfy, model, steps=STEPS) for _ in range(2))
+        assert 1 <= last_call(report) <= 2 and last_call(again) == 0
+        assert others == "sparse attention" or relative_error(ours, plain) < 1e-5
+
+
 def test_off_is_the_model_as_it_came(comfy: Any, load_wan: Any) -> None:
     model = load_wan()
     assert comfy.node_classes["FastVideoCompile"].execute(model=model, enabled=False).args[0] is model
