@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from comfy.ldm.wan.model import WanI2VCrossAttention, WanT2VCrossAttention
 from torch import Tensor
 
@@ -35,7 +36,8 @@ class GenerationText:
         """guider: core's, about to sample. why_not: the reason to read all rows, if there is one."""
         self.why_not = why_not
         self._read: dict[int, tuple[FoldedText | None, str]] = {}  # by the number of rows that were given
-        self._cut: list[Tensor] = []  # of each call, whether a row with a text in it was cut off
+        device = guider.model_patcher.load_device
+        self._lost = {device: torch.zeros((), dtype=torch.bool, device=device)}  # whether a row with a text in it was cut off
         self._folds = {} if why_not else _folds(guider)
 
     def fold(self, length: int, as_made: bool) -> FoldedText | None:
@@ -45,13 +47,16 @@ class GenerationText:
         return fold
 
     def cut(self, context: Tensor, fold: FoldedText) -> Tensor:
-        """Of a text, (B, L, D), the rows that are read."""
-        self._cut.append((context[:, fold.real :] != 0).any())
+        """Of a text, (B, L, D), the rows that are read. What it remembers it writes into one tensor: a compiled network would be
+        compiled anew for anything else that changes."""
+        if context.device not in self._lost:
+            self._lost[context.device] = torch.zeros((), dtype=torch.bool, device=context.device)
+        self._lost[context.device].logical_or_((context[:, fold.real :] != 0).any())
         return context[:, : fold.rows]
 
     def check(self) -> None:
         """Raises RequestError where the network was given another text than the prompts, and part of it was cut off."""
-        if any(bool(cut) for cut in self._cut):
+        if any(map(bool, self._lost.values())):
             raise RequestError(
                 "FastVideo Attention folded the zero rows of the prompts, and in this run a patch of another pack gave the "
                 "network a longer text, of which the end was not read. Turn fold_text off, or remove that patch."

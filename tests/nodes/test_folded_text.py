@@ -257,7 +257,21 @@ def test_compiled_blocks_are_compiled_as_often_as_without_it(comfy: Any, load_wa
     assert 0 < relative_error(videos[1], videos[0]) <= TOLERANCE
 
 
-@pytest.mark.parametrize("backend", ["sdpa_math", "flex"])
+def test_a_network_compiled_as_a_whole_is_not_compiled_anew_in_each_step(comfy: Any, load_wan: Any) -> None:
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from torch._dynamo.testing import CompileCounter
+
+    operations = []
+    for steps in (2, 5):
+        compiled, model = CompileCounter(), folding(comfy, load_wan()).clone()
+        set_torch_compile_wrapper(model, backend=compiled)
+        torch.compiler.reset()
+        run_ksampler(model, steps=steps)
+        operations.append(compiled.op_count)
+    assert operations[0] == operations[1]
+
+
+@pytest.mark.parametrize("backend", ["auto", "sdpa_math"])
 def test_chosen_backends_take_the_bias(comfy: Any, load_wan: Any, backend: str) -> None:
     model = load_wan("i2v_clip")
     video, report = run_node(comfy, folding(comfy, model, cross=backend), "i2v_clip", steps=2)
