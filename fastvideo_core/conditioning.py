@@ -93,8 +93,6 @@ def image_condition(frames: Tensor, known: Tensor) -> Tensor:
     """
     batch, _, latent_frames, height, width = frames.shape
     if known.shape != (4 * (latent_frames - 1) + 1,):
-        raise ConditioningError(
-            f"{known.numel()} known frames for {latent_frames} latent frames; it must be 4 * (T - 1) + 1."
-        )
+        raise ConditioningError(f"{known.numel()} known frames for {latent_frames} latent frames; it must be 4 * (T - 1) + 1.")
     mask = torch.cat([known[:1].repeat(4), known[1:]]).to(frames).view(latent_frames, 4).T
     return torch.cat([mask.view(1, 4, latent_frames, 1, 1).expand(batch, -1, -1, height, width), frames], dim=1)
