@@ -9,7 +9,7 @@ from magcache_run import SETTINGS, flat_table
 from step_operations import WAITING, StepOperations, recorded
 
 from fastvideo_core import Guidance, GuidanceMode, GuidanceSettings, SamplingRequest, generate, seeded_noise
-from fastvideo_core.step_cache import CachedExperts, MagCache
+from fastvideo_core.step_cache import CachedExperts, DBCache, DBCacheSettings, MagCache
 from fastvideo_core.wan import WanExperts
 
 VARIANTS = tiny.variants()
@@ -88,6 +88,17 @@ def test_no_step_waits_for_the_device(kind: str, solver: str, around: object) ->
     steps = [*operations.inside[1:STEPS], *operations.outside[1:STEPS]]
     assert not [name for step in steps for name in step if name in WAITING]
     assert {"nonzero"} <= operations.outside[0].keys(), "the preparation, which may wait, is seen"
+
+
+def test_dbcache_reads_one_number_in_each_call_where_it_decides() -> None:
+    def dbcached(experts: WanExperts, asked: SamplingRequest) -> CachedExperts:
+        settings = DBCacheSettings(threshold=1e-9, first_blocks=1, warmup_steps=2)
+        return CachedExperts(experts, asked.plan(), DBCache(asked.plan(), settings))
+
+    operations = operations_of("T2V", request("batched"), dbcached)
+    waits = [sum(counter[name] for name in WAITING) for counter in operations.inside[:STEPS]]
+    assert waits == [0, 0, 1, 1, 1, 1]
+    assert not any(counter[name] for counter in operations.outside[1:STEPS] for name in WAITING)
 
 
 @pytest.mark.parametrize("solver", ["unipc", "dpmpp_2m"])
