@@ -22,9 +22,9 @@ def many_shapes() -> Iterator[None]:
         yield
 
 
-def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs as it is among compiled code. Where nothing has been compiled in this process, torch's compiler is not even imported,
-    which would take a second."""
+def apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """It and all that it calls run as they are among compiled code. Where nothing has been compiled in this process, torch's
+    compiler is not even imported, which would take a second."""
     if "torch._dynamo" not in sys.modules:
         return function
     left: Callable[..., Any] = torch.compiler.disable(function)  # type: ignore[no-untyped-call]

@@ -92,17 +92,13 @@ def _projected(attn: Any, out: Tensor) -> Tensor:
 
 def normalised(norm: Any, x: Tensor) -> Tensor:
     """norm(x), which may overwrite x: on the CPU torch's own goes over the memory seven times, with new memory each time."""
-    if type(norm) is not nn.RMSNorm or x.device.type != "cpu" or x.dtype != torch.float32 or None in (norm.weight, norm.eps):
-        return _plain(norm, x)
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
-        return _plain(norm, x)
+    is_known = type(norm) is nn.RMSNorm and norm.weight is not None and norm.eps is not None
+    in_place = x.device.type == "cpu" and x.dtype == torch.float32
+    if not (is_known and in_place) or torch.compiler.is_compiling() or torch.is_grad_enabled():
+        out: Tensor = norm(x)
+        return out
     scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(norm.eps).rsqrt_()
     return x.mul_(scale).mul_(norm.weight)
-
-
-def _plain(norm: Any, x: Tensor) -> Tensor:
-    out: Tensor = norm(x)
-    return out
 
 
 @contextmanager

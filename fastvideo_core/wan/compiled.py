@@ -100,6 +100,8 @@ class CompiledExperts:
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator[CompiledDenoiser]:
+        import torch._dynamo  # noqa: F401 - sparse attention stays apart from compiled code where torch's compiler is loaded
+
         with self.experts.active(phase) as denoiser, compiled(denoiser.transformer, self.account.settings):
             yield CompiledDenoiser(denoiser, self.account)
 

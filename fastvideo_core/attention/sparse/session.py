@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...report import SparseReport
 from ...schedule import Expert, Phase
-from ..compiling import uncompiled
+from ..compiling import apart
 from .kernel import Kernel
 from .schedule import SparseSchedule
 from .tiles import Size
@@ -55,7 +55,7 @@ class SparseSession:
         """What calls this session, as a piece of its own among compiled code. The gather kernel goes by values, for each of which
         torch would compile anew; and flex attention reads another map, without a word, where torch 2.11 compiles it for the CPU
         along with what computes its map."""
-        return uncompiled(function)
+        return apart(function)
 
     def attend(self, inputs: Inputs) -> Tensor:
         attended = self.attention(inputs)
