@@ -1,5 +1,7 @@
 """The low-noise expert: a second guider, whose run is opened around the first one's and whose weights come at the boundary."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_patcher
@@ -59,12 +61,24 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
         self.model_patcher.pre_run()
         if latent_image is not None and latent_image.count_nonzero() > 0:
             latent_image = inner_model.process_latent_in(latent_image)
-        self.conds = comfy.samplers.process_conds(inner_model, noise, conds, device, latent_image, denoise_mask, seed, **kwargs)
+        with _keyframes_going_on(conds):
+            self.conds = comfy.samplers.process_conds(inner_model, noise, conds, device, latent_image, denoise_mask, seed, **kwargs)
         self.run_options = comfy.model_patcher.create_model_options_clone(self.model_options)
         self.run_options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
 
     def predict_noise(self, x: Any, timestep: Any, model_options: dict[str, Any] = {}, seed: Any = None) -> Any:  # noqa: B006
         return self.run.denoised(self, x, timestep, model_options)
+
+
+@contextmanager
+def _keyframes_going_on(conds: dict[str, list[Any]]) -> Iterator[None]:
+    """Core starts the keyframes of hooks anew whenever it prepares a conditioning. Here that is in the middle of a run: they keep
+    their place in it. The noise levels at which they begin are this MODEL's."""
+    hooks = [hook for entries in conds.values() for entry in entries if "hooks" in entry for hook in entry["hooks"].hooks]
+    places = [(hook.hook_keyframe, dict(vars(hook.hook_keyframe))) for hook in hooks]
+    yield
+    for keyframes, place in places:
+        vars(keyframes).update(place)
 
 
 class _InsideWrappers(comfy.samplers.Sampler):
