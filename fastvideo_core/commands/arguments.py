@@ -8,8 +8,9 @@ from typing import Any, NoReturn, get_args
 import torch
 
 from ..conditioning import Conditioning
-from ..errors import LoadError, RequestError
+from ..errors import RequestError
 from ..guidance import GuidanceMode, GuidanceSettings
+from ..image_file import read_image
 from ..request import SamplingRequest, VideoSize
 from ..solvers import SolverName
 from ..wan.demo import DemoKind, load_demo
@@ -142,14 +143,9 @@ def _device(text: str) -> torch.device:
 
 
 def _image(path: Path, size: VideoSize) -> torch.Tensor:
-    """(1, 3, height, width) in 0..1."""
+    """(1, 3, height, width) in 0..1. Raises LoadError as `read_image`."""
     import numpy
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    if not path.is_file():
-        raise LoadError(f"There is no image {path}.")
-    try:
-        image = ImageOps.fit(Image.open(path).convert("RGB"), (size.width, size.height), Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError) as error:
-        raise LoadError(f"{path} is no image that can be read: {error}.") from error
+    image = ImageOps.fit(read_image(path), (size.width, size.height), Image.Resampling.LANCZOS)
     return torch.from_numpy(numpy.asarray(image).copy()).permute(2, 0, 1)[None].float() / 255
