@@ -18,7 +18,7 @@ KINDS = pytest.mark.parametrize("kind", files.NETWORKS)
 
 
 @KINDS
-@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model."])
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "diffusion_model.", "model.", "pipe.dit."])
 def test_original_keys_with_any_prefix_give_the_same_network(kind: str, prefix: str, tmp_path: Path) -> None:
     network = files.NETWORKS[kind]()
     loaded = load_transformer(files.save(files.original(network, prefix), tmp_path / "wan.safetensors"))
@@ -26,10 +26,28 @@ def test_original_keys_with_any_prefix_give_the_same_network(kind: str, prefix: 
 
 
 @KINDS
-def test_diffusers_keys_in_one_file_give_the_same_network(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("prefix", ["", "transformer.", "dit."])
+def test_diffusers_keys_in_one_file_give_the_same_network(kind: str, prefix: str, tmp_path: Path) -> None:
     network = files.NETWORKS[kind]()
-    loaded = load_transformer(files.save(network.state_dict(), tmp_path / "wan.safetensors"))
+    weights = {prefix + key: value for key, value in network.state_dict().items()}
+    loaded = load_transformer(files.save(weights, tmp_path / "wan.safetensors"))
     assert torch.equal(files.velocity(loaded), files.velocity(network))
+
+
+def test_a_file_of_float64_computes_in_float32(tmp_path: Path) -> None:
+    network = tiny.t2v()
+    weights = {key: value.double() for key, value in files.original(network).items()}
+    loaded = load_transformer(files.save(weights, tmp_path / "wan.safetensors"))
+    assert {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
+    assert torch.equal(files.velocity(loaded), files.velocity(network))
+
+
+def test_counters_of_training_are_left_out_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = tiny.t2v()
+    counters = {"step": torch.tensor(1000), "dit.num_updates": torch.tensor([7]), "global_step": torch.tensor(3.0)}
+    path = files.save(files.original(network, "dit.") | counters, tmp_path / "wan.safetensors")
+    assert torch.equal(files.velocity(load_transformer(path)), files.velocity(network))
+    assert "dit.num_updates, global_step, step left out" in caplog.text
 
 
 @KINDS

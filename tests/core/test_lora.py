@@ -32,6 +32,13 @@ FORMATS: Mapping[str, tuple[Callable[[str], str], str, str]] = {
     "ComfyUI, full prefix": (lambda name: f"model.diffusion_model.{name}", "lora_A.weight", "lora_B.weight"),
     "DiffSynth": (lambda name: name, "lora_A.default.weight", "lora_B.default.weight"),
     "bare diffusers": (diffusers_key, "lora.down.weight", "lora.up.weight"),
+    "named model": (lambda name: f"model.{name}", "lora_A.weight", "lora_B.weight"),
+    "named dit": (lambda name: f"dit.{name}", "lora_A.default.weight", "lora_B.default.weight"),
+    "DiffSynth's pipeline": (lambda name: f"pipe.dit.{name}", "lora_A.default.weight", "lora_B.default.weight"),
+    "dots and underscores": (lambda name: f"lora_unet_{name.replace('.', '_', 1)}", "lora_down.weight", "lora_up.weight"),
+    "diffusers' scripts": (
+        lambda name: f"transformer.{diffusers_key(name)}", "lora_linear_layer.down.weight", "lora_linear_layer.up.weight",
+    ),
     "musubi": (lambda name: f"lora_unet_{flat(name)}", "lora_down.weight", "lora_up.weight"),
     "VideoX-Fun": (lambda name: f"lora_unet__{flat(name)}", "lora_down.weight", "lora_up.weight"),
     "OneTrainer": (lambda name: f"lora_transformer_{flat(diffusers_key(name))}", "lora_down.weight", "lora_up.weight"),
@@ -242,9 +249,38 @@ def test_half_a_pair_is_refused(tmp_path: Path) -> None:
     tensors = written(files.pairs(tiny.t2v()), "ComfyUI")
     del tensors["diffusion_model.blocks.0.self_attn.q.lora_B.weight"]
     assert "has only half of what it needs for blocks.0.attn1.to_q.weight" in refused(tensors, tmp_path)
-    del tensors["diffusion_model.blocks.0.self_attn.q.lora_A.weight"]
-    tensors["diffusion_model.blocks.0.self_attn.q.alpha"] = torch.tensor(1.0)
-    assert "has only half of what it needs for blocks.0.attn1.to_q.weight" in refused(tensors, tmp_path)
+
+
+def test_an_alpha_without_matrices_is_left_out_and_told(tmp_path: Path) -> None:
+    """Tools that take blocks out of a LoRA leave it there."""
+    plain, alone = tiny.t2v(), {"diffusion_model.blocks.1.ffn.0.alpha": torch.tensor(4.0)}
+    pairs = {"blocks.0.self_attn.q": files.pairs(plain)["blocks.0.self_attn.q"]}
+    network = copy.deepcopy(plain)
+    report = apply_lora(network, files.save(written(pairs, "ComfyUI") | alone, tmp_path / "lora.safetensors", None))
+    assert report.ignored == {"diffusion_model.blocks.1.ffn.0.alpha": "it is an alpha without matrices, which changes nothing"}
+    assert tiny.relative_error(files.velocity(network), files.velocity(merged(plain, products(pairs, 1.0)))) < 2e-6
+    assert "Nothing in" in refused(alone, tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int16, torch.float64, torch.float16])
+def test_alpha_of_any_dtype_and_a_counter_beside_it(dtype: torch.dtype, tmp_path: Path) -> None:
+    plain = tiny.t2v()
+    pairs = files.pairs(plain)
+    tensors = written(pairs, "musubi") | {f"lora_unet_{flat(name)}.alpha": torch.tensor(2, dtype=dtype) for name in pairs}
+    network = copy.deepcopy(plain)
+    report = apply_lora(network, files.save(tensors | {"step": torch.tensor(1000)}, tmp_path / "lora.safetensors", None))
+    assert_computes_as(network, merged(plain, products(pairs, 0.5)), plain)
+    assert report.ignored == {"step": "not a part of a LoRA"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64])
+def test_matrices_of_wide_dtypes_are_read(dtype: torch.dtype, tmp_path: Path) -> None:
+    plain = tiny.t2v()
+    pairs = {name: ((10 * down).round() / 10, up.round()) for name, (down, up) in files.pairs(plain).items()}
+    tensors = {key: value.to(dtype) if "lora_B" in key else value for key, value in written(pairs, "ComfyUI").items()}
+    network = copy.deepcopy(plain)
+    apply_lora(network, files.save(tensors, tmp_path / "lora.safetensors", None))
+    assert_computes_as(network, merged(plain, products(pairs, 1.0)), plain)
 
 
 @pytest.mark.parametrize(

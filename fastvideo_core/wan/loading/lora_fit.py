@@ -34,7 +34,7 @@ def check_fit(layers: Mapping[str, Parts], shapes: Shapes, where: str) -> None:
 
 def _is_torn(parts: Parts) -> bool:
     pair = {"down", "up"} & parts.keys()
-    return len(pair) == 1 or (not pair and ("up_bias" in parts or parts.keys() == {"alpha"}))
+    return len(pair) == 1 or (not pair and "up_bias" in parts)
 
 
 def _misfits(parts: Parts, weight: tuple[int, ...], bias: tuple[int, ...] | None) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """Which parameter each tensor of a LoRA file changes, and how: one reading for the names that all trainers use.
 
-A key is `<prefix><layer>.<part>`. Layers have original or diffusers' names, their dots possibly written as underscores.
+A key is `<prefix><layer>.<part>`. Layers have original or diffusers' names, any of their dots possibly written as underscores.
 Trainers: diffusers and peft (`transformer.`, `base_model.model.`, lora_A/lora_B), ComfyUI and lightx2v (`diffusion_model.`,
 diff, diff_b, diff_m), kohya and musubi-tuner (`lora_unet_`, lora_down/lora_up, alpha), VideoX-Fun (`lora_unet__`), OneTrainer
-(`lora_transformer_`), DiffSynth (bare).
+(`lora_transformer_`), DiffSynth (bare, `pipe.dit.`); modules that held the network in training (`model.`, `dit.`).
 """
 
 import re
@@ -15,11 +15,11 @@ from .keys import original_key
 
 Part = Literal["down", "up", "up_bias", "alpha", "weight", "bias"]
 
-_PREFIX = re.compile(r"(base_model\.model\.|(model\.)?diffusion_model\.|transformer\.|lora_unet__?|lora_transformer_|lycoris_)+")
+_PREFIX = re.compile(r"((base_model|model|diffusion_model|transformer|pipe|dit)\.|lora_unet__?|lora_transformer_|lycoris_)+")
 _PARTS: tuple[tuple[str, Part], ...] = (
-    (r"\.lora_A(\.\w+)?(\.weight)?|\.lora_down\.weight|[._]lora\.down\.weight", "down"),
+    (r"\.lora_A(\.\w+)?(\.weight)?|\.lora_down\.weight|[._]lora\.down\.weight|\.lora_linear_layer\.down\.weight", "down"),
     (r"\.lora_B(\.\w+)?\.bias", "up_bias"),
-    (r"\.lora_B(\.\w+)?(\.weight)?|\.lora_up\.weight|[._]lora\.up\.weight", "up"),
+    (r"\.lora_B(\.\w+)?(\.weight)?|\.lora_up\.weight|[._]lora\.up\.weight|\.lora_linear_layer\.up\.weight", "up"),
     (r"\.alpha", "alpha"),
     (r"\.diff|\.w_norm", "weight"),
     (r"\.diff_b|\.b_norm", "bias"),
@@ -62,8 +62,8 @@ def changes(keys: Iterable[str], parameters: Iterable[str]) -> tuple[dict[str, C
     ignored: dict[str, str] = {}
     for key in keys:
         layer, part = _split(key)
-        if part is not None and layer in layers:
-            found[key] = Change(layers[layer], part)
+        if part is not None and _flat(layer) in layers:
+            found[key] = Change(layers[_flat(layer)], part)
         else:
             ignored[key] = _why_not(key, "not a part of a LoRA" if part is None else f"the network has no layer {layer}")
     return found, ignored
@@ -75,15 +75,19 @@ def other_adapters(keys: Iterable[str]) -> set[str]:
 
 
 def _layers(parameters: Iterable[str]) -> dict[str, str]:
-    """Every name of a layer -> the parameter that a change of the layer means: its weight, or itself (modulation)."""
+    """Both names of a layer, flat -> the parameter that a change of the layer means: its weight, or itself (modulation)."""
     layers: dict[str, str] = {}
     for parameter in parameters:
         if parameter.endswith(".bias"):
             continue
         name = parameter.removesuffix(".weight")
         for alias in (name, str(original_key(name))):
-            layers[alias] = layers[alias.replace(".", "_")] = parameter
+            layers[_flat(alias)] = parameter
     return layers
+
+
+def _flat(layer: str) -> str:
+    return layer.replace(".", "_")
 
 
 def _split(key: str) -> tuple[str, Part | None]:

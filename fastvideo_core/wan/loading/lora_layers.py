@@ -17,6 +17,9 @@ from .lora_scale import AdapterScale
 from .quantised import DTYPES
 
 _PATCHES = "patch_embedding.weight"
+_OTHER_CHANNELS = "it is for a network that reads another number of channels (text-to-video, image-to-video)"
+_WHOLE = ("I64", "I32", "I16")
+"""Safetensors' names of integers that are numbers. 8 bits are a quantisation of which the scale is not known."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,20 @@ def read_layers(transformer: nn.Module, checkpoint: Checkpoint) -> tuple[list[La
     where, shapes, tensors = str(checkpoint.path), parameter_shapes(transformer), checkpoint.tensors
     _refuse_other_adapters(tensors, where)
     found, ignored = changes(tensors, shapes)
-    for key in _for_other_channels(found, tensors, shapes):
-        del found[key]
-        ignored[key] = "it is for a network that reads another number of channels (text-to-video, image-to-video)"
+    for keys, why in (
+        (_for_other_channels(found, tensors, shapes), _OTHER_CHANNELS),
+        (_alone(found), "it is an alpha without matrices, which changes nothing"),
+    ):
+        ignored |= {key: why for key in keys}
+        found = {key: change for key, change in found.items() if key not in ignored}
     layers: dict[str, dict[Part, StoredTensor]] = {}
     for key, change in found.items():
         layers.setdefault(change.parameter, {})[change.part] = tensors[key]
-    if not any(parts.keys() - {"alpha"} for parts in layers.values()):
+    if not layers:
         kind = kind_of(tensors)
         looks = f"It looks like {kind}, made for another model" if kind else "It is no LoRA for Wan"
         raise LoadError(f"Nothing in {where} fits this transformer. {looks}. It has {some(list(tensors))}. Use a LoRA for Wan.")
+    _refuse_quantised({key: tensors[key] for key, change in found.items() if change.part != "alpha"}, where)
     check_fit(layers, shapes, where)
     scale = AdapterScale.of(checkpoint.metadata, where)
     return [LayerChange(parameter, parts, _factor(parameter, parts, scale)) for parameter, parts in layers.items()], ignored
@@ -86,7 +93,10 @@ def _refuse_other_adapters(tensors: Mapping[str, StoredTensor], where: str) -> N
             f"{where} has parts of {' and '.join(sorted(others))}, which is not applied here. Merge it into a model file with "
             "the tool that made it, or use a plain LoRA."
         )
-    wrong = [f"{key} is {tensor.dtype}" for key, tensor in tensors.items() if tensor.dtype not in DTYPES]
+
+
+def _refuse_quantised(matrices: Mapping[str, StoredTensor], where: str) -> None:
+    wrong = [f"{key} is {tensor.dtype}" for key, tensor in matrices.items() if tensor.dtype not in (*DTYPES, *_WHOLE)]
     if wrong:
         raise LoadError(f"{where} is quantised: {some(wrong)}. Use the LoRA in bf16, fp16 or fp32.")
 
@@ -104,6 +114,12 @@ def _for_other_channels(found: Mapping[str, Change], tensors: Mapping[str, Store
     reads = math.prod(shapes[_PATCHES][1:])
     others = [part for part in ("down", "weight") if part in keys and math.prod(tensors[keys[part]].shape[1:]) != reads]
     return list(keys.values()) if others else []
+
+
+def _alone(found: Mapping[str, Change]) -> list[str]:
+    """The keys of an alpha whose layer has nothing else: tools that take blocks out of a LoRA leave it there."""
+    others = {change.parameter for change in found.values() if change.part != "alpha"}
+    return [key for key, change in found.items() if change.parameter not in others]
 
 
 def _factor(parameter: str, parts: Parts, scale: AdapterScale) -> float:

@@ -17,13 +17,14 @@ from .checkpoint import StoredTensor, read_json
 from .keys import some
 
 DTYPES = {
+    "F64": torch.float32,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-"""Safetensors' names of the dtypes that a weight may have."""
+"""Safetensors' names of the dtypes that a weight may have -> what it is in torch; a network of float64 computes in float32."""
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 
 _SCALE = (".scale_weight", ".weight_scale")

@@ -23,9 +23,9 @@ TRAINED_WITH = MappingProxyType({"to_gate_compress": "VSA", "proj_l": "SLA"})
 FLOAT32 = frozenset({"proj_l"})
 """Layers that stay in float32, as in training (TurboDiffusion's SLA)."""
 
-_KEY = re.compile(rf"(?:(?:model\.)?diffusion_model\.)?(blocks\.\d+\.)(?:[\w.]+\.)?({'|'.join(TRAINED_WITH)})\.(weight|bias)")
+_KEY = re.compile(rf"(?:[\w.]+\.)?(blocks\.\d+\.)(?:[\w.]+\.)?({'|'.join(TRAINED_WITH)})\.(weight|bias)")
 """FastVideo has `blocks.0.to_gate_compress.weight`, TurboDiffusion `blocks.0.self_attn.attn_op.local_attn.proj_l.weight`, others
-have it in `attn1` or `self_attn`; files for ComfyUI have a prefix."""
+have it in `attn1` or `self_attn`; the whole may have a prefix."""
 
 
 def trained_key(key: str) -> str | None:

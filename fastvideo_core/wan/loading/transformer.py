@@ -1,5 +1,6 @@
 """A `WanTransformer3DModel` from a diffusers folder or from one safetensors file, whoever wrote it. No network, on the CPU."""
 
+import logging
 import math
 import re
 from collections import Counter
@@ -20,8 +21,10 @@ from .trained_attention import FLOAT32, make_places, trained_key
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
+_LOG = logging.getLogger(__name__)
 _COMPUTE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+_FIRST = "patch_embedding.weight"
+"""Of every Wan network, under both names: what stands before it in a file stands before all its keys."""
 _OTHER_PARTS = ("first_stage_model.", "vae.", "cond_stage_model.", "text_encoders.", "conditioner.", "clip_vision.")
 """Of a checkpoint that holds all models of a pipeline; the transformer is the part with a prefix."""
 
@@ -34,12 +37,13 @@ def load_transformer(path: Path, dtype: torch.dtype | None = None) -> "WanTransf
 
     Args:
         path: a diffusers transformer folder (config.json and safetensors, sharded or not), or one safetensors file with
-            original Wan keys, with ComfyUI's `model.diffusion_model.` or `diffusion_model.` before them, or with diffusers' keys.
+            original Wan keys or diffusers' keys, all with one prefix (`model.diffusion_model.`, `pipe.dit.`) or none.
         dtype: float32, bfloat16 or float16; None keeps the file's (bfloat16 for float8 files, which are rescaled). What
             diffusers keeps in float32 (norms, time embedder, modulation) is float32 in any case.
 
     Weights of trained sparse attention (VSA's gate, SLA's projection) are beside the self-attention that they belong to.
-    Weights that need no conversion stay mapped from the file; the others are converted one by one.
+    Weights that need no conversion stay mapped from the file; the others are converted one by one. Counters of training
+    are left out, which is logged.
 
     Raises:
         LoadError: the file is missing, broken, of another kind, incomplete, or quantised in a way that cannot be undone.
@@ -85,6 +89,10 @@ def _transformer_weights(checkpoint: Checkpoint) -> dict[str, StoredWeight]:
     """
     where = str(checkpoint.path)
     tensors, prefix = _own_part(checkpoint)
+    counters = {key for key, tensor in tensors.items() if _is_counter(key.removeprefix(prefix), tensor)}
+    if counters:
+        _LOG.warning("%s: %s left out, which counted something in training.", where, some(sorted(counters)))
+    tensors = {key: tensor for key, tensor in tensors.items() if key not in counters}
     stored = stored_weights(tensors, checkpoint.metadata, where)
     weights = {key.removeprefix(prefix): weight for key, weight in stored.items() if _NEVER_USED not in key}
     is_original = "text_embedding.0.weight" in weights
@@ -101,11 +109,17 @@ def _transformer_weights(checkpoint: Checkpoint) -> dict[str, StoredWeight]:
 
 def _own_part(checkpoint: Checkpoint) -> tuple[dict[str, StoredTensor], str]:
     """The transformer's part of the file, and the prefix of its keys."""
-    for prefix in _PREFIXES:
-        if any(key.startswith(prefix) for key in checkpoint.tensors):
-            own = {key: tensor for key, tensor in checkpoint.tensors.items() if not key.startswith(_OTHER_PARTS)}
-            return own, prefix
-    return dict(checkpoint.tensors), ""
+    prefixes = [key.removesuffix(_FIRST) for key in checkpoint.tensors if key == _FIRST or key.endswith(f".{_FIRST}")]
+    if len(prefixes) != 1 or not prefixes[0]:
+        return dict(checkpoint.tensors), ""
+    return {key: tensor for key, tensor in checkpoint.tensors.items() if not key.startswith(_OTHER_PARTS)}, prefixes[0]
+
+
+def _is_counter(name: str, tensor: StoredTensor) -> bool:
+    """Whether it belongs to no layer, as `step` or `num_updates`: a whole number, or one number of the file itself."""
+    if diffusers_key(name) or original_key(name):
+        return False
+    return tensor.dtype in ("I64", "I32", "BOOL") or ("." not in name and math.prod(tensor.shape) == 1)
 
 
 def _looks(path: Path, unknown: list[str], keys: list[str]) -> str:
