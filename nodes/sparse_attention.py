@@ -79,8 +79,8 @@ class FastVideoSparseAttention(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "kernel", options=list(get_args(KernelName)), default="flex",
-                    tooltip="flex: compiled for each new size of video, which takes seconds; needs Triton on a GPU, a C++ "
-                    "compiler on the CPU. gather: plain torch, slower, runs anywhere.",
+                    tooltip="flex: compiled for each new size of video, which takes seconds; needs torch 2.9, Triton on a "
+                    "GPU, a C++ compiler on the CPU. gather: plain torch, slower, runs anywhere.",
                 ),
                 io.Combo.Input(
                     "trained_weights", default=NONE, optional=True,

@@ -15,8 +15,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from fastvideo_core import Phase, RequestError, Schedule, SparseReport
-from fastvideo_core.attention.sparse import Inputs, SparseSchedule, SparseSession, kernel_of
+from fastvideo_core.attention.sparse import Inputs, Kernel, SparseSchedule, SparseSession, prepare_kernel
 
+from .attention import situation_of
 from .attention_override import (
     OVERRIDE,
     SPARSE,
@@ -47,13 +48,16 @@ def with_sparse_attention(model: Any, sparse: SparseSchedule, trained: TrainedWe
         trained: weights for core's network, which core's memory manager loads and counts with the MODEL's own.
 
     Raises:
-        RequestError: another sparse attention or another pack's attention is on the MODEL.
+        RequestError: another sparse attention or another pack's attention is on the MODEL, or the kernel cannot run on this
+            machine with this model, with every reason.
+        NumericsError: the kernel gives wrong values here.
     """
     if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         raise RequestError(f"There are two {NAME} nodes on one MODEL: remove or bypass one of the two.")
     _check_override(model.model_options)
+    kernel = prepare_kernel(sparse, situation_of(model))
     clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, SparseWrapper(sparse, trained))
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, SparseWrapper(sparse, kernel, trained))
     if trained is not None:
         clone.set_additional_models(KEY, [trained.as_model()])
     return clone
@@ -64,6 +68,7 @@ class SparseWrapper:
     """Core's OUTER_SAMPLE wrapper: one call is one generation."""
 
     sparse: SparseSchedule
+    kernel: Kernel
     trained: TrainedWeights | None
 
     def __call__(self, executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
@@ -72,7 +77,7 @@ class SparseWrapper:
         _check_override(own_options)
         _check_one_device(guider.model_patcher)
         generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
-        run = SparseRun(self.sparse, self.trained, *generation.phase(None))
+        run = SparseRun(self.sparse, self.kernel, self.trained, *generation.phase(None))
         guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL, KEY, uncompiled(run.call), guider.model_options, is_model_options=True
@@ -92,9 +97,10 @@ class SparseRun:
     """One generation of one MODEL. What depends on the video's size is made at the first call of that size: context windows are
     shorter than the video."""
 
-    def __init__(self, sparse: SparseSchedule, trained: TrainedWeights | None, schedule: Schedule, phase: Phase) -> None:
-        self.sparse, self.trained, self.schedule, self.phase = sparse, trained, schedule, phase
-        self._kernel = kernel_of(sparse.kernel)
+    def __init__(
+        self, sparse: SparseSchedule, kernel: Kernel, trained: TrainedWeights | None, schedule: Schedule, phase: Phase
+    ) -> None:
+        self.sparse, self.kernel, self.trained, self.schedule, self.phase = sparse, kernel, trained, schedule, phase
         self._sessions: dict[Size, SparseSession] = {}
 
     def reports(self) -> tuple[SparseReport, ...]:
@@ -124,7 +130,7 @@ class SparseRun:
         time, height, width = (-(-extent // part) for extent, part in zip(x.shape[2:], patch_size, strict=True))
         size = (time, height, width)
         if size not in self._sessions:
-            session = SparseSession.open(self.sparse, self.phase, size, x.device, self._kernel)
+            session = SparseSession.open(self.sparse, self.phase, size, x.device, self.kernel)
             assert session is not None
             self._sessions[size] = session
         return self._sessions[size]

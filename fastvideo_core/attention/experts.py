@@ -1,9 +1,9 @@
 """Where attention backends meet a generation on diffusers' network: experts that compute with the chosen ones."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..conditioning import TEXT_TOKENS
 from ..report import AttentionReport, TextReport
@@ -17,6 +17,9 @@ from .requirements import Situation
 from .select import prepare
 
 if TYPE_CHECKING:
+    import torch
+    from diffusers import WanTransformer3DModel
+
     from ..wan.denoiser import WanDenoiser, WanExperts
 
 
@@ -39,7 +42,7 @@ class AttendingExperts:
     """
 
     def __init__(self, experts: "WanExperts", settings: AttentionSettings) -> None:
-        foldable = all(takes_bias(settings.cross_attention, _situation(experts, name)) for name in experts.names)
+        foldable = all(takes_bias(settings.cross_attention, situation_of(experts, name)) for name in experts.names)
         self.experts = replace(
             experts, fold_text=experts.fold_text and foldable, keep_keys=experts.keep_keys and settings.keep_keys
         )
@@ -48,6 +51,14 @@ class AttendingExperts:
     @property
     def names(self) -> Collection[Expert]:
         return self.experts.names
+
+    @property
+    def transformers(self) -> "Mapping[Expert, WanTransformer3DModel]":
+        return self.experts.transformers
+
+    @property
+    def device(self) -> "torch.device":
+        return self.experts.device
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator["WanDenoiser"]:
@@ -74,12 +85,23 @@ def _all_rows(experts: "WanExperts", name: Expert) -> str:
 
 
 def _account(experts: "WanExperts", name: Expert, settings: AttentionSettings) -> AttentionAccount:
-    situation = _situation(experts, name)
+    situation = situation_of(experts, name)
     across = situation if experts.text(name) is None else replace(situation, mask="bias")
     return AttentionAccount.of(prepare(settings.self_attention, situation), prepare(settings.cross_attention, across))
 
 
-def _situation(experts: "WanExperts", name: Expert) -> Situation:
+class _Placed(Protocol):
+    """`WanExperts` or `AttendingExperts`."""
+
+    @property
+    def transformers(self) -> "Mapping[Expert, WanTransformer3DModel]": ...
+
+    @property
+    def device(self) -> "torch.device": ...
+
+
+def situation_of(experts: _Placed, name: Expert) -> Situation:
+    """Where an expert computes attention without a mask."""
     from ..wan.denoiser import compute_dtype
 
     transformer = experts.transformers[name]

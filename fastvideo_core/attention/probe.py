@@ -24,8 +24,8 @@ from torch import Tensor
 from .dense import Attend, broadcast_mask
 from .requirements import Situation, dtype_name
 
-# What kernels and torch.compile raise; a Python bug in an adapter is none of them.
-KERNEL_ERRORS = (RuntimeError, ValueError, AssertionError, NotImplementedError, ImportError, OSError)
+# What kernels and torch.compile raise; a TypeError where a device lacks a dtype or a package's function an argument.
+KERNEL_ERRORS = (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError, ImportError, OSError)
 LENGTHS = ((72, 72), (40, 104))  # as in self- and in cross-attention
 BATCH, HEADS = 2, 3
 SPREAD = 2.0
@@ -45,25 +45,28 @@ def faults(attend: Attend, situation: Situation, error: float | None = None) -> 
         try:
             out = attend(q, k, v, mask, scale)
         except KERNEL_ERRORS as problem:
-            found.append(f"it raised {type(problem).__name__} in a trial: {_first_line(problem)}")
+            found.append(raised(problem))
             continue
         found += [] if all(map(torch.equal, (q, k, v), before)) else ["it changes what it is given"]
-        found += _differences(out, exact, situation, error or budget(situation))
+        found += differences(out, exact, situation, error or budget(situation))
     return tuple(dict.fromkeys(found))
 
 
 def exact_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
-    """softmax(scale * q k^T) v in float64, (B, Lq, H, D). Arguments as in `Attend`."""
-    scores = torch.einsum("bihd,bjhd->bhij", q.double(), k.double()) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    """softmax(scale * q k^T) v in float64 on the CPU, (B, Lq, H, D). Arguments as in `Attend`."""
     given = broadcast_mask(mask, q)
+    q, k, v = (x.cpu().double() for x in (q, k, v))  # there are devices without float64
+    scores = torch.einsum("bihd,bjhd->bhij", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if given is not None:
+        given = given.cpu()
         scores = scores.masked_fill(~given, -float("inf")) if given.dtype == torch.bool else scores + given.double()
-    return torch.einsum("bhij,bjhd->bihd", scores.softmax(dim=-1), v.double())
+    return torch.einsum("bhij,bjhd->bihd", scores.softmax(dim=-1), v)
 
 
 def relative_error(out: Tensor, exact: Tensor) -> float:
     """|out - exact| / |exact| in the Euclidean norm."""
-    return float((out.double() - exact).norm() / exact.norm())
+    exact = exact.cpu().double()
+    return float((out.cpu().double() - exact).norm() / exact.norm())
 
 
 def budget(situation: Situation) -> float:
@@ -91,7 +94,8 @@ def _inputs(situation: Situation, queries: int, keys: int) -> tuple[Tensor, Tens
     return q, k, v, mask if mask is None else mask.to(situation.device)
 
 
-def _differences(out: Tensor, exact: Tensor, situation: Situation, allowed: float) -> Sequence[str]:
+def differences(out: Tensor, exact: Tensor, situation: Situation, allowed: float) -> Sequence[str]:
+    """What a kernel's output has wrong against the exact one of `exact_attention`, in words."""
     if out.shape != exact.shape:
         return [f"it gives the shape {tuple(out.shape)} where {tuple(exact.shape)} (batch, length, heads, head_dim) is right"]
     if out.dtype != situation.dtype:
@@ -103,5 +107,7 @@ def _differences(out: Tensor, exact: Tensor, situation: Situation, allowed: floa
     return [] if error <= allowed else [f"its relative error against float64 is {error:.2g}; at most {allowed:.2g} is rounding"]
 
 
-def _first_line(problem: Exception) -> str:
-    return str(problem).strip().partition("\n")[0][:200] or "no message"
+def raised(problem: Exception) -> str:
+    """What became of a trial."""
+    first_line = str(problem).strip().partition("\n")[0][:200] or "no message"
+    return f"it raised {type(problem).__name__} in a trial: {first_line}"

@@ -189,6 +189,11 @@ def unmet(requirements: Iterable[Requirement], situation: Situation) -> tuple[st
     return tuple(reason for requirement in requirements for reason in requirement.unmet(situation))
 
 
+def where(situation: Situation) -> str:
+    """For a message."""
+    return f"{situation.device}, {dtype_name(situation.dtype)}, head_dim {situation.head_dim}"
+
+
 def release(version: str) -> tuple[int, ...]:
     """The numbers of a version: (2, 11, 0) of "2.11.0+cu128"."""
     found = re.match(r"\d+(\.\d+)*", version)

@@ -10,7 +10,7 @@ from ..errors import NumericsError, RequestError
 from .backends import AUTO_ORDER, BACKENDS, Backend, backend
 from .dense import Attend
 from .probe import faults
-from .requirements import MASK_WORDS, Situation, dtype_name, mask_kind
+from .requirements import MASK_WORDS, Situation, mask_kind, where
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ def prepare(asked: str, situation: Situation) -> Attention:
     attend, reasons = _load(row, situation)
     if attend is None:
         raise RequestError(
-            f"The attention backend {asked} ({row.title}) cannot run here ({_where(situation)}): it {'; it '.join(reasons)}. "
+            f"The attention backend {asked} ({row.title}) cannot run here ({where(situation)}): it {'; it '.join(reasons)}. "
             "Choose another one, or auto."
         )
     wrong = faults(attend, situation, row.error)
     if wrong:
         raise NumericsError(
-            f"The attention backend {asked} ({row.title}) is broken here ({_where(situation)}): {'; '.join(wrong)}. Choose "
+            f"The attention backend {asked} ({row.title}) is broken here ({where(situation)}): {'; '.join(wrong)}. Choose "
             "another one, or install a build that fits this GPU and this torch."
         )
     others = {name: ("was not asked for",) for name in BACKENDS if name != asked}
@@ -89,7 +89,7 @@ def _automatic(situation: Situation) -> Attention:
                 return Attention(Choice("auto", name, why, _with_rest(rejected, name, situation)), situation, attend)
         rejected[name] = reasons
     listed = "; ".join(f"{name} {'; it '.join(reasons)}" for name, reasons in rejected.items())
-    raise RequestError(f"No attention backend that auto tries runs here ({_where(situation)}): {listed}.")
+    raise RequestError(f"No attention backend that auto tries runs here ({where(situation)}): {listed}.")
 
 
 def _with_rest(rejected: Mapping[str, tuple[str, ...]], chosen: str, situation: Situation) -> Mapping[str, tuple[str, ...]]:
@@ -116,7 +116,3 @@ def _load(row: Backend, situation: Situation) -> tuple[Attend | None, tuple[str,
 
 def _short(reasons: tuple[str, ...]) -> str:
     return reasons[0] + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")
-
-
-def _where(situation: Situation) -> str:
-    return f"{situation.device}, {dtype_name(situation.dtype)}, head_dim {situation.head_dim}"

@@ -106,6 +106,16 @@ def test_the_flex_kernel_computes_what_gather_does(comfy: Any, load_wan: Any, pl
     assert report.sparse[0].density == pytest.approx(expected.sparse[0].density, rel=1e-6)
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_a_kernel_that_cannot_run_here_is_refused_by_the_node(
+    comfy: Any, load_wan: Any, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network_in(comfy, load_wan, place)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(RequestError, match=r"kernel flex .* cannot run here .*no C\+\+ compiler.*Choose the kernel gather"):
+        sparse(comfy, model, kernel="flex")
+
+
 @pytest.mark.parametrize("name", ["VSA", "STA"])
 def test_the_engine_computes_the_same(comfy: Any, load_wan: Any, name: str) -> None:
     """`fastvideo_core.generate` over `SparseExperts` on diffusers' network."""

@@ -9,6 +9,7 @@ from .measure import OutputError, measured
 from .nabla import NABLASettings
 from .processor import sparse_attention
 from .schedule import SparseSchedule
+from .select import prepare_kernel
 from .session import SparseSession
 from .sla import SLASettings
 from .sta import STASettings
@@ -37,5 +38,6 @@ __all__ = [
     "VSASettings",
     "kernel_of",
     "measured",
+    "prepare_kernel",
     "sparse_attention",
 ]

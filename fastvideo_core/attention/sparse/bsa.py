@@ -47,6 +47,10 @@ class BSASettings:
         """Of a tile's so many queries, how many are kept."""
         return max(1, math.ceil(self.kept_queries * tokens - 1e-9))
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        return self.kept(math.prod(self.tile)), math.prod(self.tile)
+
     def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "BidirectionalSparseAttention":
         grid = TileGrid.build(size, self.tile, device)
         kept = torch.tensor([self.kept(tokens) for tokens in grid.counts.tolist()], device=device)

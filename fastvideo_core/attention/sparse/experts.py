@@ -1,6 +1,6 @@
 """Where sparse attention meets a generation: experts whose self-attention is sparse as the schedule says."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -10,13 +10,16 @@ from torch import Tensor
 from ...guidance import Branch, Prediction
 from ...report import SparseReport
 from ...schedule import Expert, Phase, Schedule
-from .kernel import Kernel, kernel_of
+from ..experts import situation_of
+from .kernel import Kernel
 from .processor import sparse_attention
 from .schedule import SparseSchedule
+from .select import prepare_kernel
 from .session import SparseSession
 from .tiles import Size
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import WanTransformer3DModel
 
     from ...wan.denoiser import TransformerDenoiser, WanDenoiser
@@ -27,6 +30,12 @@ class _Experts(Protocol):
 
     @property
     def names(self) -> Collection[Expert]: ...
+
+    @property
+    def transformers(self) -> "Mapping[Expert, WanTransformer3DModel]": ...
+
+    @property
+    def device(self) -> "torch.device": ...
 
     def active(self, phase: Phase) -> "AbstractContextManager[WanDenoiser]": ...
 
@@ -53,16 +62,21 @@ class SparseDenoiser:
 
 @dataclass
 class SparseExperts:
-    """Experts of one generation whose self-attention is sparse, for `generate`. After each phase the transformer is as before."""
+    """Experts of one generation whose self-attention is sparse, for `generate`. After each phase the transformer is as before.
+
+    Raises:
+        RequestError: the kernel cannot run on the experts' device in their dtype; with every reason.
+        NumericsError: it gives wrong values there.
+    """
 
     experts: _Experts
     schedule: Schedule
     sparse: SparseSchedule
-    _kernel: Kernel = field(init=False)
+    _kernels: dict[Expert, Kernel] = field(init=False)
     _sessions: list[SparseSession] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self._kernel = kernel_of(self.sparse.kernel)
+        self._kernels = {name: prepare_kernel(self.sparse, situation_of(self.experts, name)) for name in self.experts.names}
 
     @property
     def names(self) -> Collection[Expert]:
@@ -72,7 +86,7 @@ class SparseExperts:
     def active(self, phase: Phase) -> "Iterator[TransformerDenoiser]":
         with self.experts.active(phase) as denoiser:
             device = denoiser.conditioning.positive.device
-            session = SparseSession.open(self.sparse, phase, token_grid(denoiser), device, self._kernel)
+            session = SparseSession.open(self.sparse, phase, token_grid(denoiser), device, self._kernels[phase.expert])
             if session is None:
                 yield denoiser
                 return

@@ -8,6 +8,7 @@ With bars for means over a tile's tokens:
 Kandinsky 5 was trained with it; on Wan it is training-free.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -36,6 +37,10 @@ class NABLASettings:
         check_tile("NABLA's tile", self.tile)
         if self.window is not None:
             check_window("NABLA's window", self.window)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        return math.prod(self.tile), math.prod(self.tile)
 
     def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "NeighbourhoodAdaptiveAttention":
         grid = TileGrid.build(size, self.tile, device)

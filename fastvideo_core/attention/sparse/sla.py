@@ -51,6 +51,10 @@ class SLASettings:
         if self.feature_map not in FEATURE_MAPS:
             raise RequestError(f"SLA's feature map is {self.feature_map!r}: use one of {', '.join(FEATURE_MAPS)}.")
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        return QUERY_BLOCK, KEY_BLOCK
+
     def kept(self, blocks: int) -> int:
         """Of so many blocks of keys, how many a block of queries attends."""
         return max(1, min(int((1 - self.sparsity) * blocks + 1e-9), blocks))  # (1 - 0.9) * 640 is a hair less than 64

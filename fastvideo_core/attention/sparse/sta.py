@@ -5,6 +5,7 @@ Per axis, with n tiles, a window of w and r = w // 2: the window of tile p has i
 the tiles at a distance of at most r.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +30,10 @@ class STASettings:
     def __post_init__(self) -> None:
         check_window("STA's window", self.window)
         check_tile("STA's tile", self.tile)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        return math.prod(self.tile), math.prod(self.tile)
 
     def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "SlidingTileAttention":
         grid = TileGrid.build(size, self.tile, device)

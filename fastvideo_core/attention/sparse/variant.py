@@ -55,6 +55,11 @@ class SparseSettings(Protocol):
 
     name: ClassVar[str]
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Places of a tile of queries and of a tile of keys, as the kernel gets them."""
+        ...
+
     def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> SparseAttention: ...
 
 

@@ -42,6 +42,10 @@ class VSASettings:
         """Of so many tiles (partly filled ones count, as in FastVideo), how many each one attends."""
         return max(1, min(math.ceil((1 - self.sparsity) * tiles), tiles))
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        return math.prod(self.tile), math.prod(self.tile)
+
     def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "VideoSparseAttention":
         return VideoSparseAttention(self, TileGrid.build(size, self.tile, device), kernel)
 
