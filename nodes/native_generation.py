@@ -1,6 +1,6 @@
 """What a step cache is told of one generation on a native MODEL: noise levels, experts, sizes."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,15 +87,25 @@ def generation_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> Na
 def network_weights(model: Any) -> dict[str, torch.Tensor]:
     """A MODEL's weights by their original names, as they were before LoRAs and other patches; quantised ones as they are
     stored."""
-    weights = dict(_unpatched(model))
-    if isinstance(model.model.diffusion_model, DiffusersNetwork):
-        from fastvideo_core.wan.loading import original_keys
+    network = model.model.diffusion_model
+    if isinstance(network, DiffusersNetwork):
+        from fastvideo_core.wan.loading import before_loras, original_keys, tensors_of
 
-        return original_keys({name.removeprefix("transformer."): weight for name, weight in weights.items()})
-    return weights
+        tensors = tensors_of(network.transformer)
+        return original_keys(before_loras(tensors | _before_patches(model, "diffusion_model.transformer.", tensors)))
+    tensors = _tensors(network)
+    return tensors | _before_patches(model, "diffusion_model.", tensors)
 
 
-def _unpatched(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    prefix = "diffusion_model."
-    for name, ((weight, _), *_) in model.get_key_patches(prefix).items():
-        yield name.removeprefix(prefix), getattr(weight, "_qdata", weight)
+def _tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """By the names that the network itself has for them: the state dicts of quantised layers hold others."""
+    stored = network.state_dict()
+    named = {**dict(network.named_parameters()), **{name: buffer for name, buffer in network.named_buffers() if name in stored}}
+    return {name: getattr(tensor, "_qdata", tensor) for name, tensor in named.items()}
+
+
+def _before_patches(model: Any, prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What core put aside of these tensors while a LoRA, a hook or another patch is in its place."""
+    hooked = {name: model.hook_backup[f"{prefix}{name}"][0] for name in tensors if f"{prefix}{name}" in model.hook_backup}
+    patched = {name: model.backup[f"{prefix}{name}"].weight for name in tensors if f"{prefix}{name}" in model.backup}
+    return {name: getattr(tensor, "_qdata", tensor) for name, tensor in {**hooked, **patched}.items()}

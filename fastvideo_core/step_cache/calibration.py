@@ -19,6 +19,7 @@ from ..report import CacheReport
 from ..request import SamplingRequest
 from ..schedule import Expert, Phase, Schedule
 from ..wan.loading.keys import original_keys
+from ..wan.loading.lora_change import before_loras, tensors_of
 from .decisions import CachePlan
 from .experts import CachedExperts
 from .ratios import PerStep, PhaseRatios, RatioTable
@@ -187,9 +188,9 @@ def measured_table(
 
 def weights_hash(transformers: Mapping[Expert, nn.Module]) -> str:
     """The name of a table: `network_hash` of each expert's `WanTransformer3DModel`, the high-noise one's first, joined by
-    an underscore."""
+    an underscore. LoRAs do not change it: a table serves its checkpoint with any of them."""
     experts: tuple[Expert, ...] = ("single", "high_noise", "low_noise")
-    hashes = {expert: network_hash(original_keys(network.state_dict())) for expert, network in transformers.items()}
+    hashes = {expert: network_hash(original_keys(before_loras(tensors_of(network)))) for expert, network in transformers.items()}
     return "_".join(hashes[expert] for expert in experts if expert in hashes)
 
 

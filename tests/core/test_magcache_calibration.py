@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tiny_transformer as files
 import torch
 from diffusers import WanTransformer3DModel
 from torch import Tensor
@@ -24,6 +25,7 @@ from fastvideo_core.step_cache import (
     weights_hash,
 )
 from fastvideo_core.step_cache.calibration import RatioMeter, step_ratio
+from fastvideo_core.wan.loading import apply_lora
 
 NO_REST = (torch.empty(0), torch.empty(0), (torch.empty(0), torch.empty(0)))
 
@@ -178,6 +180,24 @@ def test_the_hash_is_of_the_weights_and_of_nothing_else() -> None:
     pair = {"high_noise": tiny.t2v(0), "low_noise": tiny.t2v(1)}
     assert weights_hash(pair) == weights_hash(dict(reversed(pair.items())))
     assert weights_hash(pair) == "_".join(weights_hash({"single": tiny.t2v(seed)}) for seed in (0, 1))
+
+
+@pytest.mark.parametrize("kind", ["of every part", "of the patch embedding", "two of them", "peft's adapter"])
+def test_a_lora_does_not_change_the_hash(kind: str, tmp_path: Path) -> None:
+    network = tiny.i2v_clip()
+    expected = weights_hash({"single": network})
+    if kind == "peft's adapter":
+        peft = pytest.importorskip("peft", reason="peft (optional)")
+        network.add_adapter(peft.LoraConfig(r=4, target_modules=["to_q", "net.2"], use_dora=True))
+    else:
+        lora = files.lightx2v_lora(network)  # pairs, and differences of weights, norms and biases
+        if kind == "of the patch embedding":
+            down, up = files.low_rank((24, 36, 1, 2, 2), 7)
+            lora = {f"diffusion_model.patch_embedding.lora_{end}.weight": part for end, part in (("down", down), ("up", up))}
+        file = files.save(lora, tmp_path / "lora.safetensors", None)
+        for _ in range(2 if kind == "two of them" else 1):
+            assert apply_lora(network, file, 0.7).layers
+    assert weights_hash({"single": network}) == expected
 
 
 def test_the_hash_reads_float8_and_half_precision() -> None:

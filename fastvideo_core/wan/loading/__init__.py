@@ -3,6 +3,7 @@
 from .checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from .keys import original_keys
 from .lora import LoraReport, apply_lora, remove_loras
+from .lora_change import before_loras, tensors_of
 from .offload import group_offload
 from .trained_attention import trained_with, unused_training
 from .trained_file import NetworkSize, load_trained_attention
@@ -14,12 +15,14 @@ __all__ = [
     "NetworkSize",
     "StoredTensor",
     "apply_lora",
+    "before_loras",
     "group_offload",
     "load_trained_attention",
     "load_transformer",
     "open_checkpoint",
     "original_keys",
     "remove_loras",
+    "tensors_of",
     "trained_with",
     "unused_training",
 ]

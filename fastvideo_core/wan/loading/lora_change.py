@@ -1,12 +1,16 @@
 """Two ways in which a parameter is changed and put back: a low-rank sum computed at use, and a replacement."""
 
 import re
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 _BEFORE = "_before_lora"
+_PARAMETRIZED = re.compile(r"parametrizations\.(\w+)\.original$")
+_ADDED = re.compile(r"\.parametrizations\.|\.lora_")
+"""What a LoRA brings with it, `LowRank`'s and peft's."""
 
 
 class LowRank(nn.Module):
@@ -27,8 +31,21 @@ class LowRank(nn.Module):
 
 def parameter_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     """The network's parameters by their names without LoRAs."""
-    names = ((re.sub(r"parametrizations\.(\w+)\.original$", r"\1", name), tensor) for name, tensor in network.named_parameters())
-    return {name: tuple(tensor.shape) for name, tensor in names}
+    return {_PARAMETRIZED.sub(r"\1", name): tuple(tensor.shape) for name, tensor in network.named_parameters()}
+
+
+def tensors_of(network: nn.Module) -> dict[str, Tensor]:
+    """Its state dict, with the originals that lie beside replaced parameters."""
+    beside = {name: tensor for name, tensor in network.named_buffers() if name.endswith(_BEFORE)}
+    return {**network.state_dict(), **beside}
+
+
+def before_loras(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights by their names without LoRAs, as they were before them: those of `apply_lora`, and the adapters that peft puts
+    around a layer. tensors: by the names of `tensors_of`."""
+    named = {_PARAMETRIZED.sub(r"\1", name).replace(".base_layer.", "."): tensor for name, tensor in tensors.items()}
+    own = (name for name in named if not name.endswith(_BEFORE) and not _ADDED.search(name))
+    return {name: named.get(f"{name}{_BEFORE}", named[name]) for name in own}
 
 
 def add_low_rank(layer: nn.Linear, down: Tensor, up: Tensor, scale: float) -> None:
