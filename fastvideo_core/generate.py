@@ -4,7 +4,7 @@ Progress, preview and cancelling belong to whoever iterates; closing the iterato
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -65,7 +65,7 @@ def denoise(
 
 def generate(
     request: SamplingRequest, experts: Experts, conditioning: Conditioning, noise: Tensor, guidance: Guidance
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """A whole generation. The last step's latents are the video.
 
     An expert's weights are back on their offload device when the iterator ends, is closed early, or raises.

@@ -129,9 +129,9 @@ def _unused_training(guider: Any, reports: tuple[SparseReport, ...]) -> tuple[st
     transformers = [network.transformer for network in networks if isinstance(network, DiffusersNetwork)]
     if not transformers:
         return ()
-    from fastvideo_core.wan.loading import unused_training  # imports diffusers, which takes seconds
+    from fastvideo_core.wan.loading import trained_with, unused_training  # imports diffusers, which takes seconds
 
-    return unused_training(transformers, reports)
+    return unused_training([variant for network in transformers for variant in trained_with(network)], reports)
 
 
 def seconds_since_queued() -> float | None:

@@ -18,6 +18,7 @@ from ..guidance import Branch, Guidance
 from ..report import CacheReport
 from ..request import SamplingRequest
 from ..schedule import Expert, Phase, Schedule
+from ..wan.at_work import check_idle
 from ..wan.loading.keys import original_keys
 from ..wan.loading.lora_change import before_loras, tensors_of
 from .decisions import CachePlan
@@ -188,7 +189,13 @@ def measured_table(
 
 def weights_hash(transformers: Mapping[Expert, nn.Module]) -> str:
     """The name of a table: `network_hash` of each expert's `WanTransformer3DModel`, the high-noise one's first, joined by
-    an underscore. LoRAs do not change it: a table serves its checkpoint with any of them."""
+    an underscore. LoRAs do not change it: a table serves its checkpoint with any of them.
+
+    Raises:
+        RequestError: a network is at work: then it has other modules in the place of its own.
+    """
+    for network in transformers.values():
+        check_idle(network, "The weights' hash was asked for, the name of a ratio table")
     experts: tuple[Expert, ...] = ("single", "high_noise", "low_noise")
     hashes = {expert: network_hash(original_keys(before_loras(tensors_of(network)))) for expert, network in transformers.items()}
     return "_".join(hashes[expert] for expert in experts if expert in hashes)

@@ -15,8 +15,10 @@ from ..conditioning import TEXT_TOKENS, Conditioning
 from ..errors import CapacityError
 from ..guidance import Branch, Prediction
 from ..schedule import TIMESTEPS, Expert, Phase
+from .at_work import at_work, check_idle
 from .embeddings import KeptEmbeddings, embeds_as_made, kept_embeddings
 from .fit import check_conditioning
+from .placement import placed
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -153,7 +155,8 @@ class TransformerExperts(Protocol):
 @dataclass(frozen=True)
 class WanExperts:
     """One or two transformers under one conditioning. Only the expert at work is on `device`; the other one, and both
-    afterwards, are on `offload_device`. A transformer with group offloading (diffusers' hooks) moves its own blocks.
+    afterwards, are on `offload_device`. A transformer with group offloading (diffusers' hooks) moves its own blocks. In a phase
+    all of them belong to these experts alone.
     fold_text: see `text`. keep_keys: a folded text's keys and values in cross-attention, and the image tokens', are computed once
     per phase and kept on `device` in it: 2 * blocks * branches * rows * dim values."""
 
@@ -167,6 +170,7 @@ class WanExperts:
 
     def __post_init__(self) -> None:
         for expert, transformer in self.transformers.items():
+            check_idle(transformer, "A second generation was asked for")
             check_conditioning(transformer, self.conditioning, self.latent_shape, expert)
 
     @property
@@ -178,21 +182,16 @@ class WanExperts:
         from .onednn import with_onednn
 
         transformer = self.transformers[phase.expert]
-        offloaded = is_group_offloaded(transformer)
-        if not offloaded:
-            transformer.to(self.device)
-        try:
+        with at_work(self.transformers.values()), ExitStack() as stack:
+            if not is_group_offloaded(transformer):
+                stack.enter_context(placed(transformer, self.device, self.offload_device))
             conditioning = self.conditioning.to(self.device, compute_dtype(transformer))
             text = self.text(phase.expert)
-            with ExitStack() as stack:
-                stack.enter_context(with_onednn(transformer))
-                if is_as_made(transformer):
-                    stack.enter_context(lean_attention(transformer, text))
-                embeddings = self._kept_embeddings(transformer, stack)
-                yield WanDenoiser(transformer, conditioning, self.latent_shape, text, embeddings)
-        finally:
-            if not offloaded:
-                transformer.to(self.offload_device)
+            stack.enter_context(with_onednn(transformer))
+            if is_as_made(transformer):
+                stack.enter_context(lean_attention(transformer, text))
+            embeddings = self._kept_embeddings(transformer, stack)
+            yield WanDenoiser(transformer, conditioning, self.latent_shape, text, embeddings)
 
     def text(self, expert: Expert) -> FoldedText | None:
         """How the zero rows of both branches' text are folded into few, which changes nothing but rounding; None where they are

@@ -1,7 +1,7 @@
 """One generation of a `WanModel`, as an object that is iterated; afterwards it tells what ran."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import psutil
@@ -11,7 +11,7 @@ from ..attention.experts import AttendingExperts, AttentionSettings, text_report
 from ..attention.requirements import Situation
 from ..attention.sparse import SparseExperts, SparseSchedule
 from ..conditioning import Conditioning
-from ..generate import Experts, Step, generate, seeded_noise
+from ..generate import Step, generate, seeded_noise
 from ..guidance import Guidance
 from ..report import RunReport, phase_reports, ran_as
 from ..request import SamplingRequest, VideoSize
@@ -20,15 +20,16 @@ from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .compiled import CompileAccount, CompiledExperts, CompileSettings
 from .denoiser import TransformerExperts, WanExperts, compute_dtype
-from .loading.trained_attention import unused_training
+from .loading.trained_attention import trained_with, unused_training
 
 if TYPE_CHECKING:
     from .model import WanModel
 
 
 class Generation(Iterator[Step]):
-    """`for step in generation`; then `latents` is the video (B, C, T, H, W) and `report()` the account. Closing it early leaves
-    no weights on the device, and no memory with the cache."""
+    """`for step in generation`; then `latents` is the video (B, C, T, H, W) and `report()` the account. Closing it early,
+    or leaving it (`break`, an exception), leaves no weights on the device and no memory with the cache. While it is open, between
+    its first step and its last, the networks are its own: another generation of them, LoRAs and the like are refused."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Generation(Iterator[Step]):
         self._first = self._last = time.perf_counter()
         self._peak: int | None = None
         experts = WanExperts(model.transformers, conditioning, latent_shape, model.device, model.offload_device)
+        self._trained = [variant for network in model.transformers.values() for variant in trained_with(network)]
         self.attending = None if attention is None else AttendingExperts(experts, attention)
         self.cache = None if cache is None else cache(self)
         dense = self.attending or experts
@@ -59,15 +61,14 @@ class Generation(Iterator[Step]):
         self.sparse = None if sparse is None else SparseExperts(dense, self.guidance.schedule, sparse)
         self.compiled = None if compile is None else self._compiled(self.sparse or dense, compile)
         working = self.compiled or self.sparse or dense
-        self._steps = self._run(working if self.cache is None else CachedExperts(working, self.guidance.schedule, self.cache))
+        cached = working if self.cache is None else CachedExperts(working, self.guidance.schedule, self.cache)
+        # Nothing in it refers to this object: left without an end, both are gone at once, and the network is free.
+        self._steps = generate(request, cached, conditioning, self.latents, self.guidance)
 
     def _compiled(self, experts: TransformerExperts, settings: CompileSettings) -> CompiledExperts:
         transformer = next(iter(self.model.transformers.values()))
         settings.check(Situation.on(self.model.device, compute_dtype(transformer), transformer.config.attention_head_dim))
         return CompiledExperts(experts, CompileAccount(settings))
-
-    def _run(self, experts: Experts) -> Generator[Step, None, None]:
-        yield from generate(self.request, experts, self.conditioning, self.latents, self.guidance)
 
     def __next__(self) -> Step:
         if not self.step_seconds:
@@ -123,7 +124,7 @@ class Generation(Iterator[Step]):
             sparse=sparse,
             texts=self._texts,
             notes=(
-                *unused_training(self.model.transformers.values(), sparse),
+                *unused_training(self._trained, sparse),
                 *(() if self.compiled is None else (self.compiled.account.note(),)),
             ),
         )

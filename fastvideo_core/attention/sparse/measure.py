@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ...wan.at_work import check_idle
 from .kernel import Kernel
 from .processor import attention_inputs, placed
 from .tiles import Size
@@ -93,8 +94,9 @@ def measured(
         size: of the video, in tokens.
 
     Raises:
-        RequestError: as `sparse_attention`.
+        RequestError: as `sparse_attention`, or the network is at work.
     """
+    check_idle(transformer, "Sparse attention was to be measured")
     attentions = [each.prepare(size, device, kernel) for each in settings]
     sums = torch.zeros(len(transformer.blocks), len(settings), 4, dtype=torch.float64, device=device)
     errors = OutputErrors(settings, attentions, sums)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...errors import RequestError
+from ..at_work import check_idle
 from ..denoiser import is_group_offloaded
 from .checkpoint import open_checkpoint
 from .lora_change import undo
@@ -45,10 +46,11 @@ def apply_lora(transformer: "WanTransformer3DModel", path: Path, strength: float
     Raises:
         LoadError: nothing in the file fits the network, a shape differs, a pair is torn, or it is another kind of adapter.
             The network is as before.
-        RequestError: the strength is not finite, or the network is group-offloaded.
+        RequestError: the strength is not finite, or the network is group-offloaded or at work.
     """
     if not math.isfinite(strength):
         raise RequestError(f"LoRA strength {strength} was asked for. It must be a finite number; 1 is as trained.")
+    check_idle(transformer, "A LoRA was to be applied")
     _check_not_offloaded(transformer)
     path = Path(path)
     layers, ignored = read_layers(transformer, open_checkpoint(path))
@@ -61,8 +63,9 @@ def remove_loras(transformer: "WanTransformer3DModel") -> None:
     """Undo every `apply_lora`: the parameters hold the very tensors that they held before.
 
     Raises:
-        RequestError: the network is group-offloaded.
+        RequestError: the network is group-offloaded or at work.
     """
+    check_idle(transformer, "LoRAs were to be removed")
     _check_not_offloaded(transformer)
     for module in list(transformer.modules()):
         undo(module)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ...errors import RequestError
+from ..at_work import check_idle
 from ..denoiser import is_group_offloaded
 
 if TYPE_CHECKING:
@@ -21,10 +22,11 @@ def group_offload(transformer: "WanTransformer3DModel", device: torch.device, bl
         blocks_per_group: blocks that are moved together, 1 or more.
 
     Raises:
-        RequestError: the group size is impossible, or the transformer is offloaded already.
+        RequestError: the group size is impossible, or the transformer is offloaded already or at work.
     """
     if blocks_per_group < 1:
         raise RequestError(f"Groups of {blocks_per_group} blocks were asked for; a group is 1 block or more.")
+    check_idle(transformer, "Group offloading was asked for")
     if is_group_offloaded(transformer):
         raise RequestError("This transformer is group-offloaded already. Load it again to offload it in another way.")
     transformer.enable_group_offload(

@@ -59,11 +59,11 @@ def trained_with(network: "WanTransformer3DModel") -> tuple[str, ...]:
     return tuple(variant for layer, variant in TRAINED_WITH.items() if hasattr(network.blocks[0].attn1, layer))
 
 
-def unused_training(networks: Iterable["WanTransformer3DModel"], reports: Iterable[SparseReport]) -> tuple[str, ...]:
-    """Says of sparse attention that the weights were trained with, and that did not run."""
-    trained = {variant for network in networks for variant in trained_with(network)}
+def unused_training(trained: Iterable[str], reports: Iterable[SparseReport]) -> tuple[str, ...]:
+    """Says of sparse attention that the weights were trained with, and that did not run. trained: of all experts, see
+    `trained_with`, which reads no network that is at work."""
     ran = {report.variant for report in reports if report.sparse_calls}
     return tuple(
         f"The model was trained with sparse attention {variant} and has weights for it, which took no part in this run."
-        for variant in sorted(trained - ran)
+        for variant in sorted(set(trained) - ran)
     )
