@@ -21,6 +21,7 @@ From a diffusers repository on disk to frames:
 
 from .ab import Measured, against, measure
 from .attention.experts import AttentionSettings
+from .checks import ROUNDING, is_one, settled_pixels
 from .conditioning import TEXT_TOKENS, Conditioning, GivenFrame, image_condition
 from .errors import CapacityError, ConditioningError, FastVideoError, LoadError, NumericsError, RequestError
 from .generate import Step, check_finite, denoise, generate, seeded_noise
@@ -55,14 +56,15 @@ from .wan.vae import VideoVAE
 from .wan.variants import VARIANTS, WanVariant
 
 __all__ = [
-    "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Attempt", "AttentionReport", "AttentionSettings", "Branch", "CachePhaseReport",
-    "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison", "CompileSettings", "Conditioning", "ConditioningError",
-    "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality", "Generation", "GivenFrame", "Guidance", "GuidanceMode",
-    "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured", "NewCache", "NumericsError", "Phase",
-    "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
-    "SolverName", "SparseReport", "Step", "StepCache", "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning",
-    "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora", "blocks_cut", "check_finite",
-    "clean_prompt", "compare", "denoise", "generate", "group_offload", "guide", "image_condition", "load_demo",
-    "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "ran_as",
-    "seeded_noise", "shifted_sigmas", "tune", "with_cache_dit", "with_dbcache", "with_magcache",
+    "ROUNDING", "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Attempt", "AttentionReport", "AttentionSettings", "Branch",
+    "CachePhaseReport", "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison", "CompileSettings",
+    "Conditioning", "ConditioningError", "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality", "Generation",
+    "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured",
+    "NewCache", "NumericsError", "Phase", "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport",
+    "SamplingRequest", "Schedule", "Solver", "SolverName", "SparseReport", "Step", "StepCache", "TextEncoder", "TextReport",
+    "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora",
+    "blocks_cut", "check_finite", "clean_prompt", "compare", "denoise", "generate", "group_offload", "guide",
+    "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports",
+    "plan", "plan_part", "ran_as", "seeded_noise", "settled_pixels", "shifted_sigmas", "tune", "with_cache_dit",
+    "with_dbcache", "with_magcache",
 ]  # fmt: skip

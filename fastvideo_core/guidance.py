@@ -3,10 +3,11 @@ calls, and how their velocities become one. It knows branches and phases, not mo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from torch import Tensor
 
+from .checks import one_of, part_of, put, share
 from .errors import RequestError
 from .schedule import Expert, Phase, Schedule
 
@@ -57,12 +58,12 @@ class GuidanceSettings:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.mode not in ("auto", "batched", "sequential"):
-            raise RequestError(f"guidance mode is {self.mode!r}: use auto, batched or sequential.")
-        if not 0 <= self.gate <= 1:
-            raise RequestError(f"gate is {self.gate}: it is the fraction of steps with both branches, 0 to 1 (1 is off).")
-        if not 0 <= self.rescale <= 1:
-            raise RequestError(f"guidance rescale is {self.rescale}: it must lie between 0 (off) and 1.")
+        one_of("guidance mode", self.mode, get_args(GuidanceMode))
+        put(
+            self,
+            gate=share("gate", self.gate, "it is the fraction of steps with both branches, 0 to 1 (1 is off)."),
+            rescale=share("guidance rescale", self.rescale, "it must lie between 0 (off) and 1."),
+        )
         if self.rescale > 0 and self.gate < 1:
             raise RequestError(
                 f"guidance rescale {self.rescale:g} with gate {self.gate:g}: rescale needs a fresh negative branch in "
@@ -101,7 +102,7 @@ class Guidance:
         self.schedule = schedule
         self.settings = settings
         self.combine = combine or (lambda positive, negative, scale: guide(positive, negative, scale, settings.rescale))
-        self.gate_step = int(schedule.steps * settings.gate)
+        self.gate_step = part_of(schedule.steps, settings.gate)
         self.every_branch = False  # set where a host's patches need the negative branch even at scale 1
         self.calls: list[Call] = []
         self.batched: bool | None = None  # decided at the first guided step

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Literal
 
+from .checks import ROUNDING, is_one, settled
 from .errors import RequestError
 
 Expert = Literal["single", "high_noise", "low_noise"]
@@ -17,18 +18,14 @@ TIMESTEPS = 1000
 """Wan is trained on t = 1000 * sigma (Wan-Video/Wan2.1, wan/configs/shared_config.py, num_train_timesteps)."""
 
 
-SAME_LEVEL = 1e-5
-"""Noise levels this close, relatively, are one: they may have gone through float32 (6e-8) and sums of a few terms."""
-
-
 def shift_sigma(sigma: float, shift: float) -> float:
     """Moves a noise level towards noise: s*sigma / (1 + (s-1)*sigma) (Esser et al. 2024, arXiv 2403.03206, eq. 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def at_least(level: float, other: float) -> bool:
-    """level >= other, where levels that differ by less than `SAME_LEVEL` are equal."""
-    return level * (1 + SAME_LEVEL) >= other
+    """level >= other, where levels that differ by rounding are equal."""
+    return level * (1 + ROUNDING) >= other
 
 
 def shifted_sigmas(steps: int, shift: float) -> tuple[float, ...]:
@@ -60,7 +57,7 @@ class Phase:
     @property
     def guided(self) -> bool:
         """Guidance is on or off per phase; at scale 1 the negative branch cancels out."""
-        return self.guidance_scale != 1.0
+        return not is_one(self.guidance_scale)
 
 
 @dataclass(frozen=True)
@@ -89,12 +86,13 @@ class Schedule:
 
 
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
-    """Accepts given noise levels: at least two, in [0, 1], strictly decreasing."""
-    levels = tuple(float(sigma) for sigma in sigmas)
+    """Accepts given noise levels: at least two, strictly decreasing, in 0..1 (core's own schedulers give 1.0000001 at many
+    shifts: that is 1)."""
+    levels = tuple(settled(float(sigma)) for sigma in sigmas)
     if len(levels) < 2:
         raise RequestError(f"{len(levels)} sigmas were given: at least 2 are needed, the last one being where to stop.")
-    if not all(0 <= level <= 1 for level in levels):
-        raise RequestError(f"The sigmas run from {levels[0]:g} to {levels[-1]:g}: Wan's noise levels lie in 0..1.")
+    if any(math.isnan(level) for level in levels):
+        raise RequestError(f"The sigmas run from {float(sigmas[0]):g} to {float(sigmas[-1]):g}: Wan's noise levels lie in 0..1.")
     if any(after >= before for before, after in pairwise(levels)):
         raise RequestError("The sigmas must strictly decrease; two neighbours are equal or rise.")
     return levels
@@ -149,7 +147,7 @@ def plan_part(sigmas: Sequence[float], guidance_scale: float, boundary: float) -
     high = [at_least(level, boundary) for level in levels[:-1]]
     if high[0] != high[-1]:
         step = high.index(False)
-        change = "ends: end the high-noise" if levels[-1] > 0 else "starts: start the low-noise"
+        change = "ends: end the high-noise" if levels[-1] > ROUNDING else "starts: start the low-noise"
         raise RequestError(
             f"This sampler runs from noise level {levels[0]:.4g} to {levels[-1]:.4g}, over the boundary {boundary:g} at which "
             f"the experts change. It is one of several chained samplers, and this is not where it {change} one at its step "

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from fastvideo_core import RequestError, RunReport
+from fastvideo_core import RequestError, RunReport, settled_pixels
 from fastvideo_core.quality import (
     account_json,
     compare,
@@ -18,6 +18,9 @@ from fastvideo_core.quality import (
 )
 
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, connected
+
+OVERSHOOT = 0.5
+"""Cubic and Lanczos filters go over by up to a quarter; what is further out is no image in 0..1."""
 
 
 class FastVideoCompare(io.ComfyNode):
@@ -64,10 +67,12 @@ class FastVideoCompare(io.ComfyNode):
             connected("candidate_report", candidate_report, RunReport),
         )
         check_frames(reference, candidate)
-        a, b = (video.movedim(-1, 1) for video in (reference, candidate))
+        a, b = (as_shown(*named) for named in (("reference", reference), ("candidate", candidate)))
         no_lpips = why_no_lpips()
         comparison = compare(a, b, perceptual=no_lpips is None)
-        text = table(comparison, *reports) + ("" if no_lpips is None else f"\nLPIPS was not measured: {no_lpips}")
+        notes = cut_off(reference=reference, candidate=candidate)
+        notes += [] if no_lpips is None else [f"LPIPS was not measured: {no_lpips}"]
+        text = "\n".join([table(comparison, *reports), *notes])
         picture = plot(frame_panels(comparison))
         video = side_by_side(a, b) if view == "side_by_side" else difference(a, b, amplify)
         outputs = (text, picture[None], video.movedim(1, -1), account_json(comparison, *reports))
@@ -87,6 +92,23 @@ def check_frames(reference: torch.Tensor, candidate: torch.Tensor) -> None:
             f"The reference has {_size(reference)} and the candidate {_size(candidate)}: only videos of one size and length can "
             "be compared frame by frame. Make both with the same width, height and length."
         )
+
+
+def as_shown(name: str, video: torch.Tensor) -> torch.Tensor:
+    """(T, 3, H, W) in 0..1, as people see it: what a resize makes overshoot is cut off whenever images are saved."""
+    low, high = (float(value) for value in video.aminmax())
+    if not (video.is_floating_point() and low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
+        raise RequestError(
+            f"The {name} has values from {low:g} to {high:g} in {video.dtype}: images are floats in 0..1. Look at the node that "
+            "made it."
+        )
+    return video.float().clamp(0, 1).movedim(-1, 1)
+
+
+def cut_off(**videos: torch.Tensor) -> list[str]:
+    """A line for each that is out of 0..1 by more than rounding."""
+    ends = {name: video.aminmax() for name, video in videos.items() if settled_pixels(video) is None}
+    return [f"{name}: values from {low:.3g} to {high:.3g} cut off at 0..1, as in saving" for name, (low, high) in ends.items()]
 
 
 def _size(video: torch.Tensor) -> str:

@@ -11,7 +11,7 @@ import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError, RunReport, check_finite
+from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError, RunReport, check_finite, is_one
 
 from .low_noise import LowNoiseExpert
 from .native_run import GuiderSettings, NativeRun
@@ -27,7 +27,8 @@ class WanGuider(comfy.samplers.CFGGuider):
         super().__init__(model)
         self.facts = wan_facts(model)
         self.settings = settings
-        guided = settings.guidance_scale != 1 or settings.low_noise_guidance_scale not in (None, 1)
+        scales = (settings.guidance_scale, settings.low_noise_guidance_scale)
+        guided = not all(scale is None or is_one(scale) for scale in scales)
         check_conditioning({"positive": positive, **({"negative": negative} if guided else {})}, self.facts)
         _check_patches(settings.guidance, [model] if low_noise_model is None else [model, low_noise_model])
         self.low_noise = None

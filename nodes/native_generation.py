@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastvideo_core import Phase, Schedule, plan, plan_part
+from fastvideo_core import ROUNDING, Phase, Schedule, plan, plan_part
 
 from .diffusers_network import DiffusersNetwork
 from .guider import WanGuider
@@ -77,9 +77,9 @@ def generation_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> Na
         sigmas=levels,
         guidance_scale=float(getattr(guider, "cfg", 1.0)),
         planned=planned,
-        partial=levels[-1] > 0 or not bool(torch.any(noise)),
+        partial=levels[-1] > ROUNDING or not bool(torch.any(noise)),
         latent_shape=tuple(noise.shape),
-        first_frame=denoise_mask is not None and bool((denoise_mask[:, :, 0] == 0).any()),
+        first_frame=denoise_mask is not None and bool((denoise_mask[:, :, 0] <= ROUNDING).any()),
         gate=1.0 if run is None else run.settings.guidance.gate,
     )
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from ..checks import settled_pixels
 from ..errors import RequestError
 
 WINDOW = 11
@@ -14,8 +15,12 @@ K1, K2 = 0.01, 0.03
 """Of Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", section III-C."""
 
 
-def check_videos(a: Tensor, b: Tensor, data_range: float) -> None:
-    """Raises RequestError unless both are (T, 3, H, W) float tensors of one shape with values in 0..data_range."""
+def check_videos(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
+    """Both, cut off where they are out of 0..data_range by rounding.
+
+    Raises:
+        RequestError: they are not (T, 3, H, W) float tensors of one shape with values in 0..data_range.
+    """
     if not (math.isfinite(data_range) and data_range > 0):
         raise RequestError(f"data_range is {data_range}: it is the largest value that a pixel can have, 1 for 0..1.")
     if a.ndim != 4 or a.shape[1] != 3 or a.shape != b.shape or 0 in a.shape:
@@ -23,15 +28,19 @@ def check_videos(a: Tensor, b: Tensor, data_range: float) -> None:
             f"The videos have the shapes {tuple(a.shape)} and {tuple(b.shape)}: both must be (frames, 3, height, width) "
             "and of one size."
         )
-    for name, video in (("first", a), ("second", b)):
-        if not video.is_floating_point():
-            raise RequestError(f"The {name} video is {video.dtype}: give float frames in 0..data_range.")
-        low, high = float(video.min()), float(video.max())
-        if not (low >= 0 and high <= data_range):
-            raise RequestError(
-                f"The {name} video has values from {low:g} to {high:g}, outside of 0..{data_range:g}: "
-                "state its data range, or clamp it."
-            )
+    return _in_range("first", a, data_range), _in_range("second", b, data_range)
+
+
+def _in_range(name: str, video: Tensor, data_range: float) -> Tensor:
+    if not video.is_floating_point():
+        raise RequestError(f"The {name} video is {video.dtype}: give float frames in 0..data_range.")
+    settled = settled_pixels(video, data_range)
+    if settled is None:
+        raise RequestError(
+            f"The {name} video has values from {float(video.min()):g} to {float(video.max()):g}, outside of 0..{data_range:g}: "
+            "state its data range, or clamp it."
+        )
+    return settled
 
 
 def psnr(a: Tensor, b: Tensor, data_range: float) -> Tensor:
@@ -42,7 +51,7 @@ def psnr(a: Tensor, b: Tensor, data_range: float) -> Tensor:
 
     Returns: dB per frame, (T,) float64.
     """
-    check_videos(a, b, data_range)
+    a, b = check_videos(a, b, data_range)
     errors = torch.stack([(x.double() - y.double()).square().mean() for x, y in zip(a, b, strict=True)])
     return 10 * torch.log10(data_range**2 / errors)
 
@@ -60,7 +69,7 @@ def ssim(a: Tensor, b: Tensor, data_range: float) -> Tensor:
     Raises:
         RequestError: the videos are of different shapes, out of range, or smaller than the window.
     """
-    check_videos(a, b, data_range)
+    a, b = check_videos(a, b, data_range)
     if min(a.shape[2:]) < WINDOW:
         raise RequestError(
             f"Frames of {a.shape[3]} x {a.shape[2]} pixels are smaller than SSIM's window of {WINDOW} x {WINDOW}; "

@@ -25,7 +25,7 @@ def lpips(a: Tensor, b: Tensor, data_range: float) -> Tensor:
         RequestError: the package is not installed, or the videos do not fit each other.
         LoadError: AlexNet's weights are not on this machine.
     """
-    check_videos(a, b, data_range)
+    a, b = check_videos(a, b, data_range)
     network = _network().to(a.device)
     pairs = zip(a, b, strict=True)
     distances = [network(_scaled(x, data_range), _scaled(y, data_range)).flatten()[0] for x, y in pairs]

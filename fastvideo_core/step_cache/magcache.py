@@ -8,6 +8,7 @@ the sum of this over the steps skipped in a row is the error that the threshold 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..checks import part_of
 from ..errors import RequestError
 from ..guidance import BOTH, Branch
 from ..schedule import Phase, Schedule
@@ -109,7 +110,7 @@ def plan_magcache(schedule: Schedule, table: RatioTable, settings: MagCacheSetti
     aside = reason_to_stand_aside(schedule, settings.threshold)
     phases = []
     for phase in schedule.phases:
-        calls = _calls(phase, int(schedule.steps * gate), joint)
+        calls = _calls(phase, part_of(schedule.steps, gate), joint)
         if aside:
             decisions = [Decision(step, branches, "compute", aside) for step, branches in calls]
         else:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from ..checks import part_of
 from ..errors import RequestError
 from ..schedule import Phase
 
@@ -51,4 +52,4 @@ class MagCacheSettings:
         """How many steps at the start of a phase always compute: whole steps, so that no branch lags behind the other."""
         low = phase.expert == "low_noise" and self.low_noise_retention is not None
         retention = self.low_noise_retention if low else self.retention
-        return int(len(phase.steps) * (retention or 0.0) + 1e-9)  # 0.12 * 25 is a hair more or less than 3
+        return part_of(len(phase.steps), retention or 0.0)

@@ -11,11 +11,12 @@ from torch import Tensor
 from ..attention.experts import AttentionSettings
 from ..attention.sparse import SparseSchedule
 from ..conditioning import Conditioning, GivenFrame, image_condition
-from ..errors import ConditioningError, RequestError
+from ..errors import RequestError
 from ..request import SamplingRequest, VideoSize
 from ..schedule import Expert
 from .compiled import CompileSettings
 from .generation import Generation, NewCache
+from .given_images import check_which, fitting
 from .image_encoder import ImageEncoder
 from .loading.transformer import load_transformer
 from .parts import check_parts, read_index, recognised
@@ -177,15 +178,14 @@ class WanModel:
             RequestError: the size is made for another VAE.
         """
         self._check_size(size)
-        self._check_images(size, first_image, last_image)
+        images = self._fitting(size, first_image, last_image)
         rows = self.text_encoder.encode([prompt] if negative is None else [prompt, negative])
-        images = [image for image in (first_image, last_image) if image is not None]
         return Conditioning(
             positive=rows[:1],
             negative=None if negative is None else rows[1:],
             image=self._image_channels(size, images) if self.takes_image_channels else None,
             image_tokens=self._image_tokens(images),
-            first_frame=self._given_frame(first_image),
+            first_frame=self._given_frame(images),
         )
 
     def generate(
@@ -231,25 +231,13 @@ class WanModel:
                 f"{self.vae.spatial} x {self.vae.spatial} x {self.vae.temporal}. Make it with model.video_size(...)."
             )
 
-    def _check_images(self, size: VideoSize, first: Tensor | None, last: Tensor | None) -> None:
-        config = self._any_transformer.config
-        if not (self.takes_image_channels or self.first_frame) and (first is not None or last is not None):
-            raise ConditioningError(
-                "An image was given to a text-to-video model, which cannot read it. Leave it out, or load an image-to-video "
-                "model (I2V, FLF2V, TI2V-5B)."
-            )
-        if first is None and (last is not None or self.takes_image_channels):
-            raise ConditioningError("There is no first image, and an image-to-video model starts from one. Give first_image.")
-        if config.pos_embed_seq_len is not None and last is None:
-            raise ConditioningError("FLF2V goes from a first to a last image and there is no last one. Give last_image.")
-        if last is not None and (self.first_frame or (config.image_dim is not None and config.pos_embed_seq_len is None)):
-            raise ConditioningError(
-                "A last image was given to a model that reads the first one only. Leave it out, or load Wan 2.1 FLF2V or "
-                "Wan 2.2 I2V-A14B, which read both."
-            )
-        for which, image in (("first", first), ("last", last)):
-            if image is not None:
-                _check_image(which, image, size)
+    def _fitting(self, size: VideoSize, first: Tensor | None, last: Tensor | None) -> list[Tensor]:
+        """Those that are given, first and last."""
+        check_which(
+            self._any_transformer.config, self.takes_image_channels, self.first_frame, first is not None, last is not None
+        )
+        given = {"first": first, "last": last}
+        return [fitting(which, image, size) for which, image in given.items() if image is not None]
 
     def _image_channels(self, size: VideoSize, images: Sequence[Tensor]) -> Tensor:
         """(1, 20, T, H, W), of a video that is mid-grey but for the first and, where given, the last frame."""
@@ -266,18 +254,7 @@ class WanModel:
             return None
         return self.image_encoder.encode(torch.cat(list(images))).flatten(0, 1)[None]
 
-    def _given_frame(self, image: Tensor | None) -> GivenFrame | None:
-        if image is None or not self.first_frame:
+    def _given_frame(self, images: Sequence[Tensor]) -> GivenFrame | None:
+        if not images or not self.first_frame:
             return None
-        return GivenFrame(self.vae.encode(image[:, :, None] * 2 - 1))
-
-
-def _check_image(which: str, image: Tensor, size: VideoSize) -> None:
-    if image.shape != (1, 3, size.height, size.width):
-        raise ConditioningError(
-            f"The {which} image has shape {tuple(image.shape)}; the video needs (1, 3, {size.height}, {size.width}). Crop and "
-            "resize it to the size of the video."
-        )
-    low, high = image.aminmax()
-    if not (low >= 0 and high <= 1):
-        raise ConditioningError(f"The {which} image has values from {low:g} to {high:g}; they must lie in 0..1.")
+        return GivenFrame(self.vae.encode(images[0][:, :, None] * 2 - 1))

@@ -62,7 +62,7 @@ def test_a_request_that_cannot_run_is_refused(changes: dict[str, object], text: 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"mode": "parallel"}, "guidance mode is 'parallel': use auto, batched or sequential."),
+        ({"mode": "parallel"}, "guidance mode is 'parallel': use one of auto, batched, sequential."),
         ({"gate": 1.5}, "gate is 1.5: it is the fraction of steps with both branches, 0 to 1 (1 is off)."),
         ({"gate": float("nan")}, "gate is nan"),
         ({"rescale": -0.1}, "guidance rescale is -0.1: it must lie between 0 (off) and 1."),

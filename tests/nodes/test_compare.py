@@ -90,7 +90,7 @@ def test_reports_tell_seconds_speed_up_and_what_was_skipped(prompts: Any) -> Non
         (frames()[:0], frames()[:0], "reference is an image batch of shape"),
         (frames(), torch.rand(3, 24, 32, 4), "candidate is an image batch of shape"),
         (frames(height=8), frames(height=8), "smaller than SSIM's window"),
-        (frames() * 2, frames(), "outside of 0..1"),
+        (frames() * 2, frames(), r"The reference has values from .*images are floats in 0\.\.1"),
     ],
     ids=["lengths", "sizes", "empty", "transparency", "tiny", "range"],
 )
@@ -107,3 +107,32 @@ def test_a_report_that_is_none_is_refused(prompts: Any) -> None:
     inputs = {"reference": ["1", 0], "candidate": ["1", 0], "view": "difference", "amplify": 4.0, "reference_report": 3}
     with pytest.raises(PromptFailed, match="reference_report input got 3 and needs a connection"):
         prompts.run({"1": image, "2": node("FastVideoCompare", **inputs)})
+
+
+@pytest.mark.parametrize("method", ["bicubic", "lanczos", "bilinear"])
+def test_videos_that_a_resize_made_overshoot_are_compared_as_people_see_them(comfy: Any, method: str) -> None:
+    """Saving cuts them off at 0..1, and so do the figures, which say so."""
+    from nodes import ImageScale
+
+    a, b = (ImageScale().upscale(video, method, 48, 40, "disabled")[0] for video in (frames(), 0.9 * frames()))
+    text, _, video, told = run(comfy, a, b)
+    seen = [x.clamp(0, 1) for x in (a, b)]
+    assert json.loads(told)["mean"]["ssim"] == compare(*(x.movedim(-1, 1) for x in seen)).mean.ssim
+    assert torch.equal(video, torch.cat(seen, dim=2))
+    assert (("reference: values from" in text), ("cut off at 0..1" in text)) == (method == "bicubic", method == "bicubic")
+
+
+def test_frames_a_hair_above_1_are_no_matter(comfy: Any) -> None:
+    a = frames()
+    a[0, 0, 0, 0] = 1.0000001
+    text = run(comfy, a, a)[0]
+    assert "inf dB" in text and "cut off" not in text
+
+
+def test_frames_that_are_not_numbers_are_refused(comfy: Any) -> None:
+    from fastvideo_core import RequestError
+
+    a = frames()
+    a[0, 0, 0, 0] = torch.nan
+    with pytest.raises(RequestError, match="The candidate has values from nan to nan"):
+        run(comfy, frames(), a)
