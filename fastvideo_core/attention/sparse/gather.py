@@ -1,10 +1,12 @@
-"""Attention over chosen tiles in plain torch: copies the chosen tiles of keys beside each other, some tiles of queries at a time.
+"""Attention over chosen tiles in plain torch: copies the chosen tiles of keys beside each other, for some heads and tiles of
+queries at a time.
 
 It needs no compiler and runs on every device and in every dtype. It reads memory for each tile of queries anew, and waits for the
 device once per plan, to know how many tiles the longest row has.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,11 @@ class GatherPlan:
     tiles: Tensor
     allowed: Tensor
 
+    def of(self, heads: slice, first: int, rows: int) -> "GatherPlan":
+        """Of some heads and tiles of queries."""
+        some = heads if self.tiles.shape[1] > 1 else slice(None)
+        return GatherPlan(self.tiles[:, some, first : first + rows], self.allowed[:, some, first : first + rows])
+
 
 class GatherKernel:
     """See `Kernel`."""
@@ -40,17 +47,24 @@ class GatherKernel:
         width = plan.allowed.shape[-1] // longest
         q = q.transpose(1, 2).reshape(batch, heads, rows, places // rows, head_dim)
         k, v = (x.transpose(1, 2).reshape(batch, heads, -1, width, head_dim) for x in (k, v))
-        at_once = max(1, _COPIED // (batch * heads * longest * width * head_dim))
-        out = torch.cat([_attend(q, k, v, plan, slice(i, i + at_once)) for i in range(0, rows, at_once)], dim=2)
+        copied = batch * longest * width * head_dim  # for one tile of queries in one head
+        heads_at_once = min(heads, max(1, _COPIED // copied))
+        at_once = max(1, _COPIED // (heads_at_once * copied))
+        out = torch.empty_like(q)
+        for h, i in product(range(0, heads, heads_at_once), range(0, rows, at_once)):
+            some = slice(h, h + heads_at_once)
+            out[:, some, i : i + at_once] = _attend(
+                q[:, some, i : i + at_once], k[:, some], v[:, some], plan.of(some, i, at_once)
+            )
         return out.flatten(2, 3).transpose(1, 2)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, plan: GatherPlan, rows: slice) -> Tensor:
-    """Some tiles of queries. q, k, v: (B, H, tiles, places, D). Returns (B, H, rows, places, D)."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, plan: GatherPlan) -> Tensor:
+    """q, k, v: (B, H, tiles, places, D). Returns as q."""
     batch, heads = q.shape[:2]
-    tiles = plan.tiles[:, :, rows].expand(batch, heads, -1, -1)
-    allowed = plan.allowed[:, :, rows].expand(batch, heads, -1, -1).flatten(0, 1).unsqueeze(2)
+    tiles = plan.tiles.expand(batch, heads, -1, -1)
+    allowed = plan.allowed.expand(batch, heads, -1, -1).flatten(0, 1).unsqueeze(2)
     b, h = torch.arange(batch, device=q.device)[:, None, None, None], torch.arange(heads, device=q.device)[:, None, None]
     keys, values = (x[b, h, tiles].flatten(3, 4).flatten(0, 1) for x in (k, v))
-    out = nn.functional.scaled_dot_product_attention(q[:, :, rows].flatten(0, 1), keys, values, attn_mask=allowed)
+    out = nn.functional.scaled_dot_product_attention(q.flatten(0, 1), keys, values, attn_mask=allowed)
     return out.reshape(batch, heads, *out.shape[1:])

@@ -36,7 +36,7 @@ class OutputError:
 
 @dataclass
 class OutputErrors:
-    """Sums over calls: (layers, settings, 4) float64 of squared differences, squared outputs, densities, calls."""
+    """Sums over calls: (layers, settings, 4) float32 of squared differences, squared outputs, densities, calls."""
 
     settings: Sequence[SparseSettings]
     attentions: Sequence[SparseAttention]
@@ -48,7 +48,7 @@ class OutputErrors:
         dense = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         for i, attention in enumerate(self.attentions):
             attended = attention(inputs)
-            difference, size = ((x.double() ** 2).sum() for x in (attended.out - dense, dense))
+            difference, size = ((x.float() ** 2).sum() for x in (attended.out - dense, dense))
             self.sums[layer, i] += torch.stack([difference, size, attended.density, torch.ones_like(size)])
 
     def rows(self) -> list[OutputError]:
@@ -98,7 +98,8 @@ def measured(
     """
     check_idle(transformer, "Sparse attention was to be measured")
     attentions = [each.prepare(size, device, kernel) for each in settings]
-    sums = torch.zeros(len(transformer.blocks), len(settings), 4, dtype=torch.float64, device=device)
+    with torch.inference_mode(False):  # a tensor that may be written in any mode
+        sums = torch.zeros(len(transformer.blocks), len(settings), 4, device=device)
     errors = OutputErrors(settings, attentions, sums)
     with placed(transformer, lambda dense, layer: _Measuring(dense, layer, errors)):
         yield errors

@@ -27,7 +27,9 @@ class SparseSession:
     dense_steps: int
     dense_layers: int
     sparse: bool = field(default=True, init=False)
-    _sums: Tensor = field(init=False)  # float64: sparse calls, their densities, dense calls
+    _sums: Tensor = field(
+        init=False
+    )  # float32, for there are devices without float64: sparse calls, their densities, dense calls
 
     @classmethod
     def open(
@@ -39,7 +41,8 @@ class SparseSession:
             return None
         attention = settings.prepare(size, device, kernel)
         session = cls(phase.expert, settings, attention, schedule.dense_steps, schedule.dense_layers)
-        session._sums = torch.zeros(3, dtype=torch.float64, device=device)
+        with torch.inference_mode(False):  # a tensor that may be written in any mode
+            session._sums = torch.zeros(3, device=device)
         return session
 
     def begin(self, step: int) -> None:

@@ -14,6 +14,9 @@ from ...errors import RequestError
 from .kernel import Kernel
 from .tiles import Size, TileGrid
 
+_SORTED = 2**24
+"""Scores that are sorted at a time: 128 MiB of indices."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -33,7 +36,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Attended:
-    """out: (B, L, H, D). density: 0-dim float64 on the device, the share of the L * L pairs of tokens that were computed."""
+    """out: (B, L, H, D). density: 0-dim float32 on the device, the share of the L * L pairs of tokens that were computed."""
 
     out: Tensor
     density: Tensor
@@ -77,8 +80,10 @@ def top_tiles(scores: Tensor, count: int) -> Tensor:
 
     Returns (B, H, Nq, N) bool.
     """
-    best = scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, best, True)
+    least = scores.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    better = scores > least
+    tied = ~better & ~(scores < least)  # and not ==, which NaN is not
+    return better | (tied & (tied.cumsum(-1, dtype=torch.int32) <= count - better.sum(-1, keepdim=True)))
 
 
 def most_mass(scores: Tensor, mass: float, at_least: int = 1) -> Tensor:
@@ -90,6 +95,11 @@ def most_mass(scores: Tensor, mass: float, at_least: int = 1) -> Tensor:
 
     Returns (B, H, Nq, N) bool.
     """
+    heads = max(1, _SORTED // max(1, scores[:, :1].numel()))
+    return torch.cat([_most_mass(part, mass, at_least) for part in torch.split(scores, heads, dim=1)], dim=1)
+
+
+def _most_mass(scores: Tensor, mass: float, at_least: int) -> Tensor:
     shares, order = scores.softmax(-1).sort(dim=-1, descending=True, stable=True)
     before = shares.cumsum(-1) - shares
     kept = before < (mass if mass < 1 else torch.inf)  # rounding must not leave out a tile where all are asked for
@@ -98,16 +108,16 @@ def most_mass(scores: Tensor, mass: float, at_least: int = 1) -> Tensor:
 
 
 def density(tile_map: Tensor, grid: TileGrid, query_counts: Tensor | None = None) -> Tensor:
-    """The share of all pairs of tokens that a tile map computes, exactly.
+    """The share of all pairs of tokens that a tile map computes: counted exactly, in whole numbers.
 
     Args:
         tile_map: (B or 1, H or 1, Nq, N).
         grid: of the keys.
         query_counts: (Nq,) queries that are computed in each tile of queries, where it is not the grid's counts.
     """
-    keys = (tile_map.float() @ grid.counts.float()).double()  # whole numbers below 2^24: exact in float32
-    queries = (grid.counts if query_counts is None else query_counts).double()
-    return (keys @ queries).mean() / grid.tokens**2
+    keys = (tile_map.float() @ grid.counts.float()).long()  # whole numbers below 2^24: exact in float32
+    pairs = (keys * (grid.counts if query_counts is None else query_counts)).sum()
+    return pairs / (keys[..., 0].numel() * grid.tokens**2)
 
 
 def check_share(name: str, value: float) -> None:
