@@ -39,7 +39,7 @@ from .report import (
     ran_as,
 )
 from .request import SamplingRequest, VideoSize
-from .schedule import TIMESTEPS, Phase, Schedule, plan, plan_part, shifted_sigmas
+from .schedule import TIMESTEPS, Phase, Schedule, cut, plan, plan_part, shifted_sigmas
 from .solvers import Solver, SolverName, make_solver
 from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_cache_dit, with_dbcache, with_magcache
 from .text import clean_prompt, pad_rows
@@ -63,8 +63,8 @@ __all__ = [
     "NewCache", "NumericsError", "Phase", "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport",
     "SamplingRequest", "Schedule", "Solver", "SolverName", "SparseReport", "Step", "StepCache", "TextEncoder", "TextReport",
     "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora",
-    "blocks_cut", "check_finite", "clean_prompt", "compare", "denoise", "generate", "group_offload", "guide",
-    "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports",
-    "plan", "plan_part", "ran_as", "seeded_noise", "settled_pixels", "shifted_sigmas", "tune", "with_cache_dit",
-    "with_dbcache", "with_magcache",
+    "blocks_cut", "check_finite", "clean_prompt", "compare", "cut", "denoise", "generate", "group_offload", "guide",
+    "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan",
+    "plan_part", "ran_as", "seeded_noise", "settled_pixels", "shifted_sigmas", "tune", "with_cache_dit", "with_dbcache",
+    "with_magcache",
 ]  # fmt: skip

@@ -79,6 +79,10 @@ class SamplingRequest:
                 f"being where to stop. Set steps to {len(self.sigmas) - 1}."
             )
 
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The noise levels, steps + 1."""
+        return shifted_sigmas(self.steps, self.shift) if self.sigmas is None else tuple(self.sigmas)
+
     def plan(self) -> Schedule:
-        sigmas = self.sigmas if self.sigmas is not None else shifted_sigmas(self.steps, self.shift)
-        return plan(sigmas, self.guidance_scale, self.low_noise_guidance_scale, self.boundary)
+        return plan(self.levels, self.guidance_scale, self.low_noise_guidance_scale, self.boundary)

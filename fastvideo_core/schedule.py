@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import Literal
 
@@ -62,14 +62,28 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Noise levels (steps + 1 values, strictly decreasing) and the phases that cover every step once."""
+    """Noise levels (steps + 1 values, strictly decreasing) and the phases that cover every step once.
+
+    part_of: where it is a part of a run from pure noise to the video, how many steps of this size that has; see `within`.
+    """
 
     sigmas: tuple[float, ...]
     phases: tuple[Phase, ...]
+    part_of: float | None = None
 
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    @property
+    def whole_steps(self) -> float:
+        """Of the run that it is, or is a part of."""
+        return self.steps if self.part_of is None else self.part_of
+
+    def within(self, shift: float) -> "Schedule":
+        """The same, as what it is of a run with this shift: chained samplers run one part each."""
+        first, last = (level / (shift - (shift - 1) * level) for level in (self.sigmas[0], self.sigmas[-1]))
+        return self if at_least(first - last, 1.0) else replace(self, part_of=self.steps / (first - last))
 
     def timestep(self, step: int) -> float:
         """What the transformer is told: 1000 * sigma, never truncated to an integer."""
@@ -103,6 +117,8 @@ def plan(
     guidance_scale: float,
     low_noise_guidance_scale: float | None = None,
     boundary: float | None = None,
+    *,
+    partial: bool = False,
 ) -> Schedule:
     """Cuts a generation into phases.
 
@@ -112,6 +128,7 @@ def plan(
         low_noise_guidance_scale: of the low-noise expert; the same as `guidance_scale` when None.
         boundary: noise level from which (inclusive) upwards the high-noise expert works; None for one expert.
             Wan2.2 states it as a ratio of the 1000 timesteps, which is this noise level.
+        partial: whether other samplers run the other noise levels, so that these may all be one expert's.
     """
     levels = check_sigmas(sigmas)
     if boundary is None:
@@ -125,13 +142,30 @@ def plan(
     for expert, group in groupby(range(len(experts)), key=experts.__getitem__):
         steps = list(group)
         phases.append(Phase(expert=expert, start=steps[0], stop=steps[-1] + 1, guidance_scale=scale_of[expert]))
-    if len(phases) < 2:
+    if len(phases) < 2 and not partial:
         idle = "low-noise" if phases[0].expert == "high_noise" else "high-noise"
         raise RequestError(
             f"With {len(experts)} steps from sigma {levels[0]:.3f} to {levels[-2]:.3f} and boundary {boundary:g} the "
             f"{idle} expert has no step. Use more steps, another shift or boundary, or connect one expert only."
         )
     return Schedule(levels, tuple(phases))
+
+
+def cut(sigmas: Sequence[float], start: int, stop: int, leftover_noise: bool) -> tuple[float, ...]:
+    """The noise levels of the steps from `start` to before `stop`, as ComfyUI's KSampler (Advanced) takes them.
+
+    Args:
+        stop: beyond the last step for all.
+        leftover_noise: whether what lies behind `stop` is another sampler's work; otherwise the last step goes to 0.
+    """
+    levels, steps = check_sigmas(sigmas), len(sigmas) - 1
+    if start >= min(stop, steps):
+        raise RequestError(
+            f"start_at_step is {start} and end_at_step {stop}, of {steps} steps from 0 to {steps - 1}: no step is left. Set "
+            "start_at_step below both, or leave this sampler out."
+        )
+    part = levels[start : stop + 1]
+    return part if stop >= steps or leftover_noise else (*part[:-1], 0.0)
 
 
 def plan_part(sigmas: Sequence[float], guidance_scale: float, boundary: float) -> Schedule:

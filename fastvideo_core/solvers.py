@@ -128,16 +128,30 @@ def _corrector_weights(r: float, hh: float) -> tuple[float, float]:
     return first, b1 - first
 
 
-def fresh_noise(seed: int) -> Noise:
+def fresh_noise(seed: int, drawn: int = 0) -> Noise:
     """Noise on the CPU, so that a seed means the same video on every device. The initial noise of a generation comes from
     the seed itself; the fresh noise must repeat neither that nor the initial noise of the next seeds, so its own seed is
-    far off: all bits of the golden ratio's 64-bit fraction are flipped in it."""
+    far off: all bits of the golden ratio's 64-bit fraction are flipped in it.
+
+    Args:
+        drawn: how often it was drawn before, by a sampler that this one goes on from.
+    """
     generator = torch.Generator().manual_seed(seed ^ 0x9E3779B97F4A7C15)
-    return lambda like: torch.randn(like.shape, generator=generator).to(like.device)
+    earlier = drawn
+
+    def noise(like: Tensor) -> Tensor:
+        nonlocal earlier
+        while earlier:
+            torch.randn(like.shape, generator=generator)
+            earlier -= 1
+        return torch.randn(like.shape, generator=generator).to(like.device)
+
+    return noise
 
 
-def make_solver(name: SolverName, sigmas: Sequence[float], seed: int) -> Solver:
-    """A fresh solver for one generation. Only "dmd" draws noise, from `seed`."""
+def make_solver(name: SolverName, sigmas: Sequence[float], seed: int, start: int = 0) -> Solver:
+    """A fresh solver for one generation. Only "dmd" draws noise, from `seed`, once per step; start: how many steps of the run
+    another sampler made."""
     if name == "euler":
         return Euler(sigmas)
     if name == "unipc":
@@ -145,5 +159,5 @@ def make_solver(name: SolverName, sigmas: Sequence[float], seed: int) -> Solver:
     if name == "dpmpp_2m":
         return DpmPlusPlus2M(sigmas)
     if name == "dmd":
-        return FewStep(sigmas, fresh_noise(seed))
+        return FewStep(sigmas, fresh_noise(seed, start))
     raise RequestError(f"Solver {name!r} is unknown. Known: {', '.join(get_args(SolverName))}.")

@@ -24,17 +24,7 @@ class NativeDBCache:
 
     def open(self, generation: NativeGeneration) -> Opened:
         schedule, phase = generation.phase(None)
-        settings = replace(self.settings, threshold=self.settings.threshold_in(whole_steps(generation)))
-        return Opened(DBCache(schedule, settings), schedule, phase)
-
-
-def whole_steps(generation: NativeGeneration) -> float:
-    """How many steps of this size go from pure noise to the video: one of several chained samplers runs some of them."""
-    if generation.planned is not None:
-        return generation.planned[0].steps
-    shift = float(generation.model.get_model_object("model_sampling").shift)
-    first, last = (level / (shift - (shift - 1) * level) for level in (generation.sigmas[0], generation.sigmas[-1]))
-    return (len(generation.sigmas) - 1) / (first - last)
+        return Opened(DBCache(schedule, self.settings), schedule, phase)
 
 
 class FastVideoDBCache(io.ComfyNode):

@@ -5,6 +5,7 @@ wrappers of both MODELs see a whole run, and whose weights are loaded when the b
 """
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
@@ -14,7 +15,7 @@ from comfy_api.latest import io
 from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError, RunReport, check_finite, is_one
 
 from .low_noise import LowNoiseExpert
-from .native_run import GuiderSettings, NativeRun
+from .native_run import GuiderSettings, NativeRun, native_plan
 from .run_report import native_report
 from .sockets import CATEGORY, NOT_CONNECTED, check_guided, connected, guidance_inputs
 from .wan_model import check_conditioning, check_experts, check_frames, check_latent, check_one_device, wan_facts
@@ -26,7 +27,7 @@ class WanGuider(comfy.samplers.CFGGuider):
     def __init__(self, model: Any, low_noise_model: Any | None, positive: Any, negative: Any, settings: GuiderSettings) -> None:
         super().__init__(model)
         self.facts = wan_facts(model)
-        self.settings = settings
+        self.settings, self.prompts = settings, (positive, negative)
         scales = (settings.guidance_scale, settings.low_noise_guidance_scale)
         guided = not all(scale is None or is_one(scale) for scale in scales)
         check_conditioning({"positive": positive, **({"negative": negative} if guided else {})}, self.facts)
@@ -42,12 +43,29 @@ class WanGuider(comfy.samplers.CFGGuider):
         self.set_cfg(settings.guidance_scale)
         self.run: NativeRun
 
+    def for_run(self, noise: Any, sigmas: Any) -> "WanGuider":
+        """This guider; where all the noise levels of a part of a run are one expert's, a guider of that one, for the other's
+        weights are not needed."""
+        if self.low_noise is None:
+            return self
+        phases = native_plan(self.model_patcher, self.settings, sigmas, bool(noise.any())).phases
+        if len(phases) == 2:
+            return self
+        expert = self.low_noise if phases[0].expert == "low_noise" else self
+        settings = replace(self.settings, guidance_scale=expert.cfg, low_noise_guidance_scale=None)
+        return WanGuider(expert.model_patcher, None, *self.prompts, settings)
+
     def sample(self, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
                callback: Any = None, disable_pbar: bool = False, seed: int | None = None) -> Any:  # fmt: skip
         """Core's signature. Returns the latents (B, C, T, H, W)."""
+        guider = self.for_run(noise, sigmas)
+        if guider is not self:
+            video = guider.sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
+            self.report: RunReport = guider.report
+            return video
         self._check_inputs(latent_image, denoise_mask)
         self.latent_shape = latent_image.shape
-        self.run = run = NativeRun(self, self.low_noise, self.settings, sigmas)
+        self.run = run = NativeRun(self, self.low_noise, self.settings, sigmas, noise)
 
         def after_step(step: int, denoised: Any, latents: Any, steps: int) -> None:
             run.stopwatch.lap()
@@ -61,7 +79,7 @@ class WanGuider(comfy.samplers.CFGGuider):
         finally:
             del self.run  # it holds latents and conditions of this generation, and this object
         check_finite(video, "The sampler")
-        self.report: RunReport = native_report(self, run, sampler, seed or 0, tuple(video.shape))
+        self.report = native_report(self, run, sampler, seed or 0, tuple(video.shape))
         logging.info("%s", self.report.text())
         return video
 

@@ -62,7 +62,9 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
         if latent_image is not None and latent_image.count_nonzero() > 0:
             latent_image = inner_model.process_latent_in(latent_image)
         with _keyframes_going_on(conds):
-            self.conds = comfy.samplers.process_conds(inner_model, noise, conds, device, latent_image, denoise_mask, seed, **kwargs)
+            self.conds = comfy.samplers.process_conds(
+                inner_model, noise, conds, device, latent_image, denoise_mask, seed, **kwargs
+            )
         self.run_options = comfy.model_patcher.create_model_options_clone(self.model_options)
         self.run_options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
 

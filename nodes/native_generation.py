@@ -61,6 +61,7 @@ class NativeGeneration:
             return self.planned
         scale = self.guidance_scale
         schedule = plan(self.sigmas, scale) if boundary is None else plan_part(self.sigmas, scale, boundary)
+        schedule = schedule.within(float(self.model.get_model_object("model_sampling").shift))
         return schedule, schedule.phases[0]
 
 
@@ -69,7 +70,7 @@ def generation_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> Na
     levels = tuple(sigmas.tolist())
     run = guider.run if isinstance(guider, WanGuider | LowNoiseExpert) else None
     planned = None
-    if run is not None and run.low_noise is not None:
+    if run is not None and run.settings.boundary is not None:
         planned = (run.schedule, run.schedule.phases[isinstance(guider, LowNoiseExpert)])
     return NativeGeneration(
         model=guider.model_patcher,

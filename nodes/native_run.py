@@ -15,7 +15,20 @@ import comfy.samplers
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from fastvideo_core import Branch, Call, CapacityError, Guidance, GuidanceSettings, Phase, Prediction, SparseReport, guide, plan
+from fastvideo_core import (
+    ROUNDING,
+    Branch,
+    Call,
+    CapacityError,
+    Guidance,
+    GuidanceSettings,
+    Phase,
+    Prediction,
+    Schedule,
+    SparseReport,
+    guide,
+    plan,
+)
 from fastvideo_core.attention import AttentionAccount
 from fastvideo_core.wan import CompileAccount
 
@@ -32,14 +45,24 @@ CFG_PATCHES = ("sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre
 
 @dataclass(frozen=True, kw_only=True)
 class GuiderSettings:
-    """boundary: None for one expert; shift: what the noise levels were made with, None where that is not known; the others as
-    in `fastvideo_core.plan` and `GuidanceSettings`."""
+    """boundary: None for one expert; shift: what the noise levels were made with, None where that is not known; partial: whether
+    other samplers make other steps of the run; the others as in `fastvideo_core.plan` and `GuidanceSettings`."""
 
     guidance_scale: float
     low_noise_guidance_scale: float | None
     boundary: float | None
     guidance: GuidanceSettings
     shift: float | None = None
+    partial: bool = False
+
+
+def native_plan(model: Any, settings: GuiderSettings, sigmas: Tensor, adds_noise: bool) -> Schedule:
+    """The schedule of a run, and how much of a whole one it is. Samplers that add no noise or leave some share a run with
+    others."""
+    partial = settings.partial or not adds_noise or bool((sigmas[-1:] > ROUNDING).any())
+    scales = settings.guidance_scale, settings.low_noise_guidance_scale
+    schedule = plan(sigmas.tolist(), *scales, settings.boundary, partial=partial)
+    return schedule.within(float(model.get_model_object("model_sampling").shift))
 
 
 @dataclass
@@ -58,9 +81,12 @@ class _Moment:
 class NativeRun:
     """State of one generation on native MODELs. Also the denoiser of its guidance."""
 
-    def __init__(self, guider: Any, low_noise: LowNoiseExpert | None, settings: GuiderSettings, sigmas: Tensor) -> None:
+    def __init__(
+        self, guider: Any, low_noise: LowNoiseExpert | None, settings: GuiderSettings, sigmas: Tensor, noise: Tensor
+    ) -> None:
         self.guider, self.low_noise, self.settings = guider, low_noise, settings
-        self.schedule = plan(sigmas.tolist(), settings.guidance_scale, settings.low_noise_guidance_scale, settings.boundary)
+        self.adds_noise = bool(noise.any())
+        self.schedule = native_plan(guider.model_patcher, settings, sigmas, self.adds_noise)
         own = weakref.proxy(self)  # a cycle would keep the MODELs until the next garbage collection
         self.guidance = Guidance(self.schedule, settings.guidance, lambda *branches: own._combine(*branches))
         self.stopwatch = Stopwatch(guider.model_patcher.load_device)

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
-from fastvideo_core import Guidance, RunReport, SparseReport, phase_reports
+from fastvideo_core import ROUNDING, Guidance, RunReport, SparseReport, is_one, phase_reports
 
 from .attention_override import attention_notes, attention_reports, text_reports
 from .diffusers_network import DiffusersNetwork
@@ -76,7 +76,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         total_seconds=run.stopwatch.seconds,
         peak_memory_bytes=run.stopwatch.peak_bytes,
         notes=(
-            *_notes(run, guider.settings, variants), *attention_notes(run),
+            *_notes(run, guider.settings, variants), *_part_notes(run), *attention_notes(run),
             *(note for cache in caches for note in cache.notes()),
             *(run.compiled[expert].note() for expert in (guider, guider.low_noise) if expert in run.compiled),
             *_unused_training(guider, sparse),
@@ -119,6 +119,19 @@ def _notes(run: Any, settings: Any, variants: Any) -> list[str]:
             f"{row.title}: shift {row.shift:g}" + (f", boundary {row.boundary:g}" if row.boundary else "") for row in variants
         )
         notes.append(f"shift or boundary differ from the published ones ({rows})")
+    return notes
+
+
+def _part_notes(run: Any) -> list[str]:
+    """Where the noise of a part of a run comes from, and what becomes of it."""
+    first, last = run.schedule.sigmas[0], run.schedule.sigmas[-1]
+    notes = []
+    if not run.adds_noise:
+        notes.append(f"no noise was added: the latent was taken to have that of noise level {first:.4g}")
+    elif not is_one(first):
+        notes.append(f"noise was added to the latent, up to noise level {first:.4g}")
+    if last > ROUNDING:
+        notes.append(f"the latent has the noise of level {last:.4g} left, for a sampler that goes on there and adds none")
     return notes
 
 

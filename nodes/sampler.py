@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
-import comfy.sample
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -28,6 +27,7 @@ from fastvideo_core import (
 
 from .guider import WanGuider
 from .native_run import GuiderSettings
+from .sampler_part import WHOLE, SamplerPart, part_inputs
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, check_guided, connected, guidance_inputs
 from .wan_model import check_latent, wan_facts
 
@@ -38,6 +38,7 @@ class EngineLoop:
 
     guider: WanGuider
     request: SamplingRequest
+    start: int  # of its first step in the whole run
 
     @property
     def __name__(self) -> str:
@@ -47,7 +48,7 @@ class EngineLoop:
     def __call__(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool) -> Tensor:
         """x: noisy latents (B, C, T, H, W). Returns the clean latents."""
         run = self.guider.run
-        solver = make_solver(self.request.solver, run.schedule.sigmas, self.request.seed)
+        solver = make_solver(self.request.solver, run.schedule.sigmas, self.request.seed, self.start)
         ones = x.new_ones(x.shape[0])
 
         def velocity(latents: Tensor, sigma: float) -> Tensor:
@@ -104,6 +105,7 @@ class FastVideoSampler(io.ComfyNode):
                 io.Sigmas.Input(
                     "sigmas", optional=True, tooltip="Noise levels to use instead of those that steps and shift give.",
                 ),
+                *part_inputs(),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The video's latents, for VAE Decode."),
@@ -116,7 +118,7 @@ class FastVideoSampler(io.ComfyNode):
         cls, model: Any, positive: Any, negative: Any, latent: dict[str, Any], seed: int, steps: int, shift: float,
         solver: SolverName, guidance_scale: float, low_noise_guidance_scale: float, boundary: float,
         guidance_mode: GuidanceMode, gate: float, guidance_rescale: float,
-        low_noise_model: Any = NOT_CONNECTED, sigmas: Any = NOT_CONNECTED,
+        low_noise_model: Any = NOT_CONNECTED, sigmas: Any = NOT_CONNECTED, **part: Any,
     ) -> io.NodeOutput:  # fmt: skip
         check_guided(model, positive, negative)
         low_noise_model = connected("low_noise_model", low_noise_model, ModelPatcher)
@@ -133,30 +135,32 @@ class FastVideoSampler(io.ComfyNode):
             sigmas=None if sigmas is None else sigmas.tolist(),
             guidance=GuidanceSettings(mode=guidance_mode, gate=gate, rescale=guidance_rescale),
         )
-        return io.NodeOutput(*sample(model, low_noise_model, positive, negative, latent, request))
+        return io.NodeOutput(*sample(model, low_noise_model, positive, negative, latent, request, SamplerPart(**part)))
 
 
 def sample(model: Any, low_noise_model: Any | None, positive: Any, negative: Any, latent: dict[str, Any],
-           request: SamplingRequest) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
-    """One generation on native MODELs. Returns LATENT and the run's report."""
-    schedule, samples = request.plan(), latent.get("samples")
+           request: SamplingRequest, part: SamplerPart = WHOLE) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
+    """One generation on native MODELs, or the part of one. Returns LATENT and the run's report."""
+    samples, sigmas = latent.get("samples"), part.levels(request.levels)
     settings = GuiderSettings(
         guidance_scale=request.guidance_scale,
         low_noise_guidance_scale=request.low_noise_guidance_scale,
         boundary=request.boundary,
         guidance=request.guidance,
         shift=None if request.sigmas is not None else request.shift,
+        partial=len(sigmas) < len(request.levels),
     )
     experts = [None if expert is None else _shifted(expert, settings) for expert in (model, low_noise_model)]
     check_latent(samples, wan_facts(model))  # before noise is made for it
-    guider = WanGuider(experts[0], experts[1], positive, negative, settings)
+    noise, levels = part.noise(latent, request.seed), torch.tensor(sigmas, dtype=torch.float32)
+    guider = WanGuider(experts[0], experts[1], positive, negative, settings).for_run(noise, levels)
     video = guider.sample(
-        comfy.sample.prepare_noise(samples, request.seed, latent.get("batch_index")),
+        noise,
         samples,
-        comfy.samplers.KSAMPLER(EngineLoop(guider, request)),
-        torch.tensor(schedule.sigmas, dtype=torch.float32),
+        comfy.samplers.KSAMPLER(EngineLoop(guider, request, part.start_at_step)),
+        levels,
         denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, schedule.steps),
+        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=request.seed,
     )

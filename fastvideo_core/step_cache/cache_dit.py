@@ -41,7 +41,7 @@ class CacheDiTSession:
     def __init__(self, schedule: Schedule, phase: Phase, settings: DBCacheSettings) -> None:
         self.decisions: list[Decision] = []
         self.ran = self.asked = self.peak_bytes = 0
-        self._phase, self._settings, self._threshold = phase, settings, settings.threshold_in(schedule.steps)
+        self._phase, self._settings, self._threshold = phase, settings, settings.threshold_in(schedule.whole_steps)
         self._shells: dict[tuple[tuple[Branch, ...], str], Shell] = {}
         self._seen: dict[Branch, int] = {}
         self._next: _Call | None = None

@@ -185,7 +185,7 @@ class DBCache:
 
     def __init__(self, schedule: Schedule, settings: DBCacheSettings) -> None:
         self.schedule, self.settings = schedule, settings
-        self.threshold = settings.threshold_in(schedule.steps)
+        self.threshold = settings.threshold_in(schedule.whole_steps)
         self.aside = reason_to_stand_aside(schedule, self.threshold)
         self._sessions: dict[Phase, PhaseSession] = {}
 

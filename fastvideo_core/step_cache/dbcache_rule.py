@@ -26,7 +26,7 @@ class DBCacheRule:
 
     def __init__(self, schedule: Schedule, phase: Phase, settings: DBCacheSettings) -> None:
         self._phase, self._settings = phase, settings
-        self._threshold = settings.threshold_in(schedule.steps)
+        self._threshold = settings.threshold_in(schedule.whole_steps)
         self._warm, self._skippable = phase.start + settings.warmup(phase), settings.skippable(phase)
         self._progress: dict[Branch, Progress] = {}
 

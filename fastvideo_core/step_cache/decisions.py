@@ -83,9 +83,10 @@ def reason_to_stand_aside(schedule: Schedule, threshold: float) -> str:
     """Why a cache would only do harm, and what helps instead; nothing where it may work."""
     if threshold == 0:
         return "its threshold is 0, which is off."
-    if schedule.steps <= FEW_STEPS and not any(phase.guided for phase in schedule.phases):
+    steps = round(schedule.whole_steps)  # levels that went through ComfyUI's table of 1000 tell it a hair off
+    if steps <= FEW_STEPS and not any(phase.guided for phase in schedule.phases):
         return (
-            f"{schedule.steps} steps without guidance are those of a distilled model, in which no step resembles the one before. "
+            f"{steps} steps without guidance are those of a distilled model, in which no step resembles the one before. "
             "A faster attention backend and compiled blocks help instead."
         )
     return ""

@@ -138,8 +138,8 @@ def test_chained_samplers_are_the_two_experts_of_our_sampler(comfy: Any, load_wa
 @pytest.mark.parametrize(("steps", "parts"), [(20, (8, 12)), (40, (1, 39))])
 def test_a_part_of_a_schedule_is_known_by_its_levels(comfy: Any, load_wan: Any, steps: int, parts: tuple[int, int]) -> None:
     sigmas, change = sigmas_of(steps).tolist(), parts[0]
-    whole_steps = module_of(comfy, "dbcache").whole_steps
-    found = [whole_steps(part_of(comfy, load_wan(), levels)) for levels in (sigmas[: change + 1], sigmas[change:])]
+    parts_of = [part_of(comfy, load_wan(), levels) for levels in (sigmas[: change + 1], sigmas[change:])]
+    found = [part.phase(None)[0].whole_steps for part in parts_of]
     assert found == pytest.approx([steps, steps])
 
 

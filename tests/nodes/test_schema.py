@@ -12,6 +12,7 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoSampler": [
         "model", "low_noise_model", "positive", "negative", "latent", "seed", "steps", "shift", "solver", "guidance_scale",
         "low_noise_guidance_scale", "boundary", "guidance_mode", "gate", "guidance_rescale", "sigmas",
+        "add_noise", "start_at_step", "end_at_step", "return_with_leftover_noise",
     ],
     "FastVideoGuider": [
         "model", "low_noise_model", "positive", "negative", "guidance_scale", "low_noise_guidance_scale", "boundary",
