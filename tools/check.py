@@ -11,6 +11,8 @@ from pathlib import Path
 from tools.runtime.pins import NEWEST, OLDEST
 
 COMPAT_TESTS = ("tests/nodes", "tests/server")
+# Two processes, each with a ComfyUI, a server and folders of its own; a file's tests stay together, for its fixtures do.
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--durations", "20")
 
 
 def lint() -> bool:
@@ -19,9 +21,10 @@ def lint() -> bool:
 
 
 def test(arguments: list[str], comfyui: Path | None = None) -> bool:
-    """Run pytest, on the ComfyUI of COMFYUI_PATH or on another one."""
-    environment = {**os.environ, **({"COMFYUI_PATH": str(comfyui)} if comfyui else {})}
-    return _run("pytest", *arguments, environment=environment)
+    """Run pytest, on the ComfyUI of COMFYUI_PATH or on another one. Later arguments win: `-n 0` is one process, for a debugger."""
+    one_thread = {"OMP_NUM_THREADS": "1"}  # for each process, and for the servers that they start
+    environment = {**one_thread, **os.environ, **({"COMFYUI_PATH": str(comfyui)} if comfyui else {})}
+    return _run("pytest", *SIDE_BY_SIDE, *arguments, environment=environment)
 
 
 def compat(arguments: list[str]) -> bool:

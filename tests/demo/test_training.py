@@ -10,6 +10,7 @@ from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from tools.demo_model import loop
 from tools.demo_model.captions import caption
 from tools.demo_model.latents import Latents, cached_latents, settle_statistics, with_images
+from tools.demo_model.precision import half_precision
 from tools.demo_model.text import TEXT_DIM, PromptEncoder, train_tokenizer
 from tools.demo_model.train_transformers import BOUNDARY, CLIPS, HIGH_NOISE, IMAGE, LOW_NOISE, Lesson, TextToVideo, lesson_loss
 from tools.demo_model.train_vae import STAGES, training_clips, vae_loss
@@ -89,9 +90,16 @@ def test_an_image_to_video_model_starts_as_the_text_to_video_one():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_training_is_in_half_precision_only_where_the_cpu_has_it(monkeypatch, native):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    with half_precision(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.bfloat16 if native else torch.float32)
+
+
 @pytest.mark.parametrize("stage", [STAGES[0], STAGES[2]], ids=lambda stage: stage.name)
 def test_a_few_steps_lower_the_vaes_loss(stage, tmp_path):
-    vae, stage = build_vae(), short(stage, 8)
+    vae, stage = build_vae(base_dim=8), short(stage, 8)
     before = vae_loss(vae, stage, 0, 0).item()
     loop.train_stage(stage, vae, lambda step: vae_loss(vae, stage, 0, 0), tmp_path)
     assert vae_loss(vae, stage, 0, 0).item() < 0.9 * before
@@ -121,7 +129,7 @@ def test_an_interrupted_stage_continues_exactly(tmp_path, monkeypatch):
 
     def train(folder, stop):
         torch.manual_seed(0)
-        vae = build_vae()
+        vae = build_vae(base_dim=4)
 
         def loss(step):
             if step == stop:

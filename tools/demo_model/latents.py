@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan
 
+from .precision import half_precision
 from .vae import LATENT_CHANNELS, encode
 from .world import Scene, render, sample_scene
 
@@ -98,7 +99,7 @@ def _cached(
         latents = []
         for start in range(0, len(scenes), BATCH):
             batch = prepared(render(scenes[start : start + BATCH])).to(vae.device)
-            with torch.autocast(vae.device.type, torch.bfloat16):
+            with half_precision(vae.device):
                 latents.append(encode_normalized(vae, batch).half().cpu())
             if start % (BATCH * 16) == 0:
                 print(f"{path.stem} {start}/{len(scenes)}", flush=True)

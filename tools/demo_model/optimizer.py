@@ -12,6 +12,8 @@ from collections import defaultdict
 import torch
 from torch import nn
 
+from .precision import training_dtype
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients from Jordan et al.
 MOMENTUM, ADAM_BETAS, DECAY = 0.95, (0.9, 0.99), 1e-3
 ENDS = ("conv_in", "conv_out", "quant_conv", "patch_embedding", "proj_out", "shared", "embed_tokens", "relative")
@@ -74,7 +76,7 @@ def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
     """About the nearest orthogonal matrix of each of `matrices` (..., rows, columns), in their dtype."""
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = (matrices.mT if tall else matrices).to(training_dtype(matrices.device))
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT

@@ -16,6 +16,7 @@ from .captions import caption
 from .evaluation import validate
 from .latents import Latents
 from .loop import Stage, train_stage
+from .precision import half_precision
 from .sampling import DemoModels
 from .text import PromptEncoder
 from .transformer import flow_loss, image_to_video_from, shifted, unshifted
@@ -82,7 +83,7 @@ def lesson_loss(
     condition = latents.condition(chosen)[:, :, : lesson.frames].to(device) if lesson.image else None
     sigma = lesson.sigmas(generator).to(device)
     # For so few tokens plain matrix products are faster than the fused attention, above all backwards.
-    with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    with half_precision(device), sdpa_kernel(SDPBackend.MATH):
         return flow_loss(transformer, clips.to(device), prompts(texts), sigma, noise.to(device), condition)
 
 

@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKLWan
 
 from .loop import Stage, train_stage
+from .precision import half_precision
 from .vae import POSTERIOR_STD, decode, encode
 from .world import FRAMES, SIZE, render, sample_scene
 
@@ -33,7 +34,7 @@ def vae_loss(vae: AutoencoderKLWan, stage: Stage, step: int, seed: int) -> torch
     device = next(vae.parameters()).device
     clips = training_clips(stage, step, seed).to(device)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    with torch.autocast(device.type, torch.bfloat16):
+    with half_precision(device):
         means = encode(vae, clips)
         noise = torch.randn(means.shape, generator=generator).to(device)
         rebuilt = decode(vae, means + POSTERIOR_STD * noise).float()
