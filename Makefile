@@ -10,8 +10,8 @@
 #
 # Variables
 #   PYTHON   the Python to start from; there must be a lock for its version and platform in tools/locks (default: python3.11)
-#   ARGS     more arguments for the program: for test and test-compat they go to pytest, as in make test ARGS="tests/core -x"; they run in two
-#            processes, with -n 0 in one
+#   ARGS     more arguments for the program: for test and test-compat they go to pytest, as in make test ARGS="tests/core -x"; tests run
+#            in two processes, with -n 0 in one
 # From the environment
 #   COMFYUI_PATH   the ComfyUI to demonstrate, test or measure on, in place of the pinned one
 #   PIP_*          your pip's own configuration (index, certificates, cache) is used as it is

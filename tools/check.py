@@ -21,7 +21,7 @@ def lint() -> bool:
 
 
 def test(arguments: list[str], comfyui: Path | None = None) -> bool:
-    """Run pytest, on the ComfyUI of COMFYUI_PATH or on another one. Later arguments win: `-n 0` is one process, for a debugger."""
+    """Run pytest, on the ComfyUI of COMFYUI_PATH or on another one. Later arguments win: with `-n 0` it is one process."""
     one_thread = {"OMP_NUM_THREADS": "1"}  # for each process, and for the servers that they start
     environment = {**one_thread, **os.environ, **({"COMFYUI_PATH": str(comfyui)} if comfyui else {})}
     return _run("pytest", *SIDE_BY_SIDE, *arguments, environment=environment)

@@ -26,7 +26,7 @@ ENDS = {  # down and up, as core knows them
 
 
 def lora_file(weights: dict[str, Tensor], prefix: str, ends: tuple[str, str]) -> dict[str, Tensor]:
-    """Pairs for every matrix, with alphas of changing dtypes, differences for every vector, and what else trainers leave there."""
+    """Pairs for every matrix, with alphas of changing dtypes, differences for every vector and what trainers leave there."""
     generator = torch.Generator().manual_seed(7)
     file: dict[str, Tensor] = {"step": torch.tensor(1000), "loss": torch.tensor(0.5, dtype=torch.float64)}
     alphas = [torch.tensor(2), torch.tensor(3.0, dtype=torch.float64), torch.tensor(4.0, dtype=torch.bfloat16), None]

@@ -34,10 +34,11 @@ def test_a_lora_does_not_change_the_hash(comfy: Any, load_wan: Any, way: str) ->
 
 def with_lora(host: Any, model: Any, lora: str, way: str) -> tuple[Any, dict[str, Any]]:
     """The MODEL with a LoRA, and the prompts where it is a hook of one."""
-    import nodes
     from comfy.hooks import create_hook_lora
     from comfy.utils import load_torch_file
     from comfy_extras.nodes_lora_debug import LoraLoaderBypassModelOnly
+
+    import nodes
 
     prompts = {}
     if way.startswith("hook"):

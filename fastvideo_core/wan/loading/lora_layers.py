@@ -71,7 +71,7 @@ def read_layers(transformer: nn.Module, checkpoint: Checkpoint) -> tuple[list[La
         (_for_other_channels(found, tensors, shapes), _OTHER_CHANNELS),
         (_alone(found), "it is an alpha without matrices, which changes nothing"),
     ):
-        ignored |= {key: why for key in keys}
+        ignored |= dict.fromkeys(keys, why)
         found = {key: change for key, change in found.items() if key not in ignored}
     layers: dict[str, dict[Part, StoredTensor]] = {}
     for key, change in found.items():
