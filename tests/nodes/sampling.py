@@ -150,3 +150,9 @@ class Calls:
             return executor(*args, **kwargs)
 
         return wrapper
+
+
+def core_node(host: Any, name: str, **inputs: Any) -> Any:
+    """First output of a core node, of the old kind or of the new."""
+    node = host.node_classes[name]
+    return node.execute(**inputs).args[0] if hasattr(node, "define_schema") else getattr(node(), node.FUNCTION)(**inputs)[0]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from sampling import Calls, conditions_of, latent_of, normal, relative_error, run_chain, run_ksampler, run_node
+from sampling import Calls, conditions_of, core_node, latent_of, normal, relative_error, run_chain, run_ksampler, run_node
 from tiny_wan import save_lora
 from torch import Tensor
 
@@ -21,12 +21,6 @@ STEPS = 4
 def steps_for(patch: str) -> int:
     """A cache skips nothing in its first steps."""
     return 8 if "Cache" in patch else STEPS
-
-
-def core_node(host: Any, name: str, **inputs: Any) -> Any:
-    """First output of a core node, of the old kind or of the new."""
-    node = host.node_classes[name]
-    return node.execute(**inputs).args[0] if hasattr(node, "define_schema") else getattr(node(), node.FUNCTION)(**inputs)[0]
 
 
 def skip_layer_guidance(host: Any, model: Any) -> Any:
@@ -265,37 +259,6 @@ def test_conditioning_of_several_entries(comfy: Any, load_wan: Any, what: str) -
     both, report = run_node(comfy, load_wan(), "t2v", load_wan("t2v", 1), steps=STEPS, **prompts)
     chain = run_chain(load_wan(), load_wan("t2v", 1), "t2v", report.phases[0].steps, STEPS, **prompts)
     assert relative_error(both, chain) < 1e-5
-
-
-def keyframed(host: Any, keyframes: int) -> dict[str, Any]:
-    """Prompts with a LoRA whose strength falls from 1 to 0 over the first four fifths of a run."""
-    hooks = core_node(
-        host, "CreateHookLora", lora_name=save_lora(host.model_folder("loras")).name, strength_model=0.8, strength_clip=0.0
-    )
-    strengths = core_node(
-        host, "CreateHookKeyframesInterpolated", strength_start=1.0, strength_end=0.0, interpolation="linear", start_percent=0.0,
-        end_percent=0.8, keyframes_count=keyframes, print_keyframes=False,
-    )  # fmt: skip
-    hooks = core_node(host, "SetHookKeyframes", hooks=hooks, hook_kf=strengths)
-    positive, negative = conditions_of("t2v")
-    hooked = core_node(host, "ConditioningSetProperties", cond_NEW=positive, strength=1.0, set_cond_area="default", hooks=hooks)
-    return {"positive": hooked, "negative": negative}
-
-
-def test_strengths_of_a_hook_go_on_over_the_boundary_as_in_a_chain(comfy: Any, load_wan: Any) -> None:
-    prompts, experts = keyframed(comfy, keyframes=3), (load_wan("t2v", 0), load_wan("t2v", 1))
-    ours, report = run_node(comfy, experts[0], "t2v", experts[1], **prompts)
-    assert relative_error(ours, run_chain(*experts, "t2v", report.phases[0].steps, **prompts)) < 1e-5
-    assert relative_error(ours, run_node(comfy, experts[0], "t2v", experts[1])[0]) > 1e-4
-    assert torch.equal(ours, run_node(comfy, experts[0], "t2v", experts[1], **prompts)[0])
-
-
-@pytest.mark.parametrize("keyframes", [3, 20])
-def test_strengths_of_a_hook_go_on_over_the_boundary_as_in_one_run(comfy: Any, load_wan: Any, keyframes: int) -> None:
-    """One model as both experts; with more keyframes than steps, each step takes the next one, and the place in them counts."""
-    prompts = keyframed(comfy, keyframes)
-    two, _ = run_node(comfy, load_wan(), "t2v", load_wan(), low_noise_guidance_scale=4.0, **prompts)
-    assert relative_error(two, run_node(comfy, load_wan(), **prompts)[0]) < 1e-6
 
 
 def test_wrappers_of_one_expert_run_as_often_as_under_ksampler(comfy: Any, load_wan: Any) -> None:
