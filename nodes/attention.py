@@ -15,11 +15,12 @@ from comfy_api.latest import io
 
 from fastvideo_core.attention import Situation, prepare, survey, takes_bias
 
-from .attention_override import KEY, OVERRIDE, NativeAttention, check_override, marked_call
+from .attention_override import KEY, NAME, OVERRIDE, NativeAttention, check_override, marked_call
 from .diffusers_network import DiffusersNetwork
 from .folded_text import GenerationText
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
+from .network_guard import guard_calls
 from .sockets import CATEGORY, check_connected
 from .wan_model import wan_facts
 
@@ -80,6 +81,7 @@ class AttentionWrapper:
         override = self.attention.override(text)
         guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
         guider.model_options["transformer_options"][OVERRIDE] = override
+        guard_calls(guider.model_options, KEY, NAME, lambda: override.account.network_calls > 0)
         ours = isinstance(guider, WanGuider | LowNoiseExpert)
         if ours:
             guider.run.attention[guider], guider.run.texts[guider] = override.account, text

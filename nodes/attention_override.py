@@ -6,28 +6,27 @@ self-attention modules mark their own calls.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import comfy.ldm.modules.attention
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from fastvideo_core import AttentionReport, RequestError, TextReport
 from fastvideo_core.attention import BACKENDS, Attention, AttentionAccount
 
 from .folded_text import GenerationText, bias_of, reading
 from .network_blocks import attention_blocks, wrapped_forwards
+from .network_call import CALL, NetworkCall, lent
+from .network_guard import check_asked
 
+NAME = "FastVideo Attention"
 KEY = "fastvideo_attention"
 OVERRIDE = "optimized_attention_override"
-KIND = "fastvideo_attention_kind"
-"""Among a call's transformer options: "self" or "cross"."""
 SPARSE = "fastvideo_sparse_session"
 """Among a call's transformer options: the `SparseSession` of its self-attention."""
-TOKENS = "fastvideo_self_attention_tokens"
-"""Among the transformer options of a self-attention call: what it was given, (B, L, H * D)."""
 
 
 class Override:
@@ -41,8 +40,9 @@ class Override:
                  **options: Any) -> Tensor:  # fmt: skip
         """Core's arguments: q, k, v are (B, L, H * D), or with skip_reshape (B, H, L, D); so is the output, with
         skip_output_reshape."""
-        call = options.pop("transformer_options", None) or {}
-        counted = self._counted(call)
+        call = _call_in(options.pop("transformer_options", None) or {})
+        call.attention = True
+        counted = self.account.self_attention if call.own else self.account.cross_attention
         scale = options.pop("scale", None)
         _check_precision(counted.attention, options)
         check_call("FastVideo Attention", counted.attention.choice.backend, q, mask, attn_precision, options)
@@ -50,13 +50,15 @@ class Override:
         out: Tensor = counted(q, k, v, bias_of(call, k.shape[1]), scale)
         return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
 
-    def _counted(self, options: dict[str, Any]) -> Any:
-        if KIND not in options:
-            raise RequestError(
-                "FastVideo Attention got a call from outside the network's forward and cannot tell self- from cross-attention in "
-                "it: this sampler or this kind of Wan network calls its blocks by itself. Remove FastVideo Attention here."
-            )
-        return self.account.self_attention if options[KIND] == "self" else self.account.cross_attention
+
+def _call_in(options: dict[str, Any]) -> NetworkCall:
+    call: NetworkCall | None = options.get(CALL)
+    if call is None:
+        raise RequestError(
+            "FastVideo Attention got a call from outside the network's forward and cannot tell self- from cross-attention in "
+            "it: this sampler or this kind of Wan network calls its blocks by itself. Remove FastVideo Attention here."
+        )
+    return call
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,16 @@ class NativeAttention:
         return self.override()(*args, **kwargs)
 
 
+class CoreAttention:
+    """As an override of core's attention: itself, as a piece of its own among compiled code."""
+
+    def __init__(self) -> None:
+        self._apart = torch.compiler.disable(lambda function, *args, **kwargs: function(*args, **kwargs))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._apart(*args, **kwargs)
+
+
 def override_in(options: dict[str, Any]) -> Override | None:
     """What this node put among a call's transformer options; None where it did not."""
     override = options.get(OVERRIDE)
@@ -90,31 +102,29 @@ def marked_call(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: An
     text = None if override is None else override.text
     if override is not None:
         override.account.network_calls += 1
-    options = {**transformer_options, KIND: "cross"}
-    with marked(network, lambda _: {KIND: "self"}), reading(network, text, context):
-        return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+    call = NetworkCall()
+    marks = [(block.self_attn, partial(_own, call=call)) for _, block in attention_blocks(network)]
+    with lent(transformer_options, **{CALL: call}), wrapped_forwards(marks), reading(network, text, context, call):
+        out = executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+    check_asked(NAME, network, call)
+    return out
+
+
+def _own(forward: Callable[..., Any], call: NetworkCall) -> Callable[..., Any]:
+    """Self-attention marks its calls, around whatever other packs put there."""
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        call.own = call.self_attention = True
+        out = forward(*args, **kwargs)
+        call.own = False
+        return out
+
+    return own
 
 
 def by_head(x: Tensor, heads: int, skip_reshape: bool) -> Tensor:
     """Core's q, k or v as (B, L, H, D)."""
     return x.transpose(1, 2) if skip_reshape else x.unflatten(-1, (heads, -1))
-
-
-def marked(network: nn.Module, mark: Callable[[int], dict[str, Any]]) -> AbstractContextManager[None]:
-    """The self-attention modules of core's Wan blocks mark their calls, around whatever other packs put there.
-
-    Args:
-        mark: layer -> what its self-attention's transformer options have more; see `attention_blocks`.
-    """
-    blocks = attention_blocks(network)
-    return wrapped_forwards((block.self_attn, partial(_marking, mark=mark(layer))) for layer, block in blocks)
-
-
-def _marking(forward: Callable[..., Any], mark: dict[str, Any]) -> Callable[..., Any]:
-    def marking(x: Tensor, *args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Any:  # noqa: B006 - as core's
-        return forward(x, *args, transformer_options={**transformer_options, **mark, TOKENS: x}, **kwargs)
-
-    return marking
 
 
 def check_override(model_options: dict[str, Any], ours: NativeAttention | None) -> None:

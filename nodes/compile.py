@@ -1,14 +1,14 @@
 """FastVideo Compile: the blocks of one MODEL by torch.compile, which core's own wrapper puts in their places for each call."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.ldm.modules.attention
 import comfy.model_patcher
 import comfy.patcher_extension
-import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
@@ -20,10 +20,11 @@ from fastvideo_core import CompileSettings, RequestError
 from fastvideo_core.wan import CompileAccount
 
 from .attention import situation_of
-from .attention_override import OVERRIDE
+from .attention_override import OVERRIDE, CoreAttention
 from .diffusers_network import DiffusersNetwork
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
+from .network_guard import guard_calls, network_name
 from .sockets import CATEGORY, check_connected
 from .wan_model import wan_facts
 
@@ -68,9 +69,12 @@ class CompileWrapper:
         account = CompileAccount(self.settings)
 
         guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
+        if not isinstance(guider.model_patcher.model.diffusion_model, DiffusersNetwork) and not _compiles_well():
+            guider.model_options.setdefault("transformer_options", {}).setdefault(OVERRIDE, CoreAttention())
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL, KEY, _counted(account), guider.model_options, is_model_options=True
         )
+        guard_calls(guider.model_options, KEY, NAME, lambda: account.calls > 0)
         try:
             result = executor(*args, **kwargs)
         finally:
@@ -84,27 +88,38 @@ class CompileWrapper:
 
 def _counted(account: CompileAccount) -> Any:
     """Core's DIFFUSION_MODEL wrapper: one call of the network."""
-    outside = torch.compiler.disable(_core_attention)
 
     def call(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
              transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
-        if not isinstance(executor.class_obj, DiffusersNetwork) and not _compiles_well():
-            transformer_options = {OVERRIDE: outside, **transformer_options}
-        with account.call():
-            return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+        network = executor.class_obj
+        with account.call(), _watched(network.blocks if account.calls == 1 else ()) as called:
+            out = executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+        if account.calls == 1 and not called:  # no cache can skip the first call
+            raise RequestError(
+                f"{NAME} is on a {network_name(network)}, which calls its blocks in another way than other Wan networks do: "
+                "nothing of it would run compiled. Remove the node from this MODEL."
+            )
+        return out
 
     return call
+
+
+@contextmanager
+def _watched(blocks: Iterable[nn.Module]) -> Iterator[list[bool]]:
+    """Gets an entry for each of the blocks that is called. They are those around the compiled code, which stays as it is."""
+    called: list[bool] = []
+    hooks = [block.register_forward_pre_hook(lambda *_: called.append(True)) for block in blocks]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _compiles_well() -> bool:
     """Whether core's attention is torch's. What core's others do depends on the memory that is free, and on kernels of packages
     that torch cannot look into: they would be compiled anew in step after step."""
     return comfy.ldm.modules.attention.optimized_attention.__name__ == "attention_pytorch"
-
-
-def _core_attention(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """As an override of core's attention: itself."""
-    return function(*args, **kwargs)
 
 
 def check_compiled(model: Any, ours: tuple[Any, ...]) -> None:

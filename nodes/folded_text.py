@@ -18,9 +18,8 @@ from fastvideo_core import RequestError, TextReport
 from fastvideo_core.attention import FoldedText, text_report
 
 from .network_blocks import attention_blocks, wrapped_forwards
+from .network_call import NetworkCall
 
-FOLDED = "fastvideo_folded_text"
-"""Among the transformer options of a cross-attention call: the `FoldedText` of its rows."""
 CHANGED = "the network's cross-attention was changed"
 
 
@@ -80,7 +79,7 @@ def _is_own(module: Any) -> bool:
 
 
 @contextmanager
-def reading(network: Any, text: GenerationText | None, context: Tensor) -> Iterator[None]:
+def reading(network: Any, text: GenerationText | None, context: Tensor, call: NetworkCall) -> Iterator[None]:
     """For one call of core's network with this text, (B, L, D). text: None where nothing is to be folded."""
     fold = None if text is None else text.fold(context.shape[1], takes_fold(network))
     if text is None or fold is None:
@@ -88,15 +87,16 @@ def reading(network: Any, text: GenerationText | None, context: Tensor) -> Itera
         return
     fold = fold.to(context)
     modules = [block.cross_attn for _, block in attention_blocks(network)]
-    across = [(module, partial(_saying, fold=fold, reads_image=type(module) is WanI2VCrossAttention)) for module in modules]
+    saying = partial(_saying, call=call, fold=fold)
+    across = [(module, partial(saying, reads_image=type(module) is WanI2VCrossAttention)) for module in modules]
     embedding = (network.text_embedding, partial(_embedding, text=text, fold=fold, length=context.shape[1]))
     with wrapped_forwards([embedding, *across]):
         yield
 
 
-def bias_of(options: dict[str, Any], keys: int) -> Tensor | None:
+def bias_of(call: NetworkCall, keys: int) -> Tensor | None:
     """What a call with so many keys adds to its scores: those of image tokens get nothing."""
-    fold = options.get(FOLDED)
+    fold = call.fold
     return None if fold is None or keys != fold.rows else fold.bias
 
 
@@ -122,12 +122,13 @@ def _embedding(forward: Any, text: GenerationText, fold: FoldedText, length: int
     return embedding
 
 
-def _saying(forward: Any, fold: FoldedText, reads_image: bool) -> Callable[..., Any]:
-    def saying(
-        x: Tensor, context: Tensor, *args: Any, transformer_options: dict[str, Any] = {}, **kwargs: Any  # noqa: B006
-    ) -> Any:  # fmt: skip
+def _saying(forward: Any, call: NetworkCall, fold: FoldedText, reads_image: bool) -> Callable[..., Any]:
+    def saying(x: Tensor, context: Tensor, *args: Any, **kwargs: Any) -> Any:
         _check_rows(fold, context.shape[1], (kwargs.get("context_img_len") or 0) if reads_image else 0)
-        return forward(x, context, *args, transformer_options={**transformer_options, FOLDED: fold}, **kwargs)
+        call.fold = fold
+        out = forward(x, context, *args, **kwargs)
+        call.fold = None
+        return out
 
     return saying
 

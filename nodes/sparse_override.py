@@ -6,7 +6,9 @@ Attention's if there is one; networks of diffusers get the session, and exchange
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import comfy.model_patcher
@@ -21,17 +23,20 @@ from .attention import situation_of
 from .attention_override import (
     OVERRIDE,
     SPARSE,
-    TOKENS,
+    CoreAttention,
     NativeAttention,
     Override,
     by_head,
     check_call,
-    marked,
     other_attention,
 )
+from .diffusers_network import DiffusersNetwork
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
 from .native_generation import generation_of
+from .network_blocks import attention_blocks, wrapped_forwards
+from .network_call import Asked, lent
+from .network_guard import check_asked, guard_calls
 from .step_cache import uncompiled
 from .trained_weights import TrainedWeights
 
@@ -82,6 +87,7 @@ class SparseWrapper:
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL, KEY, uncompiled(run.call), guider.model_options, is_model_options=True
         )
+        guard_calls(guider.model_options, KEY, NAME, lambda: run.called)
         try:
             result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
@@ -103,6 +109,10 @@ class SparseRun:
         self.sparse, self.kernel, self.trained, self.schedule, self.phase = sparse, kernel, trained, schedule, phase
         self._sessions: dict[Size, SparseSession] = {}
 
+    @property
+    def called(self) -> bool:
+        return bool(self._sessions)
+
     def reports(self) -> tuple[SparseReport, ...]:
         """One for each size."""
         reports = tuple(session.report() for session in self._sessions.values())
@@ -116,15 +126,18 @@ class SparseRun:
         network = executor.class_obj
         session = self._session(x, network.patch_size)
         session.begin(self.schedule.step_at(float(transformer_options["sigmas"][0])))
-        dense = transformer_options.get(OVERRIDE)
+        call = SparseCall(dense=transformer_options.get(OVERRIDE))
+        marks = [(block.self_attn, self._mark(call, session, layer)) for layer, block in attention_blocks(network)]
+        given = {SPARSE: session, **({} if isinstance(network, DiffusersNetwork) else {OVERRIDE: call})}
+        with lent(transformer_options, **given), wrapped_forwards(marks):
+            out = executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+        check_asked(NAME, network, call)
+        return out
 
-        def mark(layer: int) -> dict[str, Any]:
-            weights = None if self.trained is None else self.trained.layers[layer]
-            return {OVERRIDE: session.outside(SparseOverride(session, session.covers(layer), dense, weights))}
-
-        options = {**transformer_options, SPARSE: session}
-        with marked(network, mark):
-            return executor(x, timestep, context, clip_fea, time_dim_concat, options, **kwargs)
+    def _mark(self, call: "SparseCall", session: SparseSession, layer: int) -> Callable[..., Any]:
+        trained = None if self.trained is None else self.trained.layers[layer]
+        attend = session.outside(SparseOverride(session, session.covers(layer), call, trained))
+        return partial(_in_layer, call=call, attend=attend)
 
     def _session(self, x: Tensor, patch_size: Size) -> SparseSession:
         time, height, width = (-(-extent // part) for extent, part in zip(x.shape[2:], patch_size, strict=True))
@@ -136,14 +149,45 @@ class SparseRun:
         return self._sessions[size]
 
 
+@dataclass(eq=False, kw_only=True)
+class SparseCall(Asked):
+    """What core calls in the place of its own attention, in one call of the network. dense: FastVideo Attention's override, None
+    where core's own attention is dense; attend: of the layer whose self-attention asks, None where cross-attention does; tokens:
+    what that self-attention was given, (B, L, H * D)."""
+
+    dense: Any = None
+    attend: Callable[..., Tensor] | None = None
+    tokens: Tensor | None = None
+
+    def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """Core's arguments, as in `Override`."""
+        self.attention = True
+        return self.densely(function, *args, **kwargs) if self.attend is None else self.attend(function, *args, **kwargs)
+
+    def densely(self, function: Any, *args: Any, **kwargs: Any) -> Tensor:
+        given: Tensor = function(*args, **kwargs) if self.dense is None else self.dense(function, *args, **kwargs)
+        return given
+
+
+def _in_layer(forward: Callable[..., Any], call: SparseCall, attend: Callable[..., Tensor]) -> Callable[..., Any]:
+    """A layer's self-attention, around whatever other packs put there."""
+
+    def in_layer(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        call.attend, call.tokens, call.self_attention = attend, x, True
+        out = forward(x, *args, **kwargs)
+        call.attend = call.tokens = None
+        return out
+
+    return in_layer
+
+
 @dataclass(frozen=True)
 class SparseOverride:
-    """What core calls in the place of its own attention in the self-attention of a layer. covered: it is sparse in sparse steps;
-    dense: FastVideo Attention's override, None where core's own attention is dense; trained: the layer's gate or projection."""
+    """A layer's self-attention. covered: it is sparse in sparse steps; trained: the layer's gate or projection."""
 
     session: SparseSession
     covered: bool
-    dense: Any
+    call: SparseCall
     trained: Any
 
     def __call__(self, function: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -151,25 +195,24 @@ class SparseOverride:
         if self.session.sparse and self.covered:
             return self._sparse(*args, **kwargs)
         self.session.count_dense()
-        given: Tensor = function(*args, **kwargs) if self.dense is None else self.dense(function, *args, **kwargs)
-        return given
+        return self.call.densely(function, *args, **kwargs)
 
     def _sparse(self, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, attn_precision: Any = None,
                 skip_reshape: bool = False, skip_output_reshape: bool = False, transformer_options: Any = None,
                 low_precision_attention: bool = True, **options: Any) -> Tensor:  # fmt: skip
         check_call(NAME, self.session.settings.name, q, mask, attn_precision, options)
         q, k, v = (by_head(x, heads, skip_reshape) for x in (q, k, v))
-        inputs = self._inputs(q, k, v, transformer_options)
+        inputs = self._inputs(q, k, v)
         self._check_tokens(inputs)
         out = self.session.attend(inputs)
         return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
 
-    def _inputs(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> Inputs:
+    def _inputs(self, q: Tensor, k: Tensor, v: Tensor) -> Inputs:
         if self.trained is None:
             return Inputs(q, k, v)
         if self.session.settings.name == "SLA":
             return Inputs(q, k, v, projection=self.trained)
-        return Inputs(q, k, v, gate=self.trained(options[TOKENS]).unflatten(2, q.shape[2:]))
+        return Inputs(q, k, v, gate=self.trained(self.call.tokens).unflatten(2, q.shape[2:]))
 
     def _check_tokens(self, inputs: Inputs) -> None:
         size = self.session.attention.size
@@ -184,7 +227,7 @@ class SparseOverride:
 
 def _check_override(model_options: dict[str, Any]) -> None:
     present = model_options.get("transformer_options", {}).get(OVERRIDE)
-    if present is not None and not isinstance(present, NativeAttention | Override):
+    if present is not None and not isinstance(present, NativeAttention | Override | CoreAttention):
         raise other_attention(NAME, present)
 
 

@@ -24,6 +24,7 @@ from .guider import WanGuider
 from .low_noise import LowNoiseExpert
 from .native_generation import NativeGeneration, generation_of
 from .native_run import BRANCHES
+from .network_guard import guard_calls
 from .other_caches import check_no_other_cache
 
 KEY = "fastvideo_step_cache"
@@ -141,6 +142,7 @@ class CacheRun:
         for index in range(self.blocks):
             place = ("double_block", index)
             replaces[place] = self._around(index, replaces.get(place))
+        guard_calls(options, KEY, self.opened.cache.report().name, lambda: bool(self._steps or self.passed))
         reserve = _reserving(self._session.tokens_held * token_bytes)
         for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, uncompiled(self._call)), (WrappersMP.PREPARE_SAMPLING, reserve)):
             comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)

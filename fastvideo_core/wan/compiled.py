@@ -62,7 +62,7 @@ class CompileAccount:
         """For the report."""
         head = f"blocks compiled by {self.settings.backend}"
         if not self.graphs:
-            return f"{head}: in an earlier run, nothing in this one's {self.calls} calls of the network"
+            return f"{head}: by code that was there before, nothing new in {self.calls} calls of the network"
         graphs = f"{self.graphs} graphs, the last" if self.graphs > 1 else "1 graph,"
         return f"{head}: {graphs} in call {self.last} of {self.calls} of the network"
 

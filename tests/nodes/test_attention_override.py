@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from caching import module_of
 from sampling import normal, relative_error
 from test_attention import attended
 
@@ -57,7 +58,10 @@ def test_a_call_from_outside_the_network_is_refused(comfy: Any, load_wan: Any) -
 
 def core_options(host: Any, model: Any, name: str) -> dict[str, Any]:
     """Transformer options inside a call of the network."""
-    return {**attended(host, model, name, name).model_options["transformer_options"], "fastvideo_attention_kind": "cross"}
+    return {
+        **attended(host, model, name, name).model_options["transformer_options"],
+        "fastvideo_call": module_of(host, "network_call").NetworkCall(),
+    }
 
 
 def core_call(skip_reshape: bool = False, skip_output_reshape: bool = False) -> tuple[Any, Any, Any, dict[str, Any]]:
