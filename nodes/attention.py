@@ -13,9 +13,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
-from fastvideo_core.attention import Situation, prepare, survey, takes_bias
+from fastvideo_core.attention import Situation, beside_exact, prepare, survey, takes_bias
 
-from .attention_override import KEY, NAME, OVERRIDE, NativeAttention, check_override, marked_call
+from .attention_override import KEY, NAME, OVERRIDE, NativeAttention, check_override, marked_call, own_kernel_notes
 from .diffusers_network import DiffusersNetwork
 from .folded_text import GenerationText
 from .guider import WanGuider
@@ -37,7 +37,8 @@ def with_attention(model: Any, self_attention: str, cross_attention: str, fold_t
     situation = situation_of(model)
     all_rows = _all_rows(cross_attention, situation, fold_text)
     across = situation if all_rows else replace(situation, mask="bias")
-    attention = NativeAttention(prepare(self_attention, situation), prepare(cross_attention, across), all_rows)
+    own, cross = (beside_exact(prepare(*given)) for given in ((self_attention, situation), (cross_attention, across)))
+    attention = NativeAttention(own, cross, all_rows)
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[OVERRIDE] = attention
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, AttentionWrapper(attention))
@@ -92,7 +93,8 @@ class AttentionWrapper:
         text.check()
         if not ours:
             lines = [line for part in override.account.reports("single") for line in part.lines()]
-            logging.info("%s", "\n".join([*lines, *(part.line() for part in text.reports("single"))]))
+            lines += (part.line() for part in text.reports("single"))
+            logging.info("%s", "\n".join([*lines, *own_kernel_notes(NAME, guider.model_patcher)]))
         return result
 
 

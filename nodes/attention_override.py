@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from fastvideo_core import AttentionReport, RequestError, TextReport
-from fastvideo_core.attention import BACKENDS, Attention, AttentionAccount
+from fastvideo_core.attention import Attention, AttentionAccount
 
 from .folded_text import GenerationText, bias_of, reading
-from .network_blocks import attention_blocks, wrapped_forwards
+from .network_blocks import attention_blocks, has_own_kernel, wrapped_forwards
 from .network_call import CALL, NetworkCall, lent
 from .network_guard import check_asked
 
@@ -44,10 +44,10 @@ class Override:
         call.attention = True
         counted = self.account.self_attention if call.own else self.account.cross_attention
         scale = options.pop("scale", None)
-        _check_precision(counted.attention, options)
-        check_call("FastVideo Attention", counted.attention.choice.backend, q, mask, attn_precision, options)
+        attend = counted if options.pop("low_precision_attention", True) else counted.exactly
+        check_call(NAME, counted.attention.choice.backend, q, mask, attn_precision, options)
         q, k, v = (by_head(x, heads, skip_reshape) for x in (q, k, v))
-        out: Tensor = counted(q, k, v, bias_of(call, k.shape[1]), scale)
+        out: Tensor = attend(q, k, v, bias_of(call, k.shape[1]), scale)
         return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
 
 
@@ -162,11 +162,20 @@ def _experts(guider: Any) -> tuple[tuple[Any, Literal["single", "high_noise", "l
 
 
 def attention_notes(run: Any) -> list[str]:
-    """What core would have run, where it was started with another attention than torch's."""
+    """What core would have run, where that is another attention than torch's."""
     core = comfy.ldm.modules.attention.optimized_attention.__name__
-    if not run.attention or core == "attention_pytorch":
+    started = [] if not run.attention or core == "attention_pytorch" else [core]
+    notes = [f"ComfyUI was started with {name}, which FastVideo Attention replaces on its MODEL" for name in started]
+    for node, experts in ((NAME, run.attention), ("FastVideo Sparse Attention", run.sparse)):
+        notes += (note for expert in experts for note in own_kernel_notes(node, expert.model_patcher))
+    return list(dict.fromkeys(notes))
+
+
+def own_kernel_notes(node: str, model: Any) -> list[str]:
+    """What the node leaves out of a MODEL whose file brings an attention of its own."""
+    if not has_own_kernel(model.model.diffusion_model):
         return []
-    return [f"ComfyUI was started with {core}, which FastVideo Attention replaces on its MODEL"]
+    return [f"the model's file asks for int8 attention of its own (comfy_attention), which does not run under {node}"]
 
 
 def check_call(node: str, name: str, q: Tensor, mask: Tensor | None, precision: Any, options: dict[str, Any]) -> None:
@@ -181,9 +190,3 @@ def check_call(node: str, name: str, q: Tensor, mask: Tensor | None, precision: 
     unread = [key for key, value in options.items() if key != "_inside_attn_wrapper" and value not in (None, False)]
     if unread:
         raise RequestError(f"The model asks attention for {', '.join(unread)}, which {node} does not know.")
-
-
-def _check_precision(attention: Attention, options: dict[str, Any]) -> None:
-    name = attention.choice.backend
-    if not options.pop("low_precision_attention", True) and BACKENDS[name].error is not None:
-        raise RequestError(f"{name} computes in low precision, and the model asks for full precision here: choose another one.")

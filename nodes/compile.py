@@ -24,6 +24,7 @@ from .attention_override import OVERRIDE, CoreAttention
 from .diffusers_network import DiffusersNetwork
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
+from .network_blocks import has_own_kernel
 from .network_guard import guard_calls, network_name
 from .sockets import CATEGORY, check_connected
 from .wan_model import wan_facts
@@ -69,7 +70,7 @@ class CompileWrapper:
         account = CompileAccount(self.settings)
 
         guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
-        if not isinstance(guider.model_patcher.model.diffusion_model, DiffusersNetwork) and not _compiles_well():
+        if not _compiles_well(guider.model_patcher.model.diffusion_model):
             guider.model_options.setdefault("transformer_options", {}).setdefault(OVERRIDE, CoreAttention())
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL, KEY, _counted(account), guider.model_options, is_model_options=True
@@ -116,9 +117,12 @@ def _watched(blocks: Iterable[nn.Module]) -> Iterator[list[bool]]:
             hook.remove()
 
 
-def _compiles_well() -> bool:
+def _compiles_well(network: nn.Module) -> bool:
     """Whether core's attention is torch's. What core's others do depends on the memory that is free, and on kernels of packages
-    that torch cannot look into: they would be compiled anew in step after step."""
+    that torch cannot look into: they would be compiled anew in step after step. An attention that the file brings would not run
+    any more under an override."""
+    if isinstance(network, DiffusersNetwork) or has_own_kernel(network):
+        return True
     return comfy.ldm.modules.attention.optimized_attention.__name__ == "attention_pytorch"
 
 

@@ -19,6 +19,13 @@ def attention_blocks(network: nn.Module) -> list[tuple[int, Any]]:
     ]
 
 
+def has_own_kernel(network: nn.Module) -> bool:
+    """Whether the checkpoint says itself by which kernel its attention is computed, as int8 files of newer cores do. Core leaves
+    that out where anything overrides its attention."""
+    modules = [module for _, block in attention_blocks(network) for module in (block.self_attn, block.cross_attn)]
+    return any(getattr(getattr(module, "comfy_attention", None), "config", None) is not None for module in modules)
+
+
 @contextmanager
 def wrapped_forwards(modules: Iterable[tuple[Any, Callable[[Any], Any]]]) -> Iterator[None]:
     """modules: a module and what makes its forward from the present one, which other packs may have put there; afterwards, also

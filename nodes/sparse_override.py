@@ -29,6 +29,7 @@ from .attention_override import (
     by_head,
     check_call,
     other_attention,
+    own_kernel_notes,
 )
 from .diffusers_network import DiffusersNetwork
 from .guider import WanGuider
@@ -95,7 +96,8 @@ class SparseWrapper:
         if isinstance(guider, WanGuider | LowNoiseExpert):
             guider.run.sparse[guider] = run.reports()
         else:
-            logging.info("%s", "\n".join(report.line() for report in run.reports()))
+            lines = [report.line() for report in run.reports()]
+            logging.info("%s", "\n".join([*lines, *own_kernel_notes(NAME, guider.model_patcher)]))
         return result
 
 

@@ -1,7 +1,7 @@
 """From the name of a backend, or "auto", to one function that has been tried: it runs, or says every reason why not."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from torch import Tensor
@@ -25,7 +25,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Attention:
-    """A chosen backend, tried in its situation. Called as `Attend` says.
+    """A chosen backend, tried in its situation. Called as `Attend` says. exact: for calls that want full precision, where the
+    chosen one has less.
 
     Raises:
         RequestError: on a call, for a mask of another kind than it was prepared for. Prepared for a bias, it takes no mask as
@@ -35,6 +36,7 @@ class Attention:
     choice: Choice
     situation: Situation
     attend: Attend
+    exact: "Attention | None" = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
         kind = mask_kind(mask)
@@ -70,6 +72,17 @@ def prepare(asked: str, situation: Situation) -> Attention:
         )
     others = {name: ("was not asked for",) for name in BACKENDS if name != asked}
     return Attention(Choice(asked, asked, "as asked", MappingProxyType(others)), situation, attend)
+
+
+def beside_exact(attention: Attention) -> Attention:
+    """The same; with an exact backend for calls that want full precision, where it is a low-precision one.
+
+    Raises:
+        RequestError: no exact backend runs there.
+    """
+    if BACKENDS[attention.choice.backend].error is None:
+        return attention
+    return replace(attention, exact=_automatic(attention.situation))
 
 
 def survey(situation: Situation) -> dict[str, tuple[str, ...]]:

@@ -5,8 +5,13 @@ from typing import Any
 import pytest
 import torch
 from caching import module_of
-from sampling import normal, relative_error
-from test_attention import attended
+from sampling import normal, relative_error, run_ksampler, run_node
+from test_attention import OVERRIDE, attended
+from test_compile import compiled
+from test_other_networks import loaded
+from test_sparse_attention import sparse
+from tiny_wan import save_wan
+from torch import Tensor, nn
 
 from fastvideo_core import RequestError
 
@@ -45,6 +50,101 @@ def test_what_it_cannot_do_is_refused_and_not_dropped(comfy: Any, load_wan: Any,
     assert torch.equal(
         attention_pytorch(q, k, v, **call, **unread, transformer_options=options), attention_pytorch(q, k, v, **call)
     )
+
+
+@pytest.fixture
+def int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of the table that runs here and is of low precision, as sage is: queries and keys of eight bits, no bias."""
+    from fastvideo_core.attention import backends, dense, select
+    from fastvideo_core.attention.requirements import Masks
+
+    def rounded(x: Tensor) -> Tensor:
+        step = x.abs().amax(-1, keepdim=True) / 127
+        return (x / step).round() * step
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None) -> Tensor:
+        return dense.sdpa(rounded(q), rounded(k), v, mask, scale)
+
+    rows = {**backends.BACKENDS, "int8": backends.Backend("int8", "INT8", (Masks(),), lambda: attend, error=0.05)}
+    for module in (backends, select):
+        monkeypatch.setattr(module, "BACKENDS", rows)
+
+
+@pytest.mark.usefixtures("int8")
+def test_a_call_that_wants_full_precision_gets_an_exact_kernel(
+    comfy: Any, load_wan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the image tokens of Wan 2.1 image-to-video in newer cores, where int8 can give NaN."""
+    from comfy.ldm.wan import model as network
+
+    own = network.optimized_attention
+
+    def asking(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
+        return own(q, k, v, **call, **({"low_precision_attention": False} if k.shape[1] == 257 else {}))
+
+    model = load_wan("i2v_clip")
+    plain, _ = run_node(comfy, model, "i2v_clip", steps=2)
+    everywhere, before = run_node(comfy, attended(comfy, model, "sdpa", "int8"), "i2v_clip", steps=2)
+    monkeypatch.setattr(network, "optimized_attention", asking)
+    ours, report = run_node(comfy, attended(comfy, model, "sdpa", "int8"), "i2v_clip", steps=2)
+    assert [(part.calls, part.exact_backend, part.exact_calls) for part in report.attention] == [(4, "", 0), (4, "sdpa", 4)]
+    assert (before.attention[1].calls, before.attention[1].exact_calls) == (8, 0)
+    assert "int8 (as asked), 4 calls and 4 by sdpa, where the network wants full precision, in 2 of the network" in report.text()
+    assert 1e-5 < relative_error(ours, plain) < relative_error(everywhere, plain) < 0.05
+
+
+@pytest.mark.usefixtures("int8")
+@pytest.mark.parametrize(("precise", "same_as"), [(True, "int8"), (False, "sdpa")])
+def test_which_kernel_a_call_gets(comfy: Any, load_wan: Any, precise: bool, same_as: str) -> None:
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    q, k, v, call = core_call()
+    given, expected = (core_options(comfy, load_wan(), name) for name in ("int8", same_as))
+    ours = attention_pytorch(q, k, v, **call, low_precision_attention=precise, transformer_options=given)
+    assert torch.equal(ours, attention_pytorch(q, k, v, **call, transformer_options=expected))
+
+
+def test_int8_attention_of_the_file_is_told_where_it_does_not_run(comfy: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """As newer cores load it: a module without weights in each attention."""
+    model = with_own_attention(loaded(save_wan(comfy.model_folder("diffusion_models"), "t2v_own_attention", "t2v")))
+    said = "the model's file asks for int8 attention of its own (comfy_attention), which does not run under {}"
+    for node, chosen in (
+        ("FastVideo Attention", attended(comfy, model, "sdpa", "sdpa")),
+        ("FastVideo Sparse Attention", sparse(comfy, model)),
+    ):
+        assert said.format(node) in run_node(comfy, chosen, steps=1)[1].notes
+        with caplog.at_level("INFO", logger="root"):
+            run_ksampler(chosen, steps=1)
+        assert said.format(node) in caplog.text
+    assert not any("comfy_attention" in note for note in run_node(comfy, model, steps=1)[1].notes)
+
+
+def test_compiling_leaves_int8_attention_of_the_file_as_it_is(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not run under any override, even one that does nothing."""
+    from comfy.ldm.modules import attention
+    from comfy.patcher_extension import WrappersMP
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_sub_quad)
+    model = loaded(save_wan(comfy.model_folder("diffusion_models"), "t2v_own_attention", "t2v"))
+    for prepared, expected in ((lambda plain: plain, [True]), (with_own_attention, [False])):
+        found: list[bool] = []
+
+        def wrapper(executor: Any, *args: Any, found: list[bool] = found, **kwargs: Any) -> Any:
+            found.append(OVERRIDE in args[5])
+            return executor(*args, **kwargs)
+
+        chosen = compiled(comfy, prepared(model))
+        chosen.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "looks", wrapper)
+        run_ksampler(chosen, cfg=1.0, steps=1)
+        torch.compiler.reset()
+        assert found == expected
+
+
+def with_own_attention(model: Any) -> Any:
+    for block in model.model.diffusion_model.blocks:
+        block.self_attn.comfy_attention = nn.Module()
+        block.self_attn.comfy_attention.config = {"backend": "int8"}
+    return model
 
 
 def test_a_call_from_outside_the_network_is_refused(comfy: Any, load_wan: Any) -> None:
