@@ -7,8 +7,8 @@ each block. Core makes the options of a run anew for each: nothing stays.
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -28,6 +28,9 @@ from .network_guard import guard_calls
 from .other_caches import check_no_other_cache
 
 KEY = "fastvideo_step_cache"
+
+Place = tuple[str, int]
+"""Core's name of a block among the hooks."""
 
 
 class OpenCache(Sessions, Protocol):
@@ -110,6 +113,8 @@ class CacheRun:
         self._owners: dict[Branch, Any] = {}  # whose prompt each branch is
         self._steps: dict[Branch, int] = {}  # the last one of each branch
         self._asked: int | None = None  # blocks so far in the call that was announced
+        self._hooks: dict[Place, Callable[..., Any]] = {}  # this run's, by the place of their block
+        self._replaced: dict[Branch, tuple[Place, ...]] = {}  # where hooks of another stood in a branch's last call
 
     def __enter__(self) -> "CacheRun":
         session = self._stack.enter_context(self.opened.cache.session(self.opened.phase))
@@ -141,7 +146,7 @@ class CacheRun:
         replaces = options.setdefault("transformer_options", {}).setdefault("patches_replace", {}).setdefault("dit", {})
         for index in range(self.blocks):
             place = ("double_block", index)
-            replaces[place] = self._around(index, replaces.get(place))
+            replaces[place] = self._hooks[place] = self._around(index, replaces.get(place))
         guard_calls(options, KEY, self.opened.cache.report().name, lambda: bool(self._steps or self.passed))
         reserve = _reserving(self._session.tokens_held * token_bytes)
         for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, uncompiled(self._call)), (WrappersMP.PREPARE_SAMPLING, reserve)):
@@ -158,11 +163,31 @@ class CacheRun:
             return executor(*arguments, **kwargs)
         self._asked = 0
         try:
-            out = executor(*arguments, **kwargs)
-            self._check_asked()
+            with self._around_others(transformer_options):
+                out = executor(*arguments, **kwargs)
+            self._check_asked(self.blocks)
         finally:
             self._asked = None
         return out
+
+    @contextmanager
+    def _around_others(self, options: dict[str, Any]) -> Iterator[None]:
+        """Hooks that a patch put in the place of ours for this call, such as those of a guidance that skips layers, run inside of
+        ours: what they do is part of what is measured."""
+        given = options["patches_replace"]
+        others = self._others(options)
+        if others:
+            around = {place: self._around(place[1], given["dit"][place]) for place in others}
+            options["patches_replace"] = {**given, "dit": {**given["dit"], **around}}
+        try:
+            yield
+        finally:
+            options["patches_replace"] = given
+
+    def _others(self, options: dict[str, Any]) -> tuple[Place, ...]:
+        """The places of blocks where another hook stands than this run's."""
+        present = options.get("patches_replace", {}).get("dit", {})
+        return tuple(place for place, hook in self._hooks.items() if present.get(place, hook) is not hook)
 
     def _announce(self, options: dict[str, Any]) -> str:
         """Tells the session of a call, or why the call is none of its."""
@@ -184,6 +209,9 @@ class CacheRun:
             return "they held another part of a conditioning"
         if any(self._steps.get(branch) == step for branch in branches):
             return "they were a second call in one step"
+        others = self._others(options)
+        session.forget(branch for branch in branches if self._replaced.get(branch, others) != others)
+        self._replaced.update(dict.fromkeys(branches, others))
         self._owners.update(zip(branches, uuids, strict=True))
         self._steps.update(dict.fromkeys(branches, step))
         session.begin(step, branches)
@@ -207,13 +235,15 @@ class CacheRun:
 
             if self._asked is None or self._session is None:
                 return {"img": block(args["img"])}
+            self._check_asked(index)
             self._asked += 1
             return {"img": self._session.block(index, self.blocks, args["img"], block)}
 
         return uncompiled(hook)
 
-    def _check_asked(self) -> None:
-        if self._asked != self.blocks:
+    def _check_asked(self, before: int) -> None:
+        """before: how many blocks there are so far."""
+        if self._asked != before:
             raise RequestError(
                 f"{self.opened.cache.report().name} saw {self._asked} of the network's {self.blocks} blocks in a call: a patch "
                 "of another pack replaced the network's forward or its block hooks during the run. Remove it or the cache."

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -83,6 +83,9 @@ class RatioMeter(BlockwiseSession):
             residual, previous = out - x, self._residuals.get(branch)
             self.measured.setdefault(branch, []).append(FIRST if previous is None else step_ratio(residual, previous))
             self._residuals[branch] = residual
+
+    def forget(self, branches: Iterable[Branch]) -> None:
+        """What changes there is measured, too."""
 
     def close(self) -> None:
         self._residuals.clear()

@@ -1,7 +1,7 @@
 """DBCache around the block loop: the first blocks run and tell how far a step has moved; where it is not far, what the middle
 ones would add is continued from earlier steps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -161,6 +161,10 @@ class DBCacheSession(BlockwiseSession):
     def held_bytes(self) -> int:
         """Memory of the residuals now."""
         return sum(computed.nbytes for computed in self._computed.values())
+
+    def forget(self, branches: Iterable[Branch]) -> None:
+        for branch in branches:
+            self._computed.pop(branch, None)
 
     def close(self) -> None:
         self._computed.clear()

@@ -45,6 +45,7 @@ class PhaseRule:
         self._phase, self._ratios, self._settings = phase, ratios, settings
         self._retained = phase.start + settings.retained_steps(phase)
         self._drifts: dict[Branch, Drift] = {}
+        self._forgotten: set[Branch] = set()
 
     def decide(self, step: int, branches: tuple[Branch, ...]) -> Decision:
         """What the next call, in `step` over `branches`, does. To be asked once per call, in order."""
@@ -52,7 +53,7 @@ class PhaseRule:
         drifts = [self._drifts.get(branch) for branch in branches]
         if any(drift is not None and drift.step == step for drift in drifts):
             return Decision(step, branches, "bypass", "a second call in one step")
-        reason = self._compulsory(step, drifts)
+        reason = "other blocks than in the step before" if self._forgotten & set(branches) else self._compulsory(step, drifts)
         if not reason:
             moved = {branch: self._moved(branch) for branch in branches}
             reason = next((why for branch, drift in moved.items() if (why := self._excess(branch, drift))), "")
@@ -61,7 +62,13 @@ class PhaseRule:
                 error = max(drift.error for drift in moved.values())
                 return Decision(step, branches, "skip", f"error {error:.4g} is below {self._settings.threshold:g}")
         self._drifts.update(dict.fromkeys(branches, Drift(step)))
+        self._forgotten.difference_update(branches)
         return Decision(step, branches, "compute", reason)
+
+    def forget(self, branch: Branch) -> None:
+        """Nothing that this branch computed can be reused in its next call."""
+        if self._drifts.pop(branch, None) is not None:
+            self._forgotten.add(branch)
 
     def _check(self, branches: tuple[Branch, ...]) -> None:
         missing = [branch for branch in branches if branch not in self._ratios]

@@ -1,6 +1,6 @@
 """MagCache around the block loop: what the blocks add to the tokens is kept, and added again where a step is skipped."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
@@ -118,6 +118,11 @@ class MagCacheSession(BlockwiseSession):
     def held_bytes(self) -> int:
         """Memory of the residuals now."""
         return sum(residual.nbytes for residual in self._residuals.values())
+
+    def forget(self, branches: Iterable[Branch]) -> None:
+        for branch in branches:
+            self._residuals.pop(branch, None)
+            self.rule.forget(branch)
 
     def close(self) -> None:
         self._residuals.clear()

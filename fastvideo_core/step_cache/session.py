@@ -103,6 +103,10 @@ class BlockwiseSession(ABC):
         """
 
     @abstractmethod
+    def forget(self, branches: Iterable[Branch]) -> None:
+        """From now on the blocks are others for these branches, as where a host leaves some out: their next call computes."""
+
+    @abstractmethod
     def close(self) -> None:
         """Frees what is held. Decisions and counts stay."""
 
