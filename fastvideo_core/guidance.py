@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 from torch import Tensor
 
 from .checks import one_of, part_of, put, share
-from .errors import RequestError
+from .errors import CapacityError, RequestError
 from .schedule import Expert, Phase, Schedule
 
 Branch = Literal["positive", "negative"]
@@ -126,7 +126,12 @@ class Guidance:
         if self.batched is None:
             self.batched, self.reason = self._choose(denoiser)
         if self.batched:
-            return self._predict(denoiser, latents, sigma, step, BOTH)
+            try:
+                return self._predict(denoiser, latents, sigma, step, BOTH)
+            except CapacityError:
+                if self.settings.mode != "auto":
+                    raise
+                self.batched, self.reason = False, f"one call for both ran out of memory in step {step + 1}, though {self.reason}"
         return [self._predict(denoiser, latents, sigma, step, (branch,))[0] for branch in BOTH]
 
     def _choose(self, denoiser: Denoiser) -> tuple[bool, str]:

@@ -102,7 +102,7 @@ class _Placed(Protocol):
 
 def situation_of(experts: _Placed, name: Expert) -> Situation:
     """Where an expert computes attention without a mask."""
-    from ..wan.denoiser import compute_dtype
+    from ..wan.memory import compute_dtype
 
     transformer = experts.transformers[name]
     return Situation.on(experts.device, compute_dtype(transformer), transformer.config.attention_head_dim)

@@ -91,3 +91,6 @@ class KeptKeys:
         if key not in self._kept:
             self._kept[key] = compute(attn, rows)
         return self._kept[key]
+
+    def clear(self) -> None:
+        self._kept.clear()

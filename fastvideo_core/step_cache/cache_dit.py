@@ -44,6 +44,7 @@ class CacheDiTSession:
         self._phase, self._settings, self._threshold = phase, settings, settings.threshold_in(schedule.whole_steps)
         self._shells: dict[tuple[tuple[Branch, ...], str], Shell] = {}
         self._seen: dict[Branch, int] = {}
+        self._seen_before: dict[Branch, int] = {}
         self._next: _Call | None = None
         self._now: _Call | None = None
 
@@ -56,7 +57,15 @@ class CacheDiTSession:
 
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         self._next = _Call(step, branches, any(self._seen.get(branch) == step for branch in branches))
+        self._seen_before = dict(self._seen)
         self._seen.update(dict.fromkeys(branches, step))
+
+    def withdraw(self) -> None:
+        call = self._now
+        if call is not None:
+            for key in [key for key in self._shells if key[0] == call.branches]:
+                self._shells.pop(key).close()  # it is in the middle of a call
+        self._seen, self._next, self._now = self._seen_before, None, None
 
     def wrap(self, blocks: Iterable[nn.Module]) -> BlockStack:
         (kind,) = BLOCK_LISTS["WanTransformer3DModel"]

@@ -67,6 +67,9 @@ class RatioMeter(BlockwiseSession):
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         self._branches = branches
 
+    def withdraw(self) -> None:
+        self._branches, self._before = (), None
+
     def block(self, index: int, count: int, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         if index == 0:
             self._before = x if self._branches else None

@@ -73,6 +73,7 @@ class DBCacheSession(BlockwiseSession):
         self._computed: dict[Branch, Computed] = {}
         self._next: tuple[int, tuple[Branch, ...]] | None = None
         self._now: _Call | None = None
+        self._decided = 0  # decisions before the announced call
 
     @property
     def tokens_held(self) -> int:
@@ -81,7 +82,12 @@ class DBCacheSession(BlockwiseSession):
         return 2 if self.settings.residuals_on_cpu else 4 + self.settings.taylor_order
 
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
-        self._next = step, branches
+        self._next, self._decided = (step, branches), len(self.decisions)
+
+    def withdraw(self) -> None:
+        if len(self.decisions) > self._decided and self.decisions.pop().action != "bypass":
+            self._rule.withdraw()
+        self._next = self._now = None
 
     def block(self, index: int, count: int, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         if index == 0:

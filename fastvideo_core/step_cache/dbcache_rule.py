@@ -29,6 +29,11 @@ class DBCacheRule:
         self._threshold = settings.threshold_in(schedule.whole_steps)
         self._warm, self._skippable = phase.start + settings.warmup(phase), settings.skippable(phase)
         self._progress: dict[Branch, Progress] = {}
+        self._before: dict[Branch, Progress] = {}
+
+    def withdraw(self) -> None:
+        """The last call that was asked for does not come."""
+        self._progress = self._before
 
     def repeats(self, step: int, branches: tuple[Branch, ...]) -> bool:
         """Whether one of the branches had a call in this step already."""
@@ -40,6 +45,7 @@ class DBCacheRule:
         Args:
             difference: measures the relative L1 distance from the last computed step; None where there is none of this size.
         """
+        self._before = dict(self._progress)
         compulsory = self._compulsory(step, branches)
         decision = Decision(step, branches, *(("compute", compulsory) if compulsory else self._measured(difference())))
         for branch in branches:

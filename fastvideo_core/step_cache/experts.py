@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..errors import CapacityError
 from ..guidance import Branch, Denoiser, Prediction
 from ..schedule import Expert, Phase, Schedule
 from ..wan.blocks import installed
@@ -29,7 +30,11 @@ class CachedDenoiser:
 
     def predict(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Prediction:
         self.session.begin(self.schedule.step_at(sigma), branches)
-        return self.denoiser.predict(latents, sigma, branches)
+        try:
+            return self.denoiser.predict(latents, sigma, branches)
+        except CapacityError:
+            self.session.withdraw()
+            raise
 
     def fits_batched(self) -> tuple[bool, str]:
         return self.denoiser.fits_batched(self.session.tokens_held)

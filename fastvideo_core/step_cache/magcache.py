@@ -46,10 +46,16 @@ class PhaseRule:
         self._retained = phase.start + settings.retained_steps(phase)
         self._drifts: dict[Branch, Drift] = {}
         self._forgotten: set[Branch] = set()
+        self._before: tuple[dict[Branch, Drift], set[Branch]] = {}, set()
+
+    def withdraw(self) -> None:
+        """The last call that was asked for does not come."""
+        self._drifts, self._forgotten = self._before
 
     def decide(self, step: int, branches: tuple[Branch, ...]) -> Decision:
         """What the next call, in `step` over `branches`, does. To be asked once per call, in order."""
         self._check(branches)
+        self._before = dict(self._drifts), set(self._forgotten)
         drifts = [self._drifts.get(branch) for branch in branches]
         if any(drift is not None and drift.step == step for drift in drifts):
             return Decision(step, branches, "bypass", "a second call in one step")

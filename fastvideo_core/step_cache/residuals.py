@@ -62,6 +62,11 @@ class MagCacheSession(BlockwiseSession):
         self._next = self.rule.decide(step, branches)
         self.decisions.append(self._next)
 
+    def withdraw(self) -> None:
+        self.rule.withdraw()
+        self.decisions.pop()
+        self._next = self._now = None
+
     def block(self, index: int, count: int, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         if index == 0:
             self._open(x)

@@ -33,6 +33,10 @@ class CacheSession(Protocol):
         """Announces the next call: its step, and the branches that its batch holds, in this order and of equal size."""
         ...
 
+    def withdraw(self) -> None:
+        """The announced call did not come to its end, and others come in its place: as if it had not been announced."""
+        ...
+
     def wrap(self, blocks: "Iterable[nn.Module]") -> BlockStack:
         """The stack that runs in place of `blocks`."""
         ...
@@ -89,6 +93,10 @@ class BlockwiseSession(ABC):
     @abstractmethod
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         """As in `CacheSession`. A call that was not announced is another's: its blocks just run."""
+
+    @abstractmethod
+    def withdraw(self) -> None:
+        """As in `CacheSession`. Blocks that ran stay counted."""
 
     @abstractmethod
     def block(self, index: int, count: int, x: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:

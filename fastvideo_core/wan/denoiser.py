@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -18,7 +17,8 @@ from ..schedule import TIMESTEPS, Expert, Phase
 from .at_work import at_work, check_idle
 from .embeddings import KeptEmbeddings, embeds_as_made, kept_embeddings
 from .fit import check_conditioning
-from .placement import placed
+from .memory import WAYS_OUT, activation_bytes, call_too_large, compute_dtype, free_bytes
+from .placement import check_onload_device, is_group_offloaded, placed, room
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -43,15 +43,21 @@ class WanDenoiser:
         """One call with batch = len(branches) * B. The latents stay float32; the network computes in its own dtype.
 
         Raises:
-            CapacityError: the device has not enough memory for this many branches.
+            CapacityError: the device has not enough memory for this many branches. What such calls kept is free again.
         """
         try:
-            velocity = self._call(latents, sigma, branches)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise CapacityError(_out_of_memory(latents, len(branches))) from error
+            with room(lambda: call_too_large(latents, len(branches))):
+                velocity = self._call(latents, sigma, branches)
+        except CapacityError:
+            self._free()
             raise
         return Prediction(velocity.float().chunk(len(branches)), [branches])
+
+    def _free(self) -> None:
+        self._inputs.clear()
+        self._contexts.clear()
+        if self.text is not None and self.text.kept is not None:
+            self.text.kept.clear()
 
     def fits_batched(self, tokens_held: int = 0) -> tuple[bool, str]:
         """tokens_held: how many tensors of tokens (B, L, D) a step cache holds for each branch."""
@@ -171,6 +177,7 @@ class WanExperts:
     def __post_init__(self) -> None:
         for expert, transformer in self.transformers.items():
             check_idle(transformer, "A second generation was asked for")
+            check_onload_device(transformer, self.device)
             check_conditioning(transformer, self.conditioning, self.latent_shape, expert)
 
     @property
@@ -184,10 +191,11 @@ class WanExperts:
         transformer = self.transformers[phase.expert]
         with at_work(self.transformers.values()), ExitStack() as stack:
             if not is_group_offloaded(transformer):
-                stack.enter_context(placed(transformer, self.device, self.offload_device))
+                stack.enter_context(placed(transformer, self.device, self.offload_device, WAYS_OUT))
             conditioning = self.conditioning.to(self.device, compute_dtype(transformer))
             text = self.text(phase.expert)
-            stack.enter_context(with_onednn(transformer))
+            if self.device.type == "cpu":  # and not where the weights are, which may wait there for their call on a GPU
+                stack.enter_context(with_onednn(transformer))
             if is_as_made(transformer):
                 stack.enter_context(lean_attention(transformer, text))
             embeddings = self._kept_embeddings(transformer, stack)
@@ -209,55 +217,3 @@ class WanExperts:
         _, _, _, height, width = self.latent_shape
         given_tokens = 0 if self.conditioning.first_frame is None else (height // 2) * (width // 2)
         return stack.enter_context(kept_embeddings(transformer, given_tokens))
-
-
-def is_group_offloaded(transformer: "WanTransformer3DModel") -> bool:
-    """Whether diffusers' group offloading owns the places of the weights."""
-    from diffusers.hooks.group_offloading import _is_group_offload_enabled
-
-    return bool(_is_group_offload_enabled(transformer))
-
-
-def compute_dtype(transformer: "WanTransformer3DModel") -> torch.dtype:
-    """What the network computes in. Diffusers keeps norms and modulation in float32; the patch embedding never is one."""
-    dtype: torch.dtype = transformer.patch_embedding.weight.dtype
-    return dtype
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch could not allocate. On the CPU it says so only in words (c10/core/impl/alloc_cpu.cpp)."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _out_of_memory(latents: Tensor, branches: int) -> str:
-    what = "Both branches of the guidance in one call do" if branches > 1 else "One transformer call does"
-    remedy = "Use guidance mode sequential or auto" if branches > 1 else "Use group offloading or fp8_scaled weights"
-    size = " x ".join(map(str, latents.shape[2:]))
-    return (
-        f"{what} not fit into the memory of {latents.device}: latents {size} (frames x height x width). "
-        f"{remedy}, or make a smaller or shorter video."
-    )
-
-
-def activation_bytes(
-    transformer: "WanTransformer3DModel", latent_shape: tuple[int, ...], branches: int, tokens_held: int = 0
-) -> int:
-    """Estimate of the peak memory of one call beside the weights, with what a step cache holds of its branches.
-
-    A block holds at its widest the residual stream, its float32 norm, and either q, k, v and the attention output or the
-    feed-forward's inner layer: 8 * dim + ffn_dim values per token in the network's dtype (counted in diffusers'
-    WanTransformerBlock; the output and the latents are small beside it).
-    """
-    config = transformer.config
-    batch, _, frames, height, width = latent_shape
-    tokens = batch * branches * frames * (height // 2) * (width // 2)
-    dim = config.num_attention_heads * config.attention_head_dim
-    return int(tokens * ((8 + tokens_held) * dim + config.ffn_dim) * compute_dtype(transformer).itemsize)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that a new allocation on `device` can have, what torch holds in reserve included."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + held
-    return int(psutil.virtual_memory().available)

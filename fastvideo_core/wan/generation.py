@@ -19,8 +19,9 @@ from ..step_cache.decisions import CachePlan
 from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .compiled import CompileAccount, CompiledExperts, CompileSettings
-from .denoiser import TransformerExperts, WanExperts, compute_dtype
+from .denoiser import TransformerExperts, WanExperts
 from .loading.trained_attention import trained_with, unused_training
+from .memory import compute_dtype
 
 if TYPE_CHECKING:
     from .model import WanModel

@@ -1,17 +1,67 @@
 """Where a network's weights are while it works."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from ..errors import CapacityError, RequestError
+from .memory import is_out_of_memory, network_too_large
+
+LEAVE_IT = "Free some of it, load the network in a smaller dtype, or leave it on the CPU (device='cpu' where it is loaded)"
+
 
 @contextmanager
-def placed(network: nn.Module, device: torch.device, offload_device: torch.device) -> Iterator[None]:
-    """`network` on `device`; afterwards, also on interrupt, on `offload_device`."""
-    network.to(device)
+def placed(network: nn.Module, device: torch.device, offload_device: torch.device, ways_out: str = LEAVE_IT) -> Iterator[None]:
+    """`network` on `device`; afterwards, also on interrupt and where not all of it fits, on `offload_device`.
+
+    Args:
+        ways_out: what can be done where it does not fit.
+
+    Raises:
+        CapacityError: it does not fit.
+    """
     try:
+        with room(lambda: network_too_large(network, device, ways_out)):
+            _move(network, device)
         yield
     finally:
-        network.to(offload_device)
+        _move(network, offload_device)
+
+
+def _move(network: nn.Module, device: torch.device) -> None:
+    with torch.inference_mode(False):  # weights that move in inference mode could not be changed any more
+        network.to(device)
+
+
+@contextmanager
+def room(too_large: Callable[[], str]) -> Iterator[None]:
+    """Raises CapacityError where torch runs out of memory. too_large: says what does not fit, and what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise CapacityError(too_large()) from error
+        raise
+
+
+def is_group_offloaded(transformer: nn.Module) -> bool:
+    """Whether diffusers' group offloading owns the places of the weights."""
+    from diffusers.hooks.group_offloading import _is_group_offload_enabled
+
+    return bool(_is_group_offload_enabled(transformer))
+
+
+def check_onload_device(transformer: nn.Module, device: torch.device) -> None:
+    """Raises RequestError where group offloading brings the weights to another device than the one that shall compute."""
+    from diffusers.hooks.group_offloading import _get_group_onload_device
+
+    if not is_group_offloaded(transformer):
+        return
+    onload = torch.device(_get_group_onload_device(transformer))
+    if onload.type != device.type or (None not in (onload.index, device.index) and onload.index != device.index):
+        raise RequestError(
+            f"The transformer is group-offloaded to {onload} and the generation was asked for on {device}. Load the model with "
+            f"device='{onload}', or load it anew and offload it to {device}."
+        )

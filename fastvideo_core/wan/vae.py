@@ -1,5 +1,7 @@
 """Wan's video VAEs: frames to normalised latents and back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ConditioningError, LoadError
 from .loading.checkpoint import Checkpoint, open_checkpoint
-from .placement import placed
+from .placement import placed, room
 from .vae_keys import config_of, diffusers_key, is_original
 from .weights import check_keys, component, not_a, read_config, read_state
 
@@ -114,7 +116,7 @@ class VideoVAE:
                 f"{count} frames of {width} x {height} pixels do not fit the VAE: frames must be {self.temporal} * k + 1, "
                 f"width and height multiples of {self.spatial}."
             )
-        with placed(self.network, self.device, self.offload_device):
+        with self._working(f"Encoding {count} frames of {width} x {height} pixels"):
             posterior = self.network.encode(frames.to(self.device, self.network.dtype)).latent_dist
         raw: Tensor = posterior.mode().to(frames.device, torch.float32)
         return (raw - self.latents_mean.to(raw)) / self.latents_std.to(raw)
@@ -128,9 +130,22 @@ class VideoVAE:
                 f"Latents have shape {tuple(latents.shape)}; this VAE decodes (batch, {self.channels}, frames, height, width)."
             )
         raw = latents.float() * self.latents_std.to(latents.device) + self.latents_mean.to(latents.device)
-        with placed(self.network, self.device, self.offload_device):
+        with self._working(f"Decoding {latents.shape[2]} latent frames of {latents.shape[4]} x {latents.shape[3]}"):
             frames: Tensor = self.network.decode(raw.to(self.device, self.network.dtype)).sample
         return (frames.to(latents.device, torch.float32) / 2 + 0.5).clamp(0, 1)
+
+    @contextmanager
+    def _working(self, what: str) -> Iterator[None]:
+        """The network on its device. Raises CapacityError where `what` does not fit there."""
+        ways_out = "Load the VAE in bfloat16 or with tiling=True, or make a smaller or shorter video"
+        try:
+            with (
+                placed(self.network, self.device, self.offload_device),
+                room(lambda: f"{what} does not fit into the memory of {self.device}. {ways_out}."),
+            ):
+                yield
+        finally:
+            self.network.clear_cache()  # what it keeps from frame to frame, if it was stopped between two
 
 
 def original_layout(checkpoint: Checkpoint) -> tuple[dict[str, Any], dict[str, str]]:

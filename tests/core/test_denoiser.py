@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastvideo_core import Conditioning, ConditioningError, GivenFrame, image_condition, plan, shifted_sigmas
 from fastvideo_core.wan import WanDenoiser, WanExperts
-from fastvideo_core.wan.denoiser import activation_bytes, compute_dtype
+from fastvideo_core.wan.memory import activation_bytes, compute_dtype
 
 VARIANTS = tiny.variants()
 every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=list(VARIANTS))

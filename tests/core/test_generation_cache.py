@@ -22,7 +22,7 @@ from fastvideo_core import (
 )
 from fastvideo_core.step_cache import CachedExperts, RatioTable
 from fastvideo_core.wan import WanExperts
-from fastvideo_core.wan.denoiser import activation_bytes
+from fastvideo_core.wan.memory import activation_bytes
 
 REQUEST = SamplingRequest(steps=8, shift=5.0, guidance_scale=3.0, seed=3, guidance=GuidanceSettings(mode="batched"))
 SETTINGS = MagCacheSettings(threshold=0.2, max_skips=2)

@@ -1,11 +1,18 @@
 """Group offloading changes where the weights are, not what the network computes."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import tiny_transformer as files
 import torch
+from diffusers.models.activations import GELU
+from tiny_model import model_of, small
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fastvideo_core import SamplingRequest, plan
 from fastvideo_core.errors import RequestError
+from fastvideo_core.wan import WanExperts
 from fastvideo_core.wan.loading import group_offload
 
 CPU = torch.device("cpu")
@@ -43,3 +50,44 @@ def test_offloading_twice_is_refused() -> None:
     group_offload(network, CPU, 1)
     with pytest.raises(RequestError, match=r"is group-offloaded already\. Load it again"):
         group_offload(network, CPU, 2)
+
+
+def test_layers_that_compute_on_a_gpu_are_not_exchanged_for_the_cpus_though_their_weights_wait_there() -> None:
+    network = tiny.t2v()
+    group_offload(network, "cuda", 2)
+    experts = WanExperts({"single": network}, tiny.conditioning(), tiny.SHAPE, torch.device("cuda"), CPU, fold_text=False)
+    layers = [module for module in network.modules() if isinstance(module, torch.nn.Linear | GELU)]
+    kinds = [type(layer) for layer in layers]
+    with FakeTensorMode(allow_non_fake_inputs=True), experts.active(plan((1.0, 0.0), 5.0).phases[0]):
+        assert [type(layer) for layer in layers] == kinds
+        assert {parameter.device.type for parameter in network.blocks.parameters()} == {"cpu"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("blocks_per_group", [1, 2])
+def test_an_offloaded_model_generates_the_same_video(blocks_per_group: int, dtype: torch.dtype) -> None:
+    def video(offloaded: bool) -> torch.Tensor:
+        network, parts = tiny.t2v().to(dtype), model_of("t2v")
+        model = replace(parts, transformers={"single": network}, device=torch.device("cuda"))
+        if offloaded:
+            group_offload(network, "cuda", blocks_per_group)
+        size = small(model)
+        request = SamplingRequest(steps=3, shift=5.0, guidance_scale=4.0)
+        generation = model.generate(request, model.condition("a cat", "blurry", size), size)
+        list(generation)
+        return generation.latents
+
+    assert tiny.relative_error(video(True), video(False)) < 1e-5
+
+
+def test_offloading_to_another_device_than_the_models_is_refused() -> None:
+    network = tiny.t2v()
+    group_offload(network, "cuda:1", 2)
+    for device in ("cpu", "cuda:0"):
+        with pytest.raises(
+            RequestError, match=rf"offloaded to cuda:1 and the generation was asked for on {device}.*Load the model"
+        ):
+            WanExperts({"single": network}, tiny.conditioning(), tiny.SHAPE, torch.device(device), CPU)
+    WanExperts({"single": network}, tiny.conditioning(), tiny.SHAPE, torch.device("cuda"), CPU)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import RequestError
 from ..at_work import check_idle
-from ..denoiser import is_group_offloaded
+from ..placement import is_group_offloaded
 from .checkpoint import open_checkpoint
 from .lora_change import undo
 from .lora_layers import read_layers

@@ -6,13 +6,13 @@ import torch
 
 from ...errors import RequestError
 from ..at_work import check_idle
-from ..denoiser import is_group_offloaded
+from ..placement import is_group_offloaded
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
 
 
-def group_offload(transformer: "WanTransformer3DModel", device: torch.device, blocks_per_group: int) -> None:
+def group_offload(transformer: "WanTransformer3DModel", device: torch.device | str, blocks_per_group: int) -> None:
     """Diffusers' block-level group offloading: the outputs stay the same, only a group of blocks at a time is on `device`.
 
     On CUDA and with single blocks the next block is copied on a stream of its own while one computes (so two are there);
@@ -26,6 +26,7 @@ def group_offload(transformer: "WanTransformer3DModel", device: torch.device, bl
     """
     if blocks_per_group < 1:
         raise RequestError(f"Groups of {blocks_per_group} blocks were asked for; a group is 1 block or more.")
+    device = torch.device(device)
     check_idle(transformer, "Group offloading was asked for")
     if is_group_offloaded(transformer):
         raise RequestError("This transformer is group-offloaded already. Load it again to offload it in another way.")

@@ -1,0 +1,86 @@
+"""How much memory a call of the network needs, how much a device has, and what is said where it is not enough."""
+
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",  # c10/core/impl/alloc_cpu.cpp; the next one on Windows
+    "DefaultCPUAllocator: not enough memory",
+    "MPS backend out of memory",  # aten/src/ATen/mps/MPSAllocator.mm
+    "Invalid buffer size",  # the same, where one tensor is larger than Metal allows
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",  # SYCL, for XPU outside of torch's allocator
+    "There is not enough GPU video memory available",  # DirectML
+)
+"""What libraries that do not raise `torch.OutOfMemoryError` say."""
+
+
+def compute_dtype(transformer: "WanTransformer3DModel") -> torch.dtype:
+    """What the network computes in. Diffusers keeps norms and modulation in float32; the patch embedding never is one."""
+    dtype: torch.dtype = transformer.patch_embedding.weight.dtype
+    return dtype
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not allocate."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+
+
+def call_too_large(latents: Tensor, branches: int) -> str:
+    """Of one call of the network."""
+    what = "Both branches of the guidance in one call do" if branches > 1 else "One transformer call does"
+    remedy = "Use guidance mode sequential or auto" if branches > 1 else WAYS_OUT
+    size = " x ".join(map(str, latents.shape[2:]))
+    return (
+        f"{what} not fit into the memory of {latents.device}: latents {size} (frames x height x width). "
+        f"{remedy}, or make a smaller or shorter video."
+    )
+
+
+WAYS_OUT = (
+    "Use group offloading (fastvideo_core.group_offload), bfloat16 in the place of float32, or an fp8_scaled file on ComfyUI's "
+    "nodes, where it stays in 8 bits"
+)
+"""Where a transformer is too large for a device."""
+
+
+def network_too_large(network: nn.Module, device: torch.device, ways_out: str) -> str:
+    """Of weights on their way to a device."""
+    size = sum(tensor.nbytes for tensors in (network.parameters(), network.buffers()) for tensor in tensors)
+    return f"The weights of {type(network).__name__}, {size / 2**30:.2f} GiB, do not fit into the memory of {device}. {ways_out}."
+
+
+def activation_bytes(
+    transformer: "WanTransformer3DModel", latent_shape: tuple[int, ...], branches: int, tokens_held: int = 0
+) -> int:
+    """Estimate of the peak memory of one call beside the weights, with what a step cache holds of its branches.
+
+    A block holds at its widest the residual stream, its float32 norm, and either q, k, v and the attention output or the
+    feed-forward's inner layer: 8 * dim + ffn_dim values per token in the network's dtype (counted in diffusers'
+    WanTransformerBlock; the output and the latents are small beside it).
+    """
+    config = transformer.config
+    batch, _, frames, height, width = latent_shape
+    tokens = batch * branches * frames * (height // 2) * (width // 2)
+    dim = config.num_attention_heads * config.attention_head_dim
+    return int(tokens * ((8 + tokens_held) * dim + config.ffn_dim) * compute_dtype(transformer).itemsize)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a new allocation on `device` can have, what torch holds in reserve included."""
+    available = int(psutil.virtual_memory().available)
+    if device.type == "mps":  # memory that is the CPU's too, of which Metal takes a part at most
+        given, held = torch.mps.current_allocated_memory(), torch.mps.driver_allocated_memory()
+        return max(0, min(torch.mps.recommended_max_memory() - given, available + held - given))
+    if device.type not in ("cuda", "xpu"):
+        return available
+    accelerator = torch.get_device_module(device)
+    held = accelerator.memory_reserved(device) - accelerator.memory_allocated(device)
+    return int(accelerator.mem_get_info(device)[0]) + int(held)
