@@ -13,8 +13,8 @@ from fastvideo_core.step_cache import (
     Calibration,
     PhaseRatios,
     RatioTable,
+    fingerprint,
     measured_table,
-    network_hash,
     plan_magcache,
     recommended,
 )
@@ -130,7 +130,7 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
         measuring = [with_cache(*pair) for pair in zip(models, meters, strict=True)]
         video, report = sample(measuring[0], measuring[1] if two else None, positive, negative, latent, request)
         table = measured_table(
-            "_".join(network_hash(network_weights(expert)) for expert in models),
+            [fingerprint(network_weights(expert)) for expert in models],
             request,
             [meter.ratios() for meter in meters],
             model.model.get_dtype_inference(),

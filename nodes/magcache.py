@@ -16,7 +16,7 @@ from fastvideo_core.step_cache import (
     MagCacheMode,
     RatioTable,
     calibrated_tables,
-    network_hash,
+    fingerprint,
     plan_magcache,
     ratio_table,
     recommended,
@@ -56,10 +56,10 @@ class NativeMagCache:
 
 def table_of(generation: NativeGeneration) -> RatioTable:
     """The ratio table of a generation's MODEL: one that was measured on its weights, else the published one."""
-    weights, folders = network_hash(network_weights(generation.model)), table_folders()
+    weights, folders = [fingerprint(network_weights(generation.model))], table_folders()
     two = generation.planned is not None
     if generation.partial and not two:  # chained samplers run two experts, if there are two of this kind
-        two = bool(generation.facts.variants(True)) or any(calibrated_tables(weights, folders, True))
+        two = bool(generation.facts.variants(True)) or bool(calibrated_tables(weights, folders, True))
     return ratio_table(
         weights,
         folders,

@@ -1,6 +1,6 @@
 """What a step cache is told of one generation on a native MODEL: noise levels, experts, sizes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +86,7 @@ def generation_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> Na
 
 
 def network_weights(model: Any) -> dict[str, torch.Tensor]:
-    """A MODEL's weights by their original names, as they were before LoRAs and other patches; quantised ones as they are
-    stored."""
+    """A MODEL's weights by their original names, as they were before LoRAs and other patches; packed ones as they are stored."""
     network = model.model.diffusion_model
     if isinstance(network, DiffusersNetwork):
         from fastvideo_core.wan.loading import before_loras, original_keys, tensors_of
@@ -95,18 +94,24 @@ def network_weights(model: Any) -> dict[str, torch.Tensor]:
         tensors = tensors_of(network.transformer)
         return original_keys(before_loras(tensors | _before_patches(model, "diffusion_model.transformer.", tensors)))
     tensors = _tensors(network)
-    return tensors | _before_patches(model, "diffusion_model.", tensors)
+    tensors |= _before_patches(model, "diffusion_model.", tensors)
+    return {name: _stored(tensor) for name, tensor in tensors.items()}
 
 
 def _tensors(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """By the names that the network itself has for them: the state dicts of quantised layers hold others."""
     stored = network.state_dict()
-    named = {**dict(network.named_parameters()), **{name: buffer for name, buffer in network.named_buffers() if name in stored}}
-    return {name: getattr(tensor, "_qdata", tensor) for name, tensor in named.items()}
+    kept = {name: buffer for name, buffer in network.named_buffers() if name in stored}
+    return {**dict(network.named_parameters()), **kept}
 
 
-def _before_patches(model: Any, prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _before_patches(model: Any, prefix: str, names: Iterable[str]) -> dict[str, torch.Tensor]:
     """What core put aside of these tensors while a LoRA, a hook or another patch is in its place."""
-    hooked = {name: model.hook_backup[f"{prefix}{name}"][0] for name in tensors if f"{prefix}{name}" in model.hook_backup}
-    patched = {name: model.backup[f"{prefix}{name}"].weight for name in tensors if f"{prefix}{name}" in model.backup}
-    return {name: getattr(tensor, "_qdata", tensor) for name, tensor in {**hooked, **patched}.items()}
+    hooked = {name: model.hook_backup[f"{prefix}{name}"][0] for name in names if f"{prefix}{name}" in model.hook_backup}
+    patched = {name: model.backup[f"{prefix}{name}"].weight for name in names if f"{prefix}{name}" in model.backup}
+    return {**hooked, **patched}
+
+
+def _stored(weight: torch.Tensor) -> torch.Tensor:
+    """Core's quantised tensors pack another one; those of GGUF loaders are one, under the shape of what they stand for."""
+    return getattr(weight, "_qdata", weight).detach().as_subclass(torch.Tensor)

@@ -1,12 +1,13 @@
 """Step caches: steps that reuse what an earlier one computed, by rules known before the run."""
 
 from .cache_dit import CacheDiT, CacheDiTSession
-from .calibration import Calibration, calibrate, measured_table, network_hash, weights_hash
+from .calibration import Calibration, calibrate, fingerprints, measured_table, weights_hash
 from .choose import calibrated_tables, ratio_table, recommended
 from .dbcache import DBCache, DBCacheSession
 from .dbcache_settings import DBCACHE_PRESETS, DBCacheSettings
 from .decisions import CachePlan, Decision, PhaseDecisions
 from .experts import CachedDenoiser, CachedExperts
+from .fingerprint import Fingerprint, fingerprint
 from .for_generation import table_of, with_cache_dit, with_dbcache, with_magcache
 from .magcache import PhaseRule, make_rule, plan_magcache
 from .ratios import PhaseRatios, RatioTable, published_tables, read_table
@@ -16,9 +17,9 @@ from .settings import MagCacheMode, MagCacheSettings
 
 __all__ = [
     "DBCACHE_PRESETS", "BlockwiseSession", "BlockwiseStack", "CacheDiT", "CacheDiTSession", "CachePlan", "CacheSession",
-    "CachedDenoiser", "CachedExperts", "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "MagCache",
-    "MagCacheMode", "MagCacheSession", "MagCacheSettings", "PhaseDecisions", "PhaseRatios", "PhaseRule", "RatioTable",
-    "Sessions", "StepCache", "cache_report", "calibrate", "calibrated_tables", "make_rule", "measured_table", "network_hash",
-    "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended", "table_of", "weights_hash",
-    "with_cache_dit", "with_dbcache", "with_magcache",
+    "CachedDenoiser", "CachedExperts", "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "Fingerprint",
+    "MagCache", "MagCacheMode", "MagCacheSession", "MagCacheSettings", "PhaseDecisions", "PhaseRatios", "PhaseRule",
+    "RatioTable", "Sessions", "StepCache", "cache_report", "calibrate", "calibrated_tables", "fingerprint", "fingerprints",
+    "make_rule", "measured_table", "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended", "table_of",
+    "weights_hash", "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

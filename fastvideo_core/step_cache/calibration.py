@@ -1,6 +1,5 @@
 """Measuring a ratio table: one dense generation, and at the seam the norm of each step's residual against the last one's."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,14 +22,12 @@ from ..wan.loading.keys import original_keys
 from ..wan.loading.lora_change import before_loras, tensors_of
 from .decisions import CachePlan
 from .experts import CachedExperts
+from .fingerprint import Fingerprint, fingerprint, joined_name
 from .ratios import PerStep, PhaseRatios, RatioTable
 from .session import BlockwiseSession, cache_report
 
 if TYPE_CHECKING:
     from ..wan.denoiser import WanExperts
-
-SAMPLED = 256
-"""Values of each weight that go into the hash, evenly spread: a changed weight changes nearly all of its values."""
 
 
 class StepRatio(NamedTuple):
@@ -167,17 +164,22 @@ def calibrate(request: SamplingRequest, experts: "WanExperts", conditioning: Con
     ):
         pass
     dtype = next(iter(experts.transformers.values())).dtype
-    return measured_table(weights_hash(experts.transformers), request, calibration.phases(), dtype, noise.shape)
+    return measured_table(fingerprints(experts.transformers), request, calibration.phases(), dtype, noise.shape)
 
 
 def measured_table(
-    name: str, request: SamplingRequest, phases: Sequence[PhaseRatios], dtype: torch.dtype, latent_shape: Sequence[int]
+    weights: Sequence[Fingerprint],
+    request: SamplingRequest,
+    phases: Sequence[PhaseRatios],
+    dtype: torch.dtype,
+    latent_shape: Sequence[int],
 ) -> RatioTable:
-    """The table of one generation. name: `weights_hash`; phases: what was measured, one for each of the request's."""
+    """The table of one generation. weights: of each expert; phases: what was measured, one for each of the request's."""
     schedule = request.plan()
     levels = [schedule.sigmas[phase.start : phase.stop] for phase in schedule.phases]
     return RatioTable(
-        name=name,
+        name=joined_name(weights),
+        weights=tuple(weights),
         sigmas=schedule.sigmas,
         shift=request.shift if request.sigmas is None else None,
         boundary=request.boundary,
@@ -193,32 +195,20 @@ def measured_table(
     )
 
 
-def weights_hash(transformers: Mapping[Expert, nn.Module]) -> str:
-    """The name of a table: `network_hash` of each expert's `WanTransformer3DModel`, the high-noise one's first, joined by
-    an underscore. LoRAs do not change it: a table serves its checkpoint with any of them.
+def fingerprints(transformers: Mapping[Expert, nn.Module]) -> tuple[Fingerprint, ...]:
+    """Of each expert's `WanTransformer3DModel`, the high-noise one's first. LoRAs do not change them: a table serves its
+    checkpoint with any of them.
 
     Raises:
         RequestError: a network is at work: then it has other modules in the place of its own.
     """
-    for network in transformers.values():
-        check_idle(network, "The weights' hash was asked for, the name of a ratio table")
     experts: tuple[Expert, ...] = ("single", "high_noise", "low_noise")
-    hashes = {expert: network_hash(original_keys(before_loras(tensors_of(network)))) for expert, network in transformers.items()}
-    return "_".join(hashes[expert] for expert in experts if expert in hashes)
+    networks = [transformers[expert] for expert in experts if expert in transformers]
+    for network in networks:
+        check_idle(network, "The weights' hash was asked for, the name of a ratio table")
+    return tuple(fingerprint(original_keys(before_loras(tensors_of(network)))) for network in networks)
 
 
-def network_hash(weights: Mapping[str, Tensor]) -> str:
-    """16 hexadecimal digits that tell one network's weights apart: SHA-256 over the name, shape and `SAMPLED` values of each,
-    for a hash over all of them would read tens of gigabytes. It goes by the values, rounded to bfloat16: the dtype in which
-    they are loaded, and who keeps which layers in float32, makes no difference.
-
-    Args:
-        weights: by their original names (`original_keys`).
-    """
-    digest = hashlib.sha256()
-    for name, weight in sorted(weights.items()):
-        values = weight.detach().flatten()
-        sample = values[:: max(1, values.numel() // SAMPLED)].to("cpu", torch.bfloat16).contiguous()
-        digest.update(f"{name} {tuple(weight.shape)}".encode())
-        digest.update(sample.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+def weights_hash(transformers: Mapping[Expert, nn.Module]) -> str:
+    """The name of a table: the networks' hashes, joined by an underscore."""
+    return joined_name(fingerprints(transformers))

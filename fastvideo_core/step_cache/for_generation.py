@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..wan.parts import recognised
 from .cache_dit import CacheDiT
-from .calibration import weights_hash
+from .calibration import fingerprints
 from .choose import ratio_table, recommended
 from .dbcache import DBCache
 from .dbcache_settings import DBCACHE_PRESETS, DBCacheSettings
@@ -64,7 +64,7 @@ def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> Rat
     """
     model = generation.model
     return ratio_table(
-        weights_hash(model.transformers),
+        fingerprints(model.transformers),
         [*map(Path, tables), *model.ratio_tables],
         recognised(model.transformers),
         two_experts=len(model.transformers) > 1,

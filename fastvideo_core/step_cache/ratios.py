@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import LoadError, RequestError
 from ..guidance import Branch
 from ..schedule import Expert, plan, shifted_sigmas
+from .fingerprint import Fingerprint, read_fingerprint
 from .settings import MagCacheSettings
 
 PerStep = Mapping[Branch, tuple[float, ...]]
@@ -52,7 +53,8 @@ class PhaseRatios:
 class RatioTable:
     """sigmas: steps + 1 noise levels of the generation it was measured in. shift: of these, None for another scheduler.
     boundary: where the experts changed, None for a single one. source: where the numbers come from, in words.
-    presets: settings that its authors recommend, by name."""
+    presets: settings that its authors recommend, by name. weights: of each expert it was measured on, the high-noise one's first;
+    published tables do not tell them."""
 
     name: str
     sigmas: tuple[float, ...]
@@ -61,6 +63,7 @@ class RatioTable:
     phases: tuple[PhaseRatios, ...]
     source: Mapping[str, str]
     presets: Mapping[str, MagCacheSettings] = field(default_factory=dict)
+    weights: tuple[Fingerprint, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -79,7 +82,9 @@ class RatioTable:
         rows = [{name: value for name, value in asdict(phase).items() if value and name != "sigmas"} for phase in self.phases]
         about = {"name": self.name, "steps": self.steps, "shift": self.shift, "sigmas": self.sigmas, "boundary": self.boundary}
         presets = {name: asdict(settings) for name, settings in self.presets.items()}
-        return json.dumps({**about, "source": dict(self.source), "presets": presets, "phases": rows}, indent=1, allow_nan=False)
+        weights = {"weights": [network.json() for network in self.weights]}
+        content = {**about, "source": dict(self.source), "presets": presets, "phases": rows, **weights}
+        return json.dumps(content, indent=1, allow_nan=False)
 
 
 def published_tables() -> Mapping[str, RatioTable]:
@@ -125,6 +130,7 @@ def _table(row: Mapping[str, Any]) -> RatioTable:
         phases=tuple(parts),
         source=row["source"],
         presets=presets,
+        weights=tuple(map(read_fingerprint, row.get("weights", ()))),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastvideo_core import LoadError
-from fastvideo_core.step_cache import published_tables, ratio_table, recommended
+from fastvideo_core.step_cache import Fingerprint, published_tables, ratio_table, recommended
 from fastvideo_core.step_cache.choose import CALIBRATED
 from fastvideo_core.wan import VARIANTS
 
@@ -16,7 +16,8 @@ from fastvideo_core.wan import VARIANTS
 def choose(*names: str, weights: str = "0" * 16, folders: tuple[Path, ...] = (), **changes: Any) -> str:
     """The name of the table."""
     inputs = {"two_experts": False, "pixels": 832 * 480, "first_frame": False, **changes}
-    return ratio_table(weights, folders, [VARIANTS[name] for name in names], **inputs).name
+    told = [Fingerprint(one, {}) for one in weights.split("_")]
+    return ratio_table(told, folders, [VARIANTS[name] for name in names], **inputs).name
 
 
 def put(folder: Path, name: str, seconds: int = 0) -> None:

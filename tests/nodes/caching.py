@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from sampling import SETTINGS
 
 from fastvideo_core import plan, shifted_sigmas
 from fastvideo_core.guidance import BOTH
-from fastvideo_core.step_cache import MagCacheSettings, PhaseRatios, RatioTable, network_hash
+from fastvideo_core.step_cache import Fingerprint, MagCacheSettings, PhaseRatios, RatioTable, fingerprint
 
 CUSTOM: dict[str, Any] = {"threshold": 0.25, "max_skips": 2, "retention": 0.0, "trend": 0.0}
 TINY = MagCacheSettings(**CUSTOM)
@@ -22,8 +23,12 @@ def module_of(host: Any, name: str) -> Any:
     return sys.modules[f"{package}.{name}"]
 
 
+def fingerprint_of(host: Any, model: Any) -> Fingerprint:
+    return fingerprint(module_of(host, "native_generation").network_weights(model))
+
+
 def weights_of(host: Any, model: Any) -> str:
-    return network_hash(module_of(host, "native_generation").network_weights(model))
+    return fingerprint_of(host, model).name
 
 
 def flat_table(name: str, boundary: float | None, ratio: float = 0.92) -> RatioTable:
@@ -44,9 +49,11 @@ def flat_table(name: str, boundary: float | None, ratio: float = 0.92) -> RatioT
 
 def put_table(host: Any, *experts: Any, boundary: float = 0.875) -> Path:
     """As if these MODELs had been calibrated: one, or two experts."""
-    name = "_".join(weights_of(host, expert) for expert in experts)
+    weights = tuple(fingerprint_of(host, expert) for expert in experts)
+    name = "_".join(one.name for one in weights)
+    table = replace(flat_table(name, boundary if len(experts) == 2 else None), weights=weights)
     file = host.model_folder("fastvideo_ratios") / f"{name}.json"
-    file.write_text(flat_table(name, boundary if len(experts) == 2 else None).json(), "utf-8")
+    file.write_text(table.json(), "utf-8")
     return file
 
 

@@ -17,7 +17,6 @@ from fastvideo_core.step_cache import (
     MagCacheSettings,
     RatioTable,
     StepCache,
-    calibrated_tables,
     read_table,
     recommended,
 )
@@ -43,7 +42,7 @@ class CurvePoint:
 
 
 def curve_points(demo: DemoEngine, schedule: Schedule) -> list[CurvePoint]:
-    table = read_table(next(iter(calibrated_tables(demo.weights, [FOLDER], len(demo.model.transformers) > 1))))
+    table = read_table(FOLDER / f"{demo.weights}.json")
     return [
         *(_magcache(table, settings, text) for settings, text in _our_magcache(table)),
         *_diffusers(demo, schedule),
