@@ -43,7 +43,7 @@ from .schedule import TIMESTEPS, Phase, Schedule, cut, plan, plan_part, shifted_
 from .solvers import Solver, SolverName, make_solver
 from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_cache_dit, with_dbcache, with_magcache
 from .text import clean_prompt, pad_rows
-from .tune import Attempt, CacheSettings, TunedCache, Tuning, blocks_cut, tune
+from .tune import Attempt, CacheSettings, TunedCache, Tuning, blocks_cut, check_wanted, tune
 from .wan.compiled import CompileSettings
 from .wan.demo import load_demo
 from .wan.generation import Generation, NewCache
@@ -63,8 +63,8 @@ __all__ = [
     "NewCache", "NumericsError", "Phase", "PhaseReport", "Prediction", "RatioTable", "RequestError", "RunReport",
     "SamplingRequest", "Schedule", "Solver", "SolverName", "SparseReport", "Step", "StepCache", "TextEncoder", "TextReport",
     "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora",
-    "blocks_cut", "check_finite", "clean_prompt", "compare", "cut", "denoise", "generate", "group_offload", "guide",
-    "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan",
-    "plan_part", "ran_as", "seeded_noise", "settled_pixels", "shifted_sigmas", "tune", "with_cache_dit", "with_dbcache",
-    "with_magcache",
+    "blocks_cut", "check_finite", "check_wanted", "clean_prompt", "compare", "cut", "denoise", "generate", "group_offload",
+    "guide", "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows",
+    "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "settled_pixels", "shifted_sigmas", "tune",
+    "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

@@ -1,13 +1,13 @@
 """What a person asks for: frozen, validated once, before anything is loaded or computed."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+from .checks import number, of_kind, one_of, put, whole
 from .errors import RequestError
 from .guidance import GuidanceSettings
-from .schedule import Schedule, plan, shifted_sigmas
+from .schedule import Schedule, check_boundary, check_shift, check_sigmas, check_steps, plan, shifted_sigmas
 from .solvers import SolverName
 
 
@@ -23,11 +23,15 @@ class VideoSize:
     temporal: int = 4
 
     def __post_init__(self) -> None:
+        for name in ("spatial", "temporal"):
+            put(self, **{name: whole(name, getattr(self, name), "it is the VAE's compression, a whole number.", least=1)})
         grid = 2 * self.spatial
-        for name, pixels in (("width", self.width), ("height", self.height)):
+        for name in ("width", "height"):
+            pixels = whole(name, getattr(self, name), "it must be a whole number of pixels.")
             if pixels < grid or pixels % grid:
                 near = max(grid, round(pixels / grid) * grid)
                 raise RequestError(f"{name} is {pixels}: it must be a multiple of {grid} pixels. The nearest is {near}.")
+        whole("frames", self.frames, "it must be a whole number.")
         if self.frames < 1 or (self.frames - 1) % self.temporal:
             near = max(0, round((self.frames - 1) / self.temporal)) * self.temporal + 1
             raise RequestError(
@@ -61,12 +65,8 @@ class SamplingRequest:
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
 
     def __post_init__(self) -> None:
-        if self.solver not in get_args(SolverName):
-            raise RequestError(f"solver is {self.solver!r}: use one of {', '.join(get_args(SolverName))}.")
-        for name in ("guidance_scale", "low_noise_guidance_scale"):
-            if not math.isfinite(getattr(self, name) or 0.0):
-                raise RequestError(f"{name} is {getattr(self, name)}: it must be a finite number (1 is off, Wan uses 3 to 6).")
-        if not 0 <= self.seed < 2**64:
+        self._check_kinds()
+        if not 0 <= whole("seed", self.seed, "it must be a whole number in 0 .. 2**64 - 1.") < 2**64:
             raise RequestError(f"seed is {self.seed}: it must lie in 0 .. 2**64 - 1.")
         if self.low_noise_guidance_scale is not None and self.boundary is None:
             raise RequestError(
@@ -83,6 +83,20 @@ class SamplingRequest:
     def levels(self) -> tuple[float, ...]:
         """The noise levels, steps + 1."""
         return shifted_sigmas(self.steps, self.shift) if self.sigmas is None else tuple(self.sigmas)
+
+    def _check_kinds(self) -> None:
+        one_of("solver", self.solver, get_args(SolverName))
+        for name in ("guidance_scale", "low_noise_guidance_scale"):
+            scale = getattr(self, name)
+            if scale is not None or name == "guidance_scale":
+                number(name, scale, "it must be a finite number (1 is off, Wan uses 3 to 6).")
+        if self.sigmas is not None:
+            check_sigmas(self.sigmas)
+        check_steps(self.steps)
+        check_shift(self.shift)
+        if self.boundary is not None:
+            check_boundary(self.boundary)
+        of_kind("guidance", self.guidance, GuidanceSettings, "give GuidanceSettings(...).")
 
     def plan(self) -> Schedule:
         return plan(self.levels, self.guidance_scale, self.low_noise_guidance_scale, self.boundary)

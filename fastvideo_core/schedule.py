@@ -4,16 +4,21 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
+from numbers import Real
 from typing import Literal
 
-from .checks import ROUNDING, is_one, settled
+from torch import Tensor
+
+from .checks import ROUNDING, is_one, number, settled, whole
 from .errors import RequestError
 
 Expert = Literal["single", "high_noise", "low_noise"]
 
+SHIFT = "it must be a positive number (Wan uses 3 to 12)."
+BOUNDARY = "it must lie between 0 and 1 (Wan 2.2: T2V 0.875, I2V 0.9)."
 TIMESTEPS = 1000
 """Wan is trained on t = 1000 * sigma (Wan-Video/Wan2.1, wan/configs/shared_config.py, num_train_timesteps)."""
 
@@ -34,11 +39,23 @@ def shifted_sigmas(steps: int, shift: float) -> tuple[float, ...]:
 
     Returns: steps + 1 values from 1 down to 0.
     """
-    if steps < 1:
-        raise RequestError(f"steps is {steps}: a generation needs at least 1 step.")
-    if not (math.isfinite(shift) and shift > 0):
-        raise RequestError(f"shift is {shift}: it must be a positive number (Wan uses 3 to 12).")
+    check_steps(steps)
+    check_shift(shift)
     return tuple(shift_sigma(1 - i / steps, shift) for i in range(steps + 1))
+
+
+def check_steps(steps: int) -> None:
+    whole("steps", steps, "a generation needs at least 1 step, and whole ones.", least=1)
+
+
+def check_shift(shift: float) -> None:
+    if number("shift", shift, SHIFT) <= 0:
+        raise RequestError(f"shift is {shift}: {SHIFT}")
+
+
+def check_boundary(boundary: float) -> None:
+    if not 0 < number("boundary", boundary, BOUNDARY) < 1:
+        raise RequestError(f"boundary is {boundary}: {BOUNDARY}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +119,14 @@ class Schedule:
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
     """Accepts given noise levels: at least two, strictly decreasing, in 0..1 (core's own schedulers give 1.0000001 at many
     shifts: that is 1)."""
-    levels = tuple(settled(float(sigma)) for sigma in sigmas)
+    if not isinstance(sigmas, Iterable) or isinstance(sigmas, str):
+        raise RequestError(f"sigmas is {sigmas!r:.80}: give noise levels, such as (1.0, 0.5, 0.0).")
+    given = [float(sigma) if isinstance(sigma, Real | Tensor) else math.nan for sigma in sigmas]
+    levels = tuple(settled(level) for level in given)
     if len(levels) < 2:
         raise RequestError(f"{len(levels)} sigmas were given: at least 2 are needed, the last one being where to stop.")
     if any(math.isnan(level) for level in levels):
-        raise RequestError(f"The sigmas run from {float(sigmas[0]):g} to {float(sigmas[-1]):g}: Wan's noise levels lie in 0..1.")
+        raise RequestError(f"The sigmas run from {given[0]:g} to {given[-1]:g}: Wan's noise levels lie in 0..1.")
     if any(after >= before for before, after in pairwise(levels)):
         raise RequestError("The sigmas must strictly decrease; two neighbours are equal or rise.")
     return levels
@@ -133,8 +153,7 @@ def plan(
     levels = check_sigmas(sigmas)
     if boundary is None:
         return Schedule(levels, (Phase(expert="single", start=0, stop=len(levels) - 1, guidance_scale=guidance_scale),))
-    if not 0 < boundary < 1:
-        raise RequestError(f"boundary is {boundary}: it must lie between 0 and 1 (Wan 2.2: T2V 0.875, I2V 0.9).")
+    check_boundary(boundary)
     low_scale = guidance_scale if low_noise_guidance_scale is None else low_noise_guidance_scale
     experts: list[Expert] = ["high_noise" if at_least(level, boundary) else "low_noise" for level in levels[:-1]]
     scale_of = {"high_noise": guidance_scale, "low_noise": low_scale}
@@ -178,6 +197,7 @@ def plan_part(sigmas: Sequence[float], guidance_scale: float, boundary: float) -
         RequestError: they go over the boundary.
     """
     levels = check_sigmas(sigmas)
+    check_boundary(boundary)
     high = [at_least(level, boundary) for level in levels[:-1]]
     if high[0] != high[-1]:
         step = high.index(False)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
+from .checks import one_of, share
 from .errors import RequestError
 from .quality import Curve, FrameQuality, Panel
 from .report import RunReport
@@ -15,6 +16,7 @@ from .step_cache import DBCacheSettings, MagCacheSettings
 CacheSettings = MagCacheSettings | DBCacheSettings
 TunedCache = Literal["magcache", "dbcache"]
 
+TARGET = "it lies between 0 and 1, usually at 0.9 to 0.99."
 LADDERS: Mapping[TunedCache, tuple[CacheSettings, ...]] = MappingProxyType({
     "magcache": tuple(
         MagCacheSettings(threshold=threshold, max_skips=max_skips, trend=0.7)
@@ -90,8 +92,7 @@ def tune(cache: TunedCache, target: float, dense_seconds: float, attempt: Callab
     Raises:
         RequestError: the target is out of range, or no rung reaches it.
     """
-    if not 0 < target <= 1:
-        raise RequestError(f"The wanted SSIM is {target}: it lies between 0 and 1, usually at 0.9 to 0.99.")
+    check_wanted(cache, target)
     ladder, tried = LADDERS[cache], dict[int, Attempt]()
     reached, missed = -1, len(ladder)
     while missed - reached > 1:
@@ -105,6 +106,13 @@ def tune(cache: TunedCache, target: float, dense_seconds: float, attempt: Callab
     if reached < 0:
         raise RequestError(_out_of_reach(cache, target, attempts))
     return Tuning(cache=cache, target=target, dense_seconds=dense_seconds, attempts=attempts, best=tried[reached])
+
+
+def check_wanted(cache: TunedCache, target: float) -> None:
+    """What a search is asked for, before its dense run. Raises RequestError as `tune`."""
+    one_of("cache", cache, LADDERS)
+    if share("The wanted SSIM", target, TARGET) == 0:
+        raise RequestError(f"The wanted SSIM is {target}: {TARGET}")
 
 
 def blocks_cut(report: RunReport) -> float:

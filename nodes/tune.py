@@ -20,6 +20,7 @@ from fastvideo_core import (
     SolverName,
     TunedCache,
     blocks_cut,
+    check_wanted,
     tune,
 )
 from fastvideo_core.quality import compare, plot
@@ -96,6 +97,7 @@ class FastVideoAutoTune(io.ComfyNode):
         check_guided(model, positive, negative)
         low_noise_model = connected("low_noise_model", low_noise_model, ModelPatcher)
         check_connected(vae=(vae, VAE), latent=(latent, dict))
+        check_wanted(cache, target_ssim)
         two = low_noise_model is not None
         request = SamplingRequest(
             steps=steps,

@@ -5,11 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from ..checks import one_of, yes_or_no
 from ..conditioning import TEXT_TOKENS
 from ..report import AttentionReport, TextReport
 from ..schedule import Expert, Phase
 from .account import AttentionAccount
-from .backends import backend
+from .backends import BACKENDS, backend
 from .folding import text_report
 from .lean import is_as_made
 from .processors import attending
@@ -30,6 +31,11 @@ class AttentionSettings:
     self_attention: str = "auto"
     cross_attention: str = "auto"
     keep_keys: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("self_attention", "cross_attention"):
+            one_of(name, getattr(self, name), ("auto", *BACKENDS))
+        yes_or_no("keep_keys", self.keep_keys)
 
 
 class AttendingExperts:

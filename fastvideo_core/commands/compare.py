@@ -94,10 +94,13 @@ def _task(given: argparse.Namespace, cases: Sequence[Case]) -> Task:
     size = size_of(given, model)
     requests = [request_of(given, model, seed) for seed in dict.fromkeys(given.seed)]
     for case in cases:
-        case.changed(requests[0]).plan()  # what cannot run is told before anything does
+        case.changed(requests[0]).plan()
     started = time.perf_counter()
     conditioning = condition(given, model, size)
-    return Task(model, conditioning, size, requests, time.perf_counter() - started)
+    task = Task(model, conditioning, size, requests, time.perf_counter() - started)
+    for case in cases:  # what cannot run is told before anything does
+        model.generate(case.changed(requests[0]), conditioning, size, case.cache, case.attention, case.sparse)
+    return task
 
 
 def _warm_up(task: Task) -> None:

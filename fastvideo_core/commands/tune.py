@@ -12,7 +12,7 @@ from ..conditioning import Conditioning
 from ..quality import FrameQuality, plot
 from ..request import SamplingRequest, VideoSize
 from ..step_cache import DBCacheSettings, with_dbcache, with_magcache
-from ..tune import Attempt, CacheSettings, TunedCache, blocks_cut, tune
+from ..tune import LADDERS, Attempt, CacheSettings, TunedCache, blocks_cut, check_wanted, tune
 from ..wan.model import WanModel
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
 
@@ -40,11 +40,12 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
         FastVideoError: an argument is wrong, a generation failed, or no setting reaches the likeness.
         OSError: the output folder cannot be written.
     """
+    check_wanted(given.cache, given.ssim)
     model = load_model(given)
     size = size_of(given, model)
     requests = [request_of(given, model, seed) for seed in dict.fromkeys(given.seed)]
     given.output.mkdir(parents=True, exist_ok=True)
-    trial = Trial(model, size, condition(given, model, size), requests, given.tables)
+    trial = Trial(model, size, condition(given, model, size), requests, given.cache, given.tables)
     tell(f"dense: {trial.dense_seconds:.2f} s")
 
     def attempt(settings: CacheSettings) -> Attempt:
@@ -62,9 +63,12 @@ class Trial:
     """The dense generations, and what is measured against them."""
 
     def __init__(
-        self, model: WanModel, size: VideoSize, told: Conditioning, requests: Sequence[SamplingRequest], tables: Sequence[Path]
-    ) -> None:
+        self, model: WanModel, size: VideoSize, told: Conditioning, requests: Sequence[SamplingRequest], cache: TunedCache,
+        tables: Sequence[Path],
+    ) -> None:  # fmt: skip
         self.model, self.size, self.told, self.requests, self.tables = model, size, told, requests, tables
+        for request in requests:  # what cannot run is told before anything does
+            model.generate(request, told, size, self._cache(LADDERS[cache][0]))
         self._dense = [self._measured(request) for request in requests]
 
     @property
@@ -72,7 +76,7 @@ class Trial:
         return sum(run.seconds for run in self._dense) / len(self._dense)
 
     def attempt(self, settings: CacheSettings) -> Attempt:
-        cache = with_dbcache(settings) if isinstance(settings, DBCacheSettings) else with_magcache(settings, self.tables)
+        cache = self._cache(settings)
         runs = [self._measured(request, cache) for request in self.requests]
         means = [against(*pair).mean for pair in zip(self._dense, runs, strict=True)]
         count = len(runs)
@@ -82,6 +86,9 @@ class Trial:
             cut=sum(blocks_cut(run.report) for run in runs) / count,
             seconds=sum(run.seconds for run in runs) / count,
         )
+
+    def _cache(self, settings: CacheSettings) -> "NewCache":
+        return with_dbcache(settings) if isinstance(settings, DBCacheSettings) else with_magcache(settings, self.tables)
 
     def _measured(self, request: SamplingRequest, cache: "NewCache | None" = None) -> Measured:
         return measure(self.model, self.told, self.size, request, cache)

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from .metrics import psnr, ssim
+from ..checks import yes_or_no
+from .metrics import check_videos, psnr, ssim
 from .perceptual import lpips
 
 
@@ -64,6 +65,8 @@ def compare(a: Tensor, b: Tensor, data_range: float = 1.0, *, perceptual: bool =
     Raises:
         RequestError, LoadError: as `ssim` and `lpips`.
     """
+    yes_or_no("perceptual", perceptual)
+    a, b = check_videos(a, b, data_range)
     distances = lpips(a, b, data_range).tolist() if perceptual else [None] * len(a)
     rows = zip(psnr(a, b, data_range).tolist(), ssim(a, b, data_range).tolist(), distances, strict=True)
     return Comparison(data_range=data_range, frames=tuple(FrameQuality(psnr=p, ssim=s, lpips=d) for p, s, d in rows))

@@ -1,14 +1,13 @@
 """PSNR and SSIM of two videos, frame by frame, in float64."""
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from ..checks import settled_pixels
+from ..checks import number, of_kind, settled_pixels
 from ..errors import RequestError
 
+DATA_RANGE = "it is the largest value that a pixel can have, 1 for 0..1."
 WINDOW = 11
 SIGMA = 1.5
 K1, K2 = 0.01, 0.03
@@ -21,8 +20,10 @@ def check_videos(a: Tensor, b: Tensor, data_range: float) -> tuple[Tensor, Tenso
     Raises:
         RequestError: they are not (T, 3, H, W) float tensors of one shape with values in 0..data_range.
     """
-    if not (math.isfinite(data_range) and data_range > 0):
-        raise RequestError(f"data_range is {data_range}: it is the largest value that a pixel can have, 1 for 0..1.")
+    if not 0 < number("data_range", data_range, DATA_RANGE) <= 2**32:
+        raise RequestError(f"data_range is {data_range}: {DATA_RANGE}")
+    for name, video in (("first", a), ("second", b)):
+        of_kind(f"The {name} video", video, Tensor, "give a tensor (frames, 3, height, width).")
     if a.ndim != 4 or a.shape[1] != 3 or a.shape != b.shape or 0 in a.shape:
         raise RequestError(
             f"The videos have the shapes {tuple(a.shape)} and {tuple(b.shape)}: both must be (frames, 3, height, width) "

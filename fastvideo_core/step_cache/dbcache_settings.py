@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from ..checks import number, whole, yes_or_no
 from ..errors import RequestError
 from ..schedule import Phase
 
@@ -15,6 +16,7 @@ CHANGE = 5.0
 """Over a generation: each of n steps may change by 5 / n of it. Fewer steps are larger ones, and a threshold that skips half of
 40 on the demo model computes nearly all of 20."""
 HIGHEST = 0.3
+THRESHOLD = "it is 0 (off) or more, usually 0.05 to 0.2, and below 1, where the difference is as large as what is compared."
 WARMUP = 0.2
 """cache-dit's 8 steps (DBCacheConfig.max_warmup_steps) of Wan's 40, as a fraction."""
 
@@ -50,19 +52,17 @@ class DBCacheSettings:
     residuals_on_cpu: bool = False
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold < 1:
-            raise RequestError(
-                f"DBCache's threshold is {self.threshold}: it is 0 (off) or more, usually 0.05 to 0.2, and below 1, where the "
-                "difference is as large as what is compared."
-            )
+        if self.threshold is not None and not 0 <= number("DBCache's threshold", self.threshold, THRESHOLD) < 1:
+            raise RequestError(f"DBCache's threshold is {self.threshold}: {THRESHOLD}")
         least = {
             "first_blocks": 1, "last_blocks": 0, "warmup_steps": 0, "low_noise_warmup_steps": 0, "max_skips": 1,
             "max_skipped_steps": 1, "low_noise_max_skipped_steps": 1, "taylor_order": 0,
         }  # fmt: skip
         for name, minimum in least.items():
             value = getattr(self, name)
-            if value is not None and value < minimum:
-                raise RequestError(f"DBCache's {name} is {value}: it is {minimum} or more. Threshold 0 switches the cache off.")
+            if value is not None or name in ("last_blocks", "taylor_order"):
+                whole(f"DBCache's {name}", value, f"it is {minimum} or more. Threshold 0 switches the cache off.", minimum)
+        yes_or_no("DBCache's residuals_on_cpu", self.residuals_on_cpu)
 
     def threshold_in(self, steps: float) -> float:
         """Of a generation of so many steps."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checks import of_kind
 from ..wan.parts import recognised
 from .cache_dit import CacheDiT
 from .calibration import fingerprints
@@ -33,6 +34,8 @@ def with_magcache(
         LoadError: there is no table for its model.
         RequestError: the table does not fit its schedule.
     """
+    of_kind("settings", settings, (MagCacheSettings, type(None)), "give MagCacheSettings(...), or None.")
+    of_kind("table", table, (RatioTable, type(None)), "give a RatioTable, or None.")
 
     def make(generation: "Generation") -> MagCache:
         chosen = table or table_of(generation, tables)
@@ -43,7 +46,8 @@ def with_magcache(
 
 def with_dbcache(settings: DBCacheSettings | None = None) -> "Callable[[Generation], DBCache]":
     """DBCache, as `cache` of `WanModel.generate`."""
-    return lambda generation: DBCache(generation.guidance.schedule, settings or DBCACHE_PRESETS["auto"])
+    of_kind("settings", settings, (DBCacheSettings, type(None)), "give DBCacheSettings(...), or None.")
+    return lambda generation: DBCache(generation.guidance.schedule, _fitting(settings, generation))
 
 
 def with_cache_dit(settings: DBCacheSettings | None = None) -> "Callable[[Generation], CacheDiT]":
@@ -52,7 +56,16 @@ def with_cache_dit(settings: DBCacheSettings | None = None) -> "Callable[[Genera
     The generation raises:
         RequestError: the package is not installed, or cannot do what the settings ask.
     """
-    return lambda generation: CacheDiT(generation.guidance.schedule, settings or DBCACHE_PRESETS["auto"])
+    of_kind("settings", settings, (DBCacheSettings, type(None)), "give DBCacheSettings(...), or None.")
+    return lambda generation: CacheDiT(generation.guidance.schedule, _fitting(settings, generation))
+
+
+def _fitting(settings: DBCacheSettings | None, generation: "Generation") -> DBCacheSettings:
+    """Raises RequestError where they leave none of the network's blocks to skip."""
+    chosen = settings or DBCACHE_PRESETS["auto"]
+    for transformer in generation.model.transformers.values():
+        chosen.outer_blocks(len(transformer.blocks))
+    return chosen
 
 
 def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> RatioTable:

@@ -1,14 +1,14 @@
 """What a person may set of MagCache."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..checks import part_of
+from ..checks import number, one_of, part_of, put, share, whole, yes_or_no
 from ..errors import RequestError
 from ..schedule import Phase
 
 MagCacheMode = Literal["resampled", "nearest", "official"]
+THRESHOLD = "it is 0 (off) or more, usually 0.02 to 0.24."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,18 +35,17 @@ class MagCacheSettings:
     residuals_on_cpu: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise RequestError(f"MagCache's threshold is {self.threshold}: it is 0 (off) or more, usually 0.02 to 0.24.")
-        if self.max_skips < 1:
-            raise RequestError(f"MagCache's max_skips is {self.max_skips}: it is 1 or more. Threshold 0 switches the cache off.")
+        if number("MagCache's threshold", self.threshold, THRESHOLD) < 0:
+            raise RequestError(f"MagCache's threshold is {self.threshold}: {THRESHOLD}")
+        whole("MagCache's max_skips", self.max_skips, "it is 1 or more. Threshold 0 switches the cache off.", least=1)
         for name in ("retention", "low_noise_retention"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise RequestError(f"MagCache's {name} is {value}: it is the fraction of steps that always compute, 0 to 1.")
-        if not 0 <= self.trend <= 1:
-            raise RequestError(f"MagCache's trend is {self.trend}: it lies between 0 (off) and 1.")
-        if self.mode not in get_args(MagCacheMode):
-            raise RequestError(f"MagCache's mode is {self.mode!r}: use one of {', '.join(get_args(MagCacheMode))}.")
+            if value is not None or name == "retention":
+                why = "it is the fraction of steps that always compute, 0 to 1."
+                put(self, **{name: share(f"MagCache's {name}", value, why)})
+        put(self, trend=share("MagCache's trend", self.trend, "it lies between 0 (off) and 1."))
+        one_of("MagCache's mode", self.mode, get_args(MagCacheMode))
+        yes_or_no("MagCache's residuals_on_cpu", self.residuals_on_cpu)
 
     def retained_steps(self, phase: Phase) -> int:
         """How many steps at the start of a phase always compute: whole steps, so that no branch lags behind the other."""

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ..attention.compiling import many_shapes
 from ..attention.requirements import Compiler, Situation
+from ..checks import of_kind, one_of
 from ..errors import RequestError
 from ..guidance import Branch, Prediction
 from ..schedule import Expert, Phase
@@ -26,8 +28,13 @@ class CompileSettings:
 
     backend: str = "inductor"
 
+    def __post_init__(self) -> None:
+        of_kind("backend", self.backend, str, "it is the name of a backend of torch.compile, such as inductor.")
+
     def check(self, situation: Situation) -> None:
         """Raises RequestError where nothing can be compiled."""
+        known = torch.compiler.list_backends(exclude_tags=())
+        one_of("The backend of torch.compile", self.backend, known)
         reasons = Compiler().unmet(situation) if self.backend == "inductor" else ()
         if reasons:
             raise RequestError(

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 import torch
 
-from ..errors import LoadError, RequestError
+from ..checks import one_of
+from ..errors import LoadError
 from .model import WanModel
 from .variants import WanVariant
 
@@ -35,8 +36,7 @@ def load_demo(kind: DemoKind = "t2v", device: torch.device | str = "cpu") -> Wan
         RequestError: there is no such kind.
         LoadError: its files are not beside the engine, because the engine was installed without the pack.
     """
-    if kind not in get_args(DemoKind):
-        raise RequestError(f"There is no demo model {kind!r}: use one of {', '.join(get_args(DemoKind))}.")
+    one_of("The kind of demo model", kind, get_args(DemoKind))
     row = DEMO_VARIANTS[kind]
     model = WanModel.from_files(
         transformer=_file("wan_high_noise" if row.two_experts else f"wan_{kind}"),

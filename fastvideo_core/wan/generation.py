@@ -1,7 +1,8 @@
 """One generation of a `WanModel`, as an object that is iterated; afterwards it tells what ran."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import psutil
@@ -10,8 +11,10 @@ import torch
 from ..attention.experts import AttendingExperts, AttentionSettings, text_reports
 from ..attention.requirements import Situation
 from ..attention.sparse import SparseExperts, SparseSchedule
+from ..checks import of_kind
 from ..conditioning import Conditioning
-from ..generate import Step, generate, seeded_noise
+from ..errors import RequestError
+from ..generate import Step, check_experts, generate, seeded_noise
 from ..guidance import Guidance
 from ..report import RunReport, phase_reports, ran_as
 from ..request import SamplingRequest, VideoSize
@@ -43,12 +46,14 @@ class Generation(Iterator[Step]):
         sparse: SparseSchedule | None = None,
         compile: CompileSettings | None = None,
     ) -> None:
+        _check_kinds(request, conditioning, cache, attention=attention, sparse=sparse, compile=compile)
         self.model = model
         self.request = request
         self.conditioning = conditioning
         self.size = size
         latent_shape = size.latent_shape(model.vae.channels)
         self.guidance = Guidance(request.plan(), request.guidance)
+        check_experts(self.guidance.schedule, model.transformers)
         self.latents = seeded_noise(latent_shape, request.seed, model.device)
         self.step_seconds: list[float] = []
         self._first = self._last = time.perf_counter()
@@ -129,6 +134,20 @@ class Generation(Iterator[Step]):
                 *(() if self.compiled is None else (self.compiled.account.note(),)),
             ),
         )
+
+
+KINDS: Mapping[str, type] = MappingProxyType(
+    {"attention": AttentionSettings, "sparse": SparseSchedule, "compile": CompileSettings}
+)
+
+
+def _check_kinds(request: object, conditioning: object, cache: object, **optional: object) -> None:
+    of_kind("request", request, SamplingRequest, "give SamplingRequest(...).")
+    of_kind("conditioning", conditioning, Conditioning, "give what model.condition(...) returns.")
+    if cache is not None and not callable(cache):
+        raise RequestError(f"cache is {cache!r:.80}: give with_magcache(...), with_dbcache(...) or None.")
+    for name, value in optional.items():
+        of_kind(name, value, (KINDS[name], type(None)), f"give {KINDS[name].__name__}(...), or None.")
 
 
 NewCache = Callable[[Generation], StepCache]

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from ..attention.experts import AttentionSettings
 from ..attention.sparse import SparseSchedule
+from ..checks import of_kind
 from ..conditioning import Conditioning, GivenFrame, image_condition
 from ..errors import RequestError
+from ..generate import check_finite
 from ..request import SamplingRequest, VideoSize
 from ..schedule import Expert
 from .compiled import CompileSettings
 from .generation import Generation, NewCache
+from .given_files import check_dtypes, check_optional, check_paths, device_of, path_of
 from .given_images import check_which, fitting
 from .image_encoder import ImageEncoder
 from .loading.transformer import load_transformer
@@ -73,7 +76,9 @@ class WanModel:
         Raises:
             LoadError: a part is missing or broken, or it is no text- or image-to-video repository of Wan.
         """
-        folder = Path(folder)
+        folder = path_of("folder", folder)
+        check_dtypes(dtype=dtype)
+        device, offload_device = device_of("device", device), device_of("offload_device", offload_device)
         index = read_index(folder)
         two_experts, image_encoder = (index.get(part, [None])[0] is not None for part in ("transformer_2", "image_encoder"))
         model = cls.from_files(
@@ -115,7 +120,10 @@ class WanModel:
         Raises:
             LoadError: a file is missing or broken, or the parts do not belong together.
         """
-        device, offload_device = torch.device(device), torch.device(offload_device)
+        check_paths(transformer=transformer, vae=vae, text_encoder=text_encoder)
+        check_optional(low_noise_transformer=low_noise_transformer, image_encoder=image_encoder, tokenizer=tokenizer)
+        check_dtypes(dtype=dtype, vae_dtype=vae_dtype)
+        device, offload_device = device_of("device", device), device_of("offload_device", offload_device)
         paths: dict[Expert, Path] = {"single": Path(transformer)}
         if low_noise_transformer is not None:
             paths = {"high_noise": Path(transformer), "low_noise": Path(low_noise_transformer)}
@@ -178,6 +186,9 @@ class WanModel:
             RequestError: the size is made for another VAE.
         """
         self._check_size(size)
+        for name, text in (("prompt", prompt), ("negative", negative)):
+            if text is not None or name == "prompt":
+                of_kind(f"The {name}", text, str, "give a text.")
         images = self._fitting(size, first_image, last_image)
         rows = self.text_encoder.encode([prompt] if negative is None else [prompt, negative])
         return Conditioning(
@@ -217,7 +228,13 @@ class WanModel:
         return Generation(self, request, conditioning, size, cache, attention, sparse, compile)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Frames (B, 3, F, height, width) in 0..1, float32, of normalised latents (B, C, T, H, W)."""
+        """Frames (B, 3, F, height, width) in 0..1, float32, of normalised latents (B, C, T, H, W).
+
+        Raises:
+            ConditioningError: they are not of this model. NumericsError: they are not finite.
+        """
+        of_kind("latents", latents, Tensor, "give the latents of a generation, (batch, channels, frames, height, width).")
+        check_finite(latents, "What made the latents to be decoded")
         return self.vae.decode(latents)
 
     @property
@@ -225,6 +242,7 @@ class WanModel:
         return next(iter(self.transformers.values()))
 
     def _check_size(self, size: VideoSize) -> None:
+        of_kind("size", size, VideoSize, "give model.video_size(width=..., height=..., frames=...).")
         if (size.spatial, size.temporal) != (self.vae.spatial, self.vae.temporal):
             raise RequestError(
                 f"The size is for a VAE that compresses {size.spatial} x {size.spatial} x {size.temporal}; this model's does "

@@ -246,3 +246,28 @@ def test_a_case_may_name_a_preset_and_change_some_of_it() -> None:
     assert settings_of("dbcache threshold=none").threshold is None
     assert settings_of("cache-dit threshold=0.1").threshold == 0.1
     assert settings_of("magcache low_noise_retention=none mode=nearest").mode == "nearest"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["tune", "--ssim", "2"], "The wanted SSIM is 2.0: it lies between 0 and 1"),
+        (["tune", "--ssim", "nan"], "The wanted SSIM is nan"),
+        (["tune", "--cache", "magcache", "--width", "32", "--boundary", "0.9"], "asks for the experts high_noise, low_noise"),
+        (
+            ["compare", "--case", "self_attention=sageattention_2"],
+            "The attention backend sageattention_2 (SageAttention 2) cannot run",
+        ),
+        (["compare", "--case", "sta window=3x3x3 kernel=fast"], "kernel is 'fast': use one of flex, gather"),
+        (["compare", "--case", "magcache mode=official"], "official"),
+        (["compare", "--case", "cache-dit first_blocks=9"], "leave none of the network's 4 blocks"),
+    ],
+)
+def test_what_cannot_run_is_told_before_the_dense_run(
+    command: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = ["--steps", "5", "--frames", "5"]
+    assert main([command[0], *MODEL, *steps, *command[1:], "--output", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr()
+    assert words in told.err
+    assert told.out == "" and not list((tmp_path / "out").glob("*"))

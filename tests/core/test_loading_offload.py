@@ -41,7 +41,7 @@ def test_blocks_visit_the_device_and_leave_it(blocks_per_group: int) -> None:
 
 @pytest.mark.parametrize("blocks_per_group", [0, -1])
 def test_groups_without_blocks_are_refused(blocks_per_group: int) -> None:
-    with pytest.raises(RequestError, match=f"Groups of {blocks_per_group} blocks were asked for; a group is 1 block or more"):
+    with pytest.raises(RequestError, match=f"blocks_per_group is {blocks_per_group}: a group is 1 block or more"):
         group_offload(tiny.t2v(), CPU, blocks_per_group)
 
 

@@ -247,7 +247,7 @@ def test_a_quantised_lora_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])
 def test_a_strength_that_is_no_number_is_refused(strength: float, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=f"LoRA strength {strength} was asked for"):
+    with pytest.raises(RequestError, match=f"The LoRA's strength is {strength}: it must be a finite number"):
         apply_lora(tiny.t2v(), tmp_path / "lora.safetensors", strength)
 
 

@@ -18,11 +18,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ...errors import RequestError
+from ...checks import whole
 from .kernel import Kernel
 from .reference import masked_attention, token_mask
 from .tiles import Size, TileGrid
-from .variant import Attended, Inputs, check_share, check_tile, coarse_scores, density, most_mass
+from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, most_mass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,9 @@ class BSASettings:
     tile: Size = (4, 4, 4)
 
     def __post_init__(self) -> None:
-        check_share("BSA's kept_queries", self.kept_queries)
-        check_share("BSA's mass", self.mass)
+        check_shares(self, "kept_queries", "mass")
         check_tile("BSA's tile", self.tile)
-        if self.least_tiles < 1:
-            raise RequestError(f"BSA's least_tiles is {self.least_tiles}: each query attends at least 1 tile.")
+        whole("BSA's least_tiles", self.least_tiles, "each query attends at least 1 tile.", least=1)
 
     def kept(self, tokens: int) -> int:
         """Of a tile's so many queries, how many are kept."""

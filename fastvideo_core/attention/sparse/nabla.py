@@ -18,7 +18,7 @@ from torch import Tensor
 from .kernel import Kernel
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
-from .variant import Attended, Inputs, check_share, check_tile, coarse_scores, density, most_mass
+from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, most_mass
 from .window import check_window, window_map
 
 
@@ -33,7 +33,7 @@ class NABLASettings:
     tile: Size = (1, 8, 8)
 
     def __post_init__(self) -> None:
-        check_share("NABLA's mass", self.mass)
+        check_shares(self, "mass")
         check_tile("NABLA's tile", self.tile)
         if self.window is not None:
             check_window("NABLA's window", self.window)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import get_args
 
+from ...checks import one_of, whole
 from ...errors import RequestError
 from ...schedule import Phase
 from .kernel import KernelName
@@ -29,14 +30,14 @@ class SparseSchedule:
 
     def __post_init__(self) -> None:
         for name in ("dense_steps", "dense_layers"):
-            if getattr(self, name) < 0:
-                raise RequestError(f"{name} is {getattr(self, name)}: it counts from the start, 0 for none.")
+            whole(name, getattr(self, name), "it counts from the start, 0 for none.", least=0)
+        for name in ("settings", "low_noise"):
+            given = getattr(self, name)
+            if given is not None and not callable(getattr(given, "prepare", None)):
+                raise RequestError(f"{name} is {given!r:.80}: give settings of a variant, such as VSASettings(sparsity=0.8).")
         if self.settings is None and self.low_noise is None:
-            raise RequestError("No expert was given a sparse variant: give one, or leave sparse attention out.")
-        if self.kernel not in get_args(KernelName):
-            raise RequestError(
-                f"The kernel of sparse attention is {self.kernel!r}: use one of {', '.join(get_args(KernelName))}."
-            )
+            raise RequestError("settings and low_noise are None: give one of them a variant, or leave sparse attention out.")
+        one_of("kernel", self.kernel, get_args(KernelName))
 
     def of(self, phase: Phase) -> SparseSettings | None:
         """The variant of a phase's expert."""

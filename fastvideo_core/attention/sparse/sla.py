@@ -19,11 +19,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from ...errors import RequestError
+from ...checks import one_of
 from .kernel import Kernel
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
-from .variant import Attended, Inputs, check_share, density, top_tiles
+from .variant import Attended, Inputs, check_shares, density, top_tiles
 
 FeatureMap = Literal["softmax", "elu", "relu"]
 FEATURE_MAPS: Mapping[FeatureMap, Callable[[Tensor], Tensor]] = MappingProxyType(
@@ -47,9 +47,8 @@ class SLASettings:
     feature_map: FeatureMap = "softmax"
 
     def __post_init__(self) -> None:
-        check_share("SLA's sparsity", self.sparsity)
-        if self.feature_map not in FEATURE_MAPS:
-            raise RequestError(f"SLA's feature map is {self.feature_map!r}: use one of {', '.join(FEATURE_MAPS)}.")
+        check_shares(self, "sparsity")
+        one_of("SLA's feature_map", self.feature_map, FEATURE_MAPS)
 
     @property
     def widths(self) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from ...checks import of_kind, put, share, whole
 from ...errors import RequestError
 from .kernel import Kernel
 from .tiles import Size, TileGrid
@@ -120,11 +121,20 @@ def density(tile_map: Tensor, grid: TileGrid, query_counts: Tensor | None = None
     return pairs / (keys[..., 0].numel() * grid.tokens**2)
 
 
-def check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise RequestError(f"{name} is {value}: it is a share, 0 to 1.")
+def check_shares(settings: "SparseSettings", *names: str) -> None:
+    """In place: out of 0..1 by rounding is 0 or 1."""
+    for name in names:
+        put(settings, **{name: share(f"{settings.name}'s {name}", getattr(settings, name), "it is a share, 0 to 1.")})
 
 
 def check_tile(name: str, tile: Size) -> None:
-    if len(tile) != 3 or min(tile) < 1:
-        raise RequestError(f"{name} is {tile}: give tokens in time, height and width, 1 or more of each, such as 4, 4, 4.")
+    check_three(name, tile, "give tokens in time, height and width, 1 or more of each, such as 4, 4, 4.")
+
+
+def check_three(name: str, sizes: object, why: str) -> None:
+    """Three whole numbers, 1 or more each."""
+    of_kind(name, sizes, (tuple, list), why)
+    if len(sizes) != 3:  # type: ignore[arg-type]
+        raise RequestError(f"{name} is {sizes}: {why}")
+    for size in sizes:  # type: ignore[attr-defined]
+        whole(name, size, why, least=1)

@@ -22,7 +22,7 @@ from torch import Tensor
 from .kernel import Kernel
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
-from .variant import Attended, Inputs, check_share, check_tile, coarse_scores, density, top_tiles
+from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, top_tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class VSASettings:
     tile: Size = (4, 4, 4)
 
     def __post_init__(self) -> None:
-        check_share("VSA's sparsity", self.sparsity)
+        check_shares(self, "sparsity")
         check_tile("VSA's tile", self.tile)
 
     def kept(self, tiles: int) -> int:

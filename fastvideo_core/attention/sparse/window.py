@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ...errors import RequestError
 from .tiles import Size, TileGrid
+from .variant import check_three
 
 
 def window_map(grid: TileGrid, window: Size, clamped: bool) -> Tensor:
@@ -30,5 +30,4 @@ def _near(count: int, window: int, clamped: bool) -> Tensor:
 
 
 def check_window(name: str, window: Size) -> None:
-    if len(window) != 3 or min(window) < 1:
-        raise RequestError(f"{name} is {window}: give tiles in time, height and width, 1 or more of each, such as 3, 3, 5.")
+    check_three(name, window, "give tiles in time, height and width, 1 or more of each, such as 3, 3, 5.")

@@ -5,12 +5,12 @@ small matrices per use, which does not grow with the number of tokens. Everythin
 modulation, the patch embedding) is replaced; the originals stay beside the replacements.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...checks import number
 from ...errors import RequestError
 from ..at_work import check_idle
 from ..placement import is_group_offloaded
@@ -48,8 +48,7 @@ def apply_lora(transformer: "WanTransformer3DModel", path: Path, strength: float
             The network is as before.
         RequestError: the strength is not finite, or the network is group-offloaded or at work.
     """
-    if not math.isfinite(strength):
-        raise RequestError(f"LoRA strength {strength} was asked for. It must be a finite number; 1 is as trained.")
+    number("The LoRA's strength", strength, "it must be a finite number; 1 is as trained.")
     check_idle(transformer, "A LoRA was to be applied")
     _check_not_offloaded(transformer)
     path = Path(path)

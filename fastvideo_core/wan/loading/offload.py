@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ...checks import whole
 from ...errors import RequestError
 from ..at_work import check_idle
 from ..placement import is_group_offloaded
@@ -24,8 +25,7 @@ def group_offload(transformer: "WanTransformer3DModel", device: torch.device | s
     Raises:
         RequestError: the group size is impossible, or the transformer is offloaded already or at work.
     """
-    if blocks_per_group < 1:
-        raise RequestError(f"Groups of {blocks_per_group} blocks were asked for; a group is 1 block or more.")
+    whole("blocks_per_group", blocks_per_group, "a group is 1 block or more.", least=1)
     device = torch.device(device)
     check_idle(transformer, "Group offloading was asked for")
     if is_group_offloaded(transformer):
