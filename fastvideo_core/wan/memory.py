@@ -22,6 +22,10 @@ _OUT_OF_MEMORY = (
 """What libraries that do not raise `torch.OutOfMemoryError` say."""
 
 
+MARGIN = 1.05
+"""Of an estimate: gaps between allocations, and the workspaces of matrix products."""
+
+
 def compute_dtype(transformer: "WanTransformer3DModel") -> torch.dtype:
     """What the network computes in. Diffusers keeps norms and modulation in float32; the patch embedding never is one."""
     dtype: torch.dtype = transformer.patch_embedding.weight.dtype
@@ -58,19 +62,29 @@ def network_too_large(network: nn.Module, device: torch.device, ways_out: str) -
 
 
 def activation_bytes(
-    transformer: "WanTransformer3DModel", latent_shape: tuple[int, ...], branches: int, tokens_held: int = 0
+    transformer: "WanTransformer3DModel",
+    latent_shape: tuple[int, ...],
+    branches: int,
+    tokens_held: int = 0,
+    first_frame: bool = False,
 ) -> int:
     """Estimate of the peak memory of one call beside the weights, with what a step cache holds of its branches.
 
-    A block holds at its widest the residual stream, its float32 norm, and either q, k, v and the attention output or the
-    feed-forward's inner layer: 8 * dim + ffn_dim values per token in the network's dtype (counted in diffusers'
-    WanTransformerBlock; the output and the latents are small beside it).
+    A block (diffusers' WanTransformerBlock) is at its widest in GELU, with the inner layer before and after it beside the tokens
+    before and in the block and of the last two parts, or where the feed-forward's output is scaled in float32. first_frame:
+    tokens have a modulation of their own, which is in each block there once more in float32. Beside the blocks there are the
+    rope table, and input and velocities in float32. `tests/core/test_memory_estimate.py` counts.
     """
     config = transformer.config
     batch, _, frames, height, width = latent_shape
-    tokens = batch * branches * frames * (height // 2) * (width // 2)
-    dim = config.num_attention_heads * config.attention_head_dim
-    return int(tokens * ((8 + tokens_held) * dim + config.ffn_dim) * compute_dtype(transformer).itemsize)
+    tokens = frames * (height // 2) * (width // 2)
+    itemsize = compute_dtype(transformer).itemsize
+    dim, float32 = config.num_attention_heads * config.attention_head_dim, 4 / itemsize  # values of the dtype in one of float32
+    widest = max(2 * config.ffn_dim + 4 * dim, (5 + 3 * float32) * dim)
+    modulation = (7 + 6 * float32) * dim if first_frame else 0
+    latents = 4 * (config.in_channels + 2 * float32 * config.out_channels)
+    values = batch * branches * (widest + modulation + tokens_held * dim + latents) + config.attention_head_dim * float32
+    return int(tokens * values * itemsize * MARGIN)
 
 
 def free_bytes(device: torch.device) -> int:

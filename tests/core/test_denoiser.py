@@ -195,6 +195,8 @@ def test_a_group_offloaded_network_keeps_its_own_places_and_its_values() -> None
 def test_the_memory_estimate_grows_with_branches_and_size() -> None:
     network = tiny.t2v()
     one = activation_bytes(network, tiny.SHAPE, branches=1)
-    assert one == 3 * 2 * 3 * (8 * 24 + 48) * 4  # tokens x (8 * dim + ffn_dim) x float32
-    assert activation_bytes(network, tiny.SHAPE, branches=2) == 2 * one
-    assert activation_bytes(network, (1, 16, 6, 4, 6), branches=1) == 2 * one
+    assert one == int(
+        3 * 2 * 3 * (8 * 24 + 4 * (16 + 2 * 16) + 12) * 4 * 1.05
+    )  # tokens x (the widest + latents + rope) x float32
+    assert activation_bytes(network, tiny.SHAPE, branches=2) == pytest.approx(2 * one, rel=0.03)  # one rope table
+    assert activation_bytes(network, (1, 16, 6, 4, 6), branches=1) == pytest.approx(2 * one, abs=1)

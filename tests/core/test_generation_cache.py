@@ -22,7 +22,7 @@ from fastvideo_core import (
 )
 from fastvideo_core.step_cache import CachedExperts, RatioTable
 from fastvideo_core.wan import WanExperts
-from fastvideo_core.wan.memory import activation_bytes
+from fastvideo_core.wan.memory import MARGIN, activation_bytes
 
 REQUEST = SamplingRequest(steps=8, shift=5.0, guidance_scale=3.0, seed=3, guidance=GuidanceSettings(mode="batched"))
 SETTINGS = MagCacheSettings(threshold=0.2, max_skips=2)
@@ -145,7 +145,7 @@ def test_a_table_of_another_schedule_is_refused_before_the_first_step(demo: WanM
 def test_auto_guidance_counts_what_the_cache_will_hold(demo: WanModel, cache: NewCache | None, held: int) -> None:
     small, large = (1, 16, 5, 8, 8), (1, 16, 81, 128, 128)
     plain, needed = (activation_bytes(demo.transformers["single"], small, 2, tokens) for tokens in (0, held))
-    assert needed == plain + 2 * held * HIDDEN_BYTES
+    assert needed == pytest.approx(plain + 2 * held * HIDDEN_BYTES * MARGIN, abs=1)
     generation = begun(demo, cache=cache)
     schedule, cpu = generation.guidance.schedule, torch.device("cpu")
     experts = WanExperts(demo.transformers, generation.conditioning, large, cpu, cpu)

@@ -1,0 +1,47 @@
+"""The estimate that chooses between one call and two, against what is allocated on a simulated GPU at the true sizes."""
+
+import pytest
+import torch
+from magcache_run import flat_table
+from simulated_cuda import SIZES, SimulatedExperts, peak_of, simulated
+
+from fastvideo_core import MagCacheSettings, plan, shifted_sigmas
+from fastvideo_core.step_cache import CachedExperts, MagCache
+
+DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+every_size = pytest.mark.parametrize("size", SIZES.values(), ids=list(SIZES))
+SCHEDULE = plan(shifted_sigmas(10, 5.0), 4.0)
+(PHASE,) = SCHEDULE.phases
+
+
+def assert_right(needed: int, peak: int) -> None:
+    """Enough, and no more than a tenth too much."""
+    assert 1 <= needed / peak <= 1.1, f"{needed / 2**30:.2f} GiB estimated, {peak / 2**30:.2f} GiB counted"
+
+
+@DTYPES
+@every_size
+def test_the_estimate_is_what_a_call_takes(size: object, dtype: torch.dtype) -> None:
+    experts = SimulatedExperts(size, dtype)
+    with simulated(), experts.active(PHASE) as denoiser:
+        assert_right(denoiser.needed_bytes(), peak_of(denoiser, experts))
+
+
+def test_it_does_not_depend_on_the_number_of_blocks_but_for_the_keys_that_are_kept() -> None:
+    peaks = []
+    for layers in (1, 4):
+        experts = SimulatedExperts(SIZES["T2V 1.3B"], layers=layers)
+        with simulated(), experts.active(PHASE) as denoiser:
+            peaks.append(peak_of(denoiser, experts) - denoiser._keys_bytes())
+    assert peaks[1] == pytest.approx(peaks[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("trend", [0.0, 0.7])
+@pytest.mark.parametrize("name", ["T2V 1.3B", "T2V 14B", "TI2V 5B"])
+def test_what_a_step_cache_holds_is_in_it(name: str, trend: float) -> None:
+    settings = MagCacheSettings(threshold=0.2, max_skips=2, retention=0.5, trend=trend)
+    experts = SimulatedExperts(SIZES[name])
+    cached = CachedExperts(experts, SCHEDULE, MagCache(SCHEDULE, flat_table(SCHEDULE), settings))
+    with simulated(), cached.active(PHASE) as denoiser:
+        needed = denoiser.denoiser.needed_bytes(denoiser.session.tokens_held)
+        assert_right(needed, peak_of(denoiser, experts, calls=3))
