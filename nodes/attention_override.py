@@ -5,6 +5,7 @@ do not tell either, for a video may have as many tokens as the text has rows. So
 self-attention modules mark their own calls.
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -141,10 +142,22 @@ def check_override(model_options: dict[str, Any], ours: NativeAttention | None) 
 
 def other_attention(node: str, present: Any) -> RequestError:
     named = present if hasattr(present, "__qualname__") else type(present)
-    return RequestError(
-        f"{node} and another pack's attention ({named.__module__}.{named.__qualname__}) are on one MODEL, which can only have "
-        "one: remove or bypass one of the two nodes."
-    )
+    other = f"another pack's attention ({named.__module__}.{named.__qualname__})"
+    if is_core_backend(present):
+        other = "core's Model Attention Backend"
+    elif named.__module__.endswith("nodes_sparse_attention"):
+        other = "core's Model Sparse Attention"
+    return RequestError(f"{node} and {other} are on one MODEL, which can only have one: remove or bypass one of the two nodes.")
+
+
+def is_core_backend(override: Any) -> bool:
+    """Whether newer cores' node Model Attention Backend put it on the MODEL. It calls one attention function of core."""
+    return getattr(override, "__qualname__", "").startswith("ModelPatcher.set_model_optimized_attention.")
+
+
+def core_backend_of(override: Any) -> str:
+    """The name of that function."""
+    return str(inspect.getclosurevars(override).nonlocals["optimized_attention"].__name__)
 
 
 def attention_reports(run: Any, guider: Any) -> tuple[AttentionReport, ...]:

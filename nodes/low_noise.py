@@ -57,6 +57,8 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
             self.model_patcher, noise.shape, self.conds, self.model_options
         )
         self.inner_model = inner_model
+        if hasattr(inner_model, "latent_shapes"):  # newer cores
+            inner_model.latent_shapes = kwargs.get("latent_shapes")
         comfy.samplers.cast_to_load_options(self.model_options, device=device, dtype=self.model_patcher.model_dtype())
         self.model_patcher.pre_run()
         if latent_image is not None and latent_image.count_nonzero() > 0:

@@ -8,6 +8,8 @@ from fastvideo_core import RequestError
 MARKS = ("cache", "rel_l1_thresh")
 """What the names of step caches' wrappers, options and functions have in them (core's EasyCache and LazyCache, TeaCache, MagCache
 and first-block cache of other packs)."""
+NO_STEP_CACHES = ("animate2_cache",)
+"""Of core's Wan Animate 2: what its pose branch computed, which is the same in every step."""
 
 
 def check_no_other_cache(cache: Any, model_options: dict[str, Any], network: Any, own_key: str) -> None:
@@ -41,4 +43,4 @@ def _others(model_options: dict[str, Any], options: dict[str, Any], network: Any
 
 
 def _is_cache(name: str) -> bool:
-    return any(mark in name.lower() for mark in MARKS)
+    return name not in NO_STEP_CACHES and any(mark in name.lower() for mark in MARKS)

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
+import comfy.model_sampling
 import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
-from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -150,7 +150,7 @@ def sample(model: Any, low_noise_model: Any | None, positive: Any, negative: Any
         shift=None if request.sigmas is not None else request.shift,
         partial=len(sigmas) < len(request.levels),
     )
-    experts = [None if expert is None else _shifted(expert, settings) for expert in (model, low_noise_model)]
+    experts = [None if expert is None else with_shift(expert, settings.shift) for expert in (model, low_noise_model)]
     check_latent(samples, wan_facts(model))  # before noise is made for it
     noise, levels = part.noise(latent, request.seed), torch.tensor(sigmas, dtype=torch.float32)
     guider = WanGuider(experts[0], experts[1], positive, negative, settings).for_run(noise, levels)
@@ -168,9 +168,25 @@ def sample(model: Any, low_noise_model: Any | None, positive: Any, negative: Any
     return {**kept, "samples": video.to(comfy.model_management.intermediate_device())}, guider.report
 
 
-def _shifted(model: Any, settings: GuiderSettings) -> Any:
-    """The MODEL with this shift, so that whatever reads percentages of the schedule (other patches) sees the same one."""
-    return model if settings.shift is None else ModelSamplingSD3().patch(model, settings.shift)[0]
+def with_shift(model: Any, shift: float | None) -> Any:
+    """The MODEL with this shift, so that whatever reads percentages of the schedule (other patches) sees the same one.
+
+    Args:
+        shift: None where the MODEL stays as it is.
+    """
+    if shift is None:
+        return model
+    clone, before = model.clone(), model.get_model_object("model_sampling")
+    sampling = _Shifted(model.model.model_config)
+    sampling.set_parameters(shift=shift, multiplier=1000)
+    if hasattr(before, "noise_scale"):  # newer cores
+        sampling.set_noise_scale(before.noise_scale)
+    clone.add_object_patch("model_sampling", sampling)
+    return clone
+
+
+class _Shifted(comfy.model_sampling.ModelSamplingDiscreteFlow, comfy.model_sampling.CONST):
+    """Core's noise levels of flow models, as its ModelSamplingSD3 node makes them."""
 
 
 NODES = [FastVideoSampler]

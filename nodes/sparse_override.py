@@ -28,6 +28,8 @@ from .attention_override import (
     Override,
     by_head,
     check_call,
+    core_backend_of,
+    is_core_backend,
     other_attention,
     own_kernel_notes,
 )
@@ -110,6 +112,7 @@ class SparseRun:
     ) -> None:
         self.sparse, self.kernel, self.trained, self.schedule, self.phase = sparse, kernel, trained, schedule, phase
         self._sessions: dict[Size, SparseSession] = {}
+        self._dense: Any = None  # the override that was there
 
     @property
     def called(self) -> bool:
@@ -117,10 +120,11 @@ class SparseRun:
 
     def reports(self) -> tuple[SparseReport, ...]:
         """One for each size."""
-        reports = tuple(session.report() for session in self._sessions.values())
-        if self.trained is None:
-            return reports
-        return tuple(replace(each, settings={**each.settings, "trained_weights": self.trained.name}) for each in reports)
+        more = {} if self.trained is None else {"trained_weights": self.trained.name}
+        if is_core_backend(self._dense):
+            more["dense_attention"] = core_backend_of(self._dense)
+        reports = (session.report() for session in self._sessions.values())
+        return tuple(replace(each, settings={**each.settings, **more}) for each in reports)
 
     def call(self, executor: Any, x: Tensor, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
              transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
@@ -128,7 +132,8 @@ class SparseRun:
         network = executor.class_obj
         session = self._session(x, network.patch_size)
         session.begin(self.schedule.step_at(float(transformer_options["sigmas"][0])))
-        call = SparseCall(dense=transformer_options.get(OVERRIDE))
+        self._dense = transformer_options.get(OVERRIDE)
+        call = SparseCall(dense=self._dense)
         marks = [(block.self_attn, self._mark(call, session, layer)) for layer, block in attention_blocks(network)]
         given = {SPARSE: session, **({} if isinstance(network, DiffusersNetwork) else {OVERRIDE: call})}
         with lent(transformer_options, **given), wrapped_forwards(marks):
@@ -153,9 +158,12 @@ class SparseRun:
 
 @dataclass(eq=False, kw_only=True)
 class SparseCall(Asked):
-    """What core calls in the place of its own attention, in one call of the network. dense: FastVideo Attention's override, None
-    where core's own attention is dense; attend: of the layer whose self-attention asks, None where cross-attention does; tokens:
-    what that self-attention was given, (B, L, H * D)."""
+    """What core calls in the place of its own attention, in one call of the network.
+
+    dense: FastVideo Attention's override or that of core's Model Attention Backend, None where core's own attention is dense.
+    attend: of the layer whose self-attention asks, None where cross-attention does. tokens: what that self-attention was given,
+    (B, L, H * D).
+    """
 
     dense: Any = None
     attend: Callable[..., Tensor] | None = None
@@ -229,7 +237,8 @@ class SparseOverride:
 
 def _check_override(model_options: dict[str, Any]) -> None:
     present = model_options.get("transformer_options", {}).get(OVERRIDE)
-    if present is not None and not isinstance(present, NativeAttention | Override | CoreAttention):
+    ours = isinstance(present, NativeAttention | Override | CoreAttention)
+    if present is not None and not ours and not is_core_backend(present):
         raise other_attention(NAME, present)
 
 

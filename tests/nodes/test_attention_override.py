@@ -1,5 +1,7 @@
 """The override of FastVideo Attention against core's own attention function: every layout, and nothing dropped."""
 
+import ast
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +147,33 @@ def with_own_attention(model: Any) -> Any:
         block.self_attn.comfy_attention = nn.Module()
         block.self_attn.comfy_attention.config = {"backend": "int8"}
     return model
+
+
+def wan_calls() -> list[dict[str, Any]]:
+    """The keywords of every call of attention in the Wan networks of this ComfyUI, those with a fixed value as they are there."""
+    import comfy.ldm.wan
+
+    (folder,) = comfy.ldm.wan.__path__
+    trees = [ast.parse(path.read_text("utf-8")) for path in sorted(Path(folder).glob("*.py"))]
+    found = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    calls = [call for call in found if getattr(call.func, "id", "") == "optimized_attention"]
+    return [{str(given.arg): getattr(given.value, "value", ...) for given in call.keywords} for call in calls]
+
+
+def test_it_reads_every_keyword_that_a_wan_network_of_core_gives(comfy: Any, load_wan: Any) -> None:
+    """A keyword that core adds fails here, and not in somebody's first step."""
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    replayed = wan_calls()
+    assert len(replayed) >= 5 and all("heads" in given for given in replayed)
+    options = core_options(comfy, load_wan(), "sdpa")
+    for given in replayed:
+        layout = (bool(given.pop("skip_reshape", False)), bool(given.pop("skip_output_reshape", False)))
+        q, k, v, call = core_call(*layout)
+        fixed = {name: value for name, value in given.items() if name not in ("heads", "transformer_options")}
+        assert ... not in fixed.values(), f"a value of {fixed} is made in the call: give it here"
+        ours = attention_pytorch(q, k, v, **call, **fixed, transformer_options=options)
+        assert torch.equal(ours, attention_pytorch(q, k, v, **call, **fixed))
 
 
 def test_a_call_from_outside_the_network_is_refused(comfy: Any, load_wan: Any) -> None:
