@@ -34,6 +34,7 @@ from fastvideo_core.wan import CompileAccount
 
 from .folded_text import GenerationText
 from .low_noise import LowNoiseExpert
+from .network_call import lent
 from .run_report import Stopwatch
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class NativeRun:
         self._active: Any = guider
         self._level: tuple[float, Phase] = (self.schedule.sigmas[0], self.schedule.phases[0])
         self._moment: _Moment | None = None
+        self._low_noise_merged: tuple[list[Any], dict[str, Any]] | None = None  # what the sampler added, and the options with it
         self._combining = False  # while patches of other packs join the branches, maybe with passes of their own
 
     def count_calls_of(self, expert: Any) -> None:
@@ -125,16 +127,17 @@ class NativeRun:
     def denoised(self, expert: Any, latents: Tensor, timestep: Tensor, options: dict[str, Any]) -> Tensor:
         """What a core sampler asks for: the clean latents (B, C, T, H, W) seen from noise level `timestep` (B,)."""
         sigma, phase = self._level
-        self._moment = _Moment(expert, timestep, sigma, phase, latents, self._with_rescale(options))
+        self._moment = moment = _Moment(expert, timestep, sigma, phase, latents, options)
         try:
-            if expert.cfg != phase.guidance_scale:
-                return self._with_scale_of_host(self._moment)
-            self.guidance.every_branch = bool(options.get("disable_cfg1_optimization", False))
-            velocity = self.guidance.velocity(self, latents, sigma)
-            if not self._has_negative(phase) and any(options.get(name) for name in CFG_PATCHES):
-                # Core hands its patches zeros for a branch that did not run.
-                velocity = self._host_combine(velocity, latents / sigma, phase.guidance_scale)
-            return latents - sigma * velocity
+            with lent(options, **self._rescale()):
+                if expert.cfg != phase.guidance_scale:
+                    return self._with_scale_of_host(moment)
+                self.guidance.every_branch = bool(options.get("disable_cfg1_optimization", False))
+                velocity = self.guidance.velocity(self, latents, sigma)
+                if not self._has_negative(phase) and any(options.get(name) for name in CFG_PATCHES):
+                    # Core hands its patches zeros for a branch that did not run.
+                    velocity = self._host_combine(velocity, latents / sigma, phase.guidance_scale)
+                return latents - sigma * velocity
         finally:
             self._moment = None
 
@@ -186,15 +189,18 @@ class NativeRun:
         self._active = expert
 
     def _low_noise_options(self, low_noise: LowNoiseExpert, options: dict[str, Any]) -> dict[str, Any]:
-        """The low-noise MODEL's own options, and what the sampler itself added to the ones that it was given."""
-        merged = comfy.model_patcher.create_model_options_clone(low_noise.run_options)
+        """The low-noise MODEL's own options, and what the sampler itself added to the ones that it was given. They stay the same
+        over the steps, for what patches leave in them."""
         own = self.guider.model_options.get("sampler_post_cfg_function", [])
         added = [function for function in options.get("sampler_post_cfg_function", []) if function not in own]
-        for function in added:
-            merged = comfy.model_patcher.set_model_options_post_cfg_function(merged, function)
-        if added and options.get("disable_cfg1_optimization"):
-            merged["disable_cfg1_optimization"] = True
-        return merged
+        if self._low_noise_merged is None or self._low_noise_merged[0] != added:
+            merged = comfy.model_patcher.create_model_options_clone(low_noise.run_options)
+            for function in added:
+                merged = comfy.model_patcher.set_model_options_post_cfg_function(merged, function)
+            if added and options.get("disable_cfg1_optimization"):
+                merged["disable_cfg1_optimization"] = True
+            self._low_noise_merged = (added, merged)
+        return self._low_noise_merged[1]
 
     def _with_scale_of_host(self, moment: _Moment) -> Tensor:
         """Core's own guidance, where a patch of another pack (such as core's CFG Override) has set the scale of this
@@ -208,12 +214,12 @@ class NativeRun:
         self.guidance.calls.extend(Call(step, moment.phase.expert, call) for call in moment.calls)
         return denoised
 
-    def _with_rescale(self, options: dict[str, Any]) -> dict[str, Any]:
+    def _rescale(self) -> dict[str, Any]:
         """Our rescale as what core calls a cfg function, for where core joins the branches."""
         rescale = self.settings.guidance.rescale
         if rescale == 0:
-            return options
-        return {**options, "sampler_cfg_function": lambda a: guide(a["cond"], a["uncond"], a["cond_scale"], rescale)}
+            return {}
+        return {"sampler_cfg_function": lambda a: guide(a["cond"], a["uncond"], a["cond_scale"], rescale)}
 
     def _has_negative(self, phase: Phase) -> bool:
         return phase.guided or self.guidance.every_branch

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from caching import cached, put_table
-from sampling import conditions_of, latent_of, normal, relative_error, run_ksampler
+from sampling import conditions_of, latent_of, normal, relative_error, run_ksampler, run_node
 from test_attention import attended
 from test_compile import compiled, dbcached
 from test_sparse_attention import sparse
@@ -86,10 +86,41 @@ def test_a_wrapper_outside_finds_what_the_network_left_and_nothing_of_ours(comfy
     assert found == [found[0]] * 4 and found[0] >= {"grid_sizes", "block_index"}
 
 
+@pytest.mark.parametrize("rescale", [0.0, 0.5])
+def test_what_a_guidance_patch_leaves_is_there_in_the_next_step_of_both_experts(
+    comfy: Any, load_wan: Any, rescale: float
+) -> None:
+    high, low = (remembering(load_wan("t2v", seed)) for seed in (0, 1))
+    _, report = run_node(comfy, high[0], low_noise_model=low[0], steps=4, guidance_rescale=rescale)
+    steps = [phase.steps for phase in report.phases]
+    assert steps == [2, 2]
+    for (_, found), count in zip((high, low), steps, strict=True):
+        assert found == [(step, step) for step in range(count)]
+    model, found = remembering(load_wan())
+    run_ksampler(model, steps=4)
+    assert found == [(0, 0), (1, 1), (2, 2), (3, 3)]  # core's own
+
+
 def run(model: Any) -> Tensor:
     positive, negative = conditions_of("t2v", side=SIDE)
     inputs = {"positive": positive, "negative": negative, "latent": latent_of("t2v", side=SIDE)}
     return run_ksampler(model, cfg=1.0, steps=2, **inputs)
+
+
+def remembering(model: Any) -> tuple[Any, list[tuple[int, int]]]:
+    """Counts its steps in the options of the run, and among those of its calls."""
+    clone, found = model.clone(), []
+
+    def patch(args: dict[str, Any]) -> Tensor:
+        places = (args["model_options"], args["model_options"]["transformer_options"])
+        found.append(tuple(place.get("steps so far", 0) for place in places))
+        for place in places:
+            place["steps so far"] = place.get("steps so far", 0) + 1
+        denoised: Tensor = args["denoised"]
+        return denoised
+
+    clone.set_model_sampler_post_cfg_function(patch)
+    return clone, found
 
 
 def leaving(model: Any) -> Any:
