@@ -57,11 +57,12 @@ def plot(panels: Sequence[Panel]) -> Tensor:
 
 def ticks(low: float, high: float) -> list[float]:
     """Three to eight round numbers that enclose low..high."""
-    span = (high - low) or abs(high) or 1.0
+    largest = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-6 * largest else largest or 1.0  # values that differ by their rounding are one
     step = 10.0 ** math.floor(math.log10(span / 4))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, max(last, first + 1) + 1)]
 
 
 def _draw(draw: "ImageDraw", panel: Panel, top: int) -> None:

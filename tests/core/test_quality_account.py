@@ -52,10 +52,16 @@ def test_lpips_has_a_row_and_a_panel_only_where_it_was_measured() -> None:
     assert [len(frame_panels(comparison)) for comparison in (COMPARISON, measured)] == [2, 3]
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.9312, 0.9987), (33.0, 33.0), (0.0, 0.0), (-3.0, 16.0), (12.0, 1234.0)])
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (0.0, 1.0), (0.9312, 0.9987), (33.0, 33.0), (0.0, 0.0), (-3.0, 16.0), (12.0, 1234.0), (1 - 2**-53, 1.0), (0.9999998, 1.0),
+        (1e-14, 3e-14),
+    ],
+)  # fmt: skip
 def test_ticks_are_round_few_and_enclose_the_values(low: float, high: float) -> None:
     marks = ticks(low, high)
-    assert marks[0] <= low and high <= marks[-1]
+    assert (marks[0] <= low or marks[0] == pytest.approx(low, rel=1e-12)) and high <= marks[-1]
     assert 2 <= len(marks) <= 8
     steps = [after - before for before, after in pairwise(marks)]
     assert all(step == pytest.approx(steps[0]) for step in steps)

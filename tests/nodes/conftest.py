@@ -62,8 +62,8 @@ def direct(comfy: ComfyInProcess) -> Iterator[ComfyInProcess]:
     utils.set_progress_bar_global_hook(None)
     with torch.inference_mode():
         yield comfy
+        model_management.unload_all_models()  # what a test patched and dropped would slow the next ones down
     utils.set_progress_bar_global_hook(hook)
-    model_management.unload_all_models()  # what a test patched and dropped would slow the next ones down
 
 
 @pytest.fixture(scope="session")
