@@ -93,7 +93,10 @@ def reason_to_stand_aside(schedule: Schedule, threshold: float) -> str:
 
 
 def _kind(reason: str) -> str:
-    """A reason without the branch and the figures, such as "error" of "positive: error 0.13 reaches 0.12"."""
+    """A reason without the branch and the figures, such as "error" of "positive: error 0.13 reaches 0.12", to stand behind a
+    number."""
     words = reason.partition(": ")[2] or reason
     measure = words.partition(" ")[0]
+    if measure.isdigit():
+        return f"after {words}"
     return f"{measure} reaches the threshold" if measure in ("error", "difference") else words

@@ -249,6 +249,7 @@ def test_every_decision_has_its_reason() -> None:
     reasons = [decision.reason for decision in done.phases[0].decisions]
     assert reasons[:10] == ["first step of the phase"] + ["retention"] * 9
     assert reasons[16] == "positive: 6 steps skipped in a row"
+    assert "after 6 steps skipped in a row" in done.phases[0].report()[0].reasons  # it stands behind a number there
     assert all(reasons)
 
 
