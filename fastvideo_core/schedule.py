@@ -190,22 +190,16 @@ def cut(sigmas: Sequence[float], start: int, stop: int, leftover_noise: bool) ->
 def plan_part(sigmas: Sequence[float], guidance_scale: float, boundary: float) -> Schedule:
     """The one phase of a sampler that runs one of two experts, as in a chain of samplers.
 
+    Chains change experts where their samplers do, which may be before or behind the boundary: one that goes over it and leaves
+    noise for another sampler is the high-noise expert's, one that ends at 0 the low-noise expert's.
+
     Args:
         sigmas: the noise levels of this sampler, decreasing; above 0 at the end where another one goes on.
-
-    Raises:
-        RequestError: they go over the boundary.
     """
     levels = check_sigmas(sigmas)
     check_boundary(boundary)
     high = [at_least(level, boundary) for level in levels[:-1]]
-    if high[0] != high[-1]:
-        step = high.index(False)
-        change = "ends: end the high-noise" if levels[-1] > ROUNDING else "starts: start the low-noise"
-        raise RequestError(
-            f"This sampler runs from noise level {levels[0]:.4g} to {levels[-1]:.4g}, over the boundary {boundary:g} at which "
-            f"the experts change. It is one of several chained samplers, and this is not where it {change} one at its step "
-            f"{step} (noise level {levels[step]:.4g}), or give both models to FastVideo Sampler."
-        )
-    phase = Phase(expert="high_noise" if high[0] else "low_noise", start=0, stop=len(high), guidance_scale=guidance_scale)
-    return Schedule(levels, (phase,))
+    over = high[0] != high[-1]
+    expert: Expert = "high_noise" if (levels[-1] > ROUNDING if over else high[0]) else "low_noise"
+    phase = Phase(expert=expert, start=0, stop=len(high), guidance_scale=guidance_scale)
+    return Schedule(levels, (phase,), part_of=len(high))

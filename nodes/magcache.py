@@ -9,7 +9,7 @@ import folder_paths
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from fastvideo_core import MagCacheSettings, RequestError, WanVariant
+from fastvideo_core import MagCacheSettings, Phase, RequestError, WanVariant
 from fastvideo_core.step_cache import (
     CachePlan,
     MagCache,
@@ -20,6 +20,7 @@ from fastvideo_core.step_cache import (
     plan_magcache,
     ratio_table,
     recommended,
+    steps_beyond,
 )
 
 from .demo_wan import FOLDER as DEMO_FOLDER
@@ -46,12 +47,20 @@ class NativeMagCache:
         table = table_of(generation)
         settings = replace(self.custom or recommended(table), mode=self.mode, residuals_on_cpu=self.residuals_on_cpu)
         schedule, phase = generation.phase(table.boundary)
-        if generation.partial and generation.planned is None:
-            _check_mode(self.mode)
         plan = plan_magcache(schedule, table, settings, joint=True, gate=generation.gate)
         own = tuple(part for part in plan.phases if part.phase == phase)
         logging.info("%s, ratio table %s\n%s", self.name, table.name, CachePlan(plan.cache, own, plan.aside).text())
-        return Opened(MagCache(schedule, table, settings), schedule, phase)
+        beyond = 0 if plan.aside else steps_beyond(table, schedule, phase)
+        return Opened(MagCache(schedule, table, settings), schedule, phase, _told(table, phase, beyond))
+
+
+def _told(table: RatioTable, phase: Phase, beyond: int) -> tuple[str, ...]:
+    if not beyond:
+        return ()
+    return (
+        f"{beyond} of the {len(phase.steps)} steps of the {phase.expert} expert lie beyond the boundary {table.boundary:g} of "
+        "MagCache's ratio table: its ratios go on straight there",
+    )
 
 
 def table_of(generation: NativeGeneration) -> RatioTable:
@@ -85,14 +94,6 @@ def table_folders() -> list[Path]:
 def register_folder() -> None:
     """Tells ComfyUI of the folder of ratio tables."""
     folder_paths.add_model_folder_path(RATIOS, str(Path(folder_paths.models_dir) / RATIOS))
-
-
-def _check_mode(mode: MagCacheMode) -> None:
-    if mode != "resampled":
-        raise RequestError(
-            f"MagCache's mode {mode} counts the steps of a whole schedule, and this sampler runs a part of one. Use mode "
-            "resampled, which goes by noise level, or FastVideo Sampler with both models."
-        )
 
 
 class FastVideoMagCache(io.ComfyNode):

@@ -53,9 +53,6 @@ class NativeGeneration:
 
         Args:
             boundary: where the experts change if this run is one of several chained ones; None for a single expert.
-
-        Raises:
-            RequestError: a chained run crosses the boundary.
         """
         if self.planned is not None:
             return self.planned

@@ -42,11 +42,12 @@ class OpenCache(Sessions, Protocol):
 
 
 class Opened(NamedTuple):
-    """A cache for one generation, and where in it the MODEL works."""
+    """A cache for one generation, and where in it the MODEL works. notes: for the report."""
 
     cache: OpenCache
     schedule: Schedule
     phase: Phase
+    notes: tuple[str, ...] = ()
 
 
 class NativeCache(Protocol):
@@ -136,7 +137,8 @@ class CacheRun:
 
     def notes(self) -> list[str]:
         name = self.opened.cache.report().name
-        return [f"{name} did nothing for {count} calls: {reason}" for reason, count in self.passed.items()]
+        passed = [f"{name} did nothing for {count} calls: {reason}" for reason, count in self.passed.items()]
+        return [*self.opened.notes, *passed]
 
     def installed(self, options: dict[str, Any], token_bytes: int) -> dict[str, Any]:
         """The options of a run, with this cache in them. token_bytes: of one branch's tokens."""

@@ -11,6 +11,7 @@ from .fingerprint import Fingerprint, fingerprint
 from .for_generation import table_of, with_cache_dit, with_dbcache, with_magcache
 from .magcache import PhaseRule, make_rule, plan_magcache
 from .ratios import PhaseRatios, RatioTable, published_tables, read_table
+from .reading import steps_beyond
 from .residuals import MagCache, MagCacheSession
 from .session import BlockwiseSession, BlockwiseStack, CacheSession, Sessions, StepCache, cache_report
 from .settings import MagCacheMode, MagCacheSettings
@@ -20,6 +21,6 @@ __all__ = [
     "CachedDenoiser", "CachedExperts", "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "Fingerprint",
     "MagCache", "MagCacheMode", "MagCacheSession", "MagCacheSettings", "PhaseDecisions", "PhaseRatios", "PhaseRule",
     "RatioTable", "Sessions", "StepCache", "cache_report", "calibrate", "calibrated_tables", "fingerprint", "fingerprints",
-    "make_rule", "measured_table", "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended", "table_of",
-    "weights_hash", "with_cache_dit", "with_dbcache", "with_magcache",
+    "make_rule", "measured_table", "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended",
+    "steps_beyond", "table_of", "weights_hash", "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

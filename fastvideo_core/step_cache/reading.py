@@ -62,30 +62,44 @@ def _interpolated(level: float, levels: Sequence[float], heights: Sequence[float
 
 
 def check_boundary(table: RatioTable, schedule: Schedule) -> None:
-    """Raises RequestError unless the schedule changes experts where the table's generation did."""
+    """Raises RequestError unless the schedule has the table's experts, and a whole one changes them where the table's generation
+    did. In a chain of samplers an expert may go on beyond what was measured: its ratios go on straight there, which on the demo
+    pair does as much good as elsewhere (tests/quality/limits.py)."""
     if table.boundary is None:
         if any(phase.expert != "single" for phase in schedule.phases):
             raise RequestError(f"The ratio table {table.name} is of one expert, the schedule has two. Use a table of this model.")
         return
     for phase in schedule.phases:
-        first, last = schedule.sigmas[phase.start], schedule.sigmas[phase.stop - 1]
         if phase.expert == "single":
             raise RequestError(
                 f"The ratio table {table.name} is of two experts, the schedule has one. Set boundary to {table.boundary:g}, or "
                 "use a table of this model."
             )
-        fits = at_least(last, table.boundary) if phase.expert == "high_noise" else not at_least(first, table.boundary)
-        if not fits:
+        if steps_beyond(table, schedule, phase) and schedule.part_of is None:
+            first, last = schedule.sigmas[phase.start], schedule.sigmas[phase.stop - 1]
             raise RequestError(
                 f"The ratio table {table.name} was measured with boundary {table.boundary:g}; here the {phase.expert} expert "
                 f"works from noise level {first:.4g} to {last:.4g}. Set boundary to {table.boundary:g}, or calibrate with yours."
             )
 
 
+def steps_beyond(table: RatioTable, schedule: Schedule, phase: Phase) -> int:
+    """How many steps an expert makes on the other side of the boundary at which it was measured."""
+    if table.boundary is None:
+        return 0
+    levels = schedule.sigmas[phase.start : phase.stop]
+    return sum(at_least(level, table.boundary) != (phase.expert == "high_noise") for level in levels)
+
+
 def check_spacing(table: RatioTable, schedule: Schedule, mode: MagCacheMode) -> None:
     """Raises RequestError unless the schedule has the table's shift, and for "official" its steps too."""
     if table.shift is None:
         raise RequestError(f"The ratio table {table.name} was measured without a shift: use mode resampled.")
+    if schedule.part_of is not None:
+        raise RequestError(
+            f"MagCache's mode {mode} counts the steps of a whole schedule, and this sampler runs a part of one. Use mode "
+            "resampled, which goes by noise level, or FastVideo Sampler with both models."
+        )
     remedy = "or use mode resampled, which goes by noise level."
     if mode == "official" and schedule.steps != table.steps:
         raise RequestError(

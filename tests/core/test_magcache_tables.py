@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fastvideo_core import VARIANTS, LoadError, RequestError, Schedule, plan, shifted_sigmas
+from fastvideo_core import VARIANTS, LoadError, RequestError, Schedule, plan, plan_part, shifted_sigmas
 from fastvideo_core.guidance import BOTH
 from fastvideo_core.step_cache import MagCacheMode, PhaseRatios, RatioTable, make_rule, published_tables, read_table
-from fastvideo_core.step_cache.reading import nearest, phase_ratios, resampled
+from fastvideo_core.step_cache.reading import nearest, phase_ratios, resampled, steps_beyond
 
 TABLES = published_tables()
 T2V_14B, T2V_A14B = TABLES["wan2.1_t2v_14B"], TABLES["wan2.2_t2v_A14B"]
@@ -222,3 +222,22 @@ def test_a_broken_table_is_refused(content: str, message: str, tmp_path: Path) -
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="There is no ratio table at"):
         read_table(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(("levels", "expert", "beyond"), [
+    (shifted_sigmas(20, 5.0)[:11], "high_noise", 1), (shifted_sigmas(20, 8.0)[10:], "low_noise", 1),
+    (shifted_sigmas(20, 5.0)[:9], "high_noise", 0),
+])  # fmt: skip
+def test_the_ratios_of_a_chained_expert_go_on_straight_beyond_the_boundary(
+    levels: tuple[float, ...], expert: str, beyond: int
+) -> None:
+    """ComfyUI's templates: 20 steps, shift 5 or 8, another sampler from step 10 on."""
+    schedule = plan_part(levels, 3.5, 0.875)
+    (phase,) = schedule.phases
+    assert phase.expert == expert and steps_beyond(T2V_A14B, schedule, phase) == beyond
+    found = phase_ratios(T2V_A14B, schedule, phase, "resampled")
+    measured = T2V_A14B.phase(phase.expert)
+    assert found == {branch: resampled(measured, branch, levels[:-1]) for branch in measured.ratios}
+    assert all(0.5 < ratio < 1.1 for row in found.values() for ratio in row)
+    with pytest.raises(RequestError, match=r"runs a part of one\. Use mode resampled"):
+        phase_ratios(T2V_A14B, schedule, phase, "nearest")

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fastvideo_core import TIMESTEPS, RequestError, Schedule, plan, shifted_sigmas
+from fastvideo_core import TIMESTEPS, RequestError, Schedule, cut, plan, plan_part, shifted_sigmas
 
 SHIFTS = (1.0, 3.0, 5.0, 8.0, 12.0, 16.0)
 
@@ -178,3 +178,37 @@ def test_step_at_of_levels_beyond_the_ends_is_the_first_and_the_last_step() -> N
     schedule = full_schedule()
     assert schedule.step_at(1.5) == 0
     assert schedule.step_at(0.0) == schedule.steps - 1
+
+
+@pytest.mark.parametrize(("levels", "expert"), [
+    ((1.0, 0.95, 0.9), "high_noise"), ((0.8, 0.5, 0.0), "low_noise"), ((0.8, 0.5, 0.2), "low_noise"),
+    ((1.0, 0.9, 0.86, 0.83), "high_noise"), ((0.96, 0.89, 0.73, 0.0), "low_noise"),
+])  # fmt: skip
+def test_a_chained_sampler_is_one_experts(levels: tuple[float, ...], expert: str) -> None:
+    """Also where it goes over the boundary: chains change experts at half of their steps, wherever that is."""
+    schedule = plan_part(levels, 4.0, 0.875)
+    assert [(phase.expert, list(phase.steps)) for phase in schedule.phases] == [(expert, list(range(len(levels) - 1)))]
+
+
+@pytest.mark.parametrize("shift", [1.0, 5.0, 8.0])
+def test_a_part_knows_the_steps_of_the_whole(shift: float) -> None:
+    levels = shifted_sigmas(20, shift)
+    for part in (levels[:3], levels[2:11], levels[10:]):
+        assert plan(part, 4.0).within(shift).whole_steps == pytest.approx(20)
+        assert plan(part, 4.0).whole_steps == len(part) - 1
+    assert plan(levels, 4.0).within(shift).part_of is None
+
+
+def test_a_part_may_be_all_one_experts() -> None:
+    levels = shifted_sigmas(8, 5.0)
+    assert [phase.expert for phase in plan(levels[5:], 4.0, 3.0, 0.875, partial=True).phases] == ["low_noise"]
+
+
+def test_a_run_is_cut_as_core_cuts_it() -> None:
+    levels = (1.0, 0.8, 0.6, 0.3, 0.0)
+    assert cut(levels, 0, 10000, False) == levels
+    assert (cut(levels, 0, 2, True), cut(levels, 0, 2, False)) == ((1.0, 0.8, 0.6), (1.0, 0.8, 0.0))
+    assert (cut(levels, 2, 4, False), cut(levels, 1, 3, True)) == ((0.6, 0.3, 0.0), (0.8, 0.6, 0.3))
+    for start, stop in ((4, 10000), (2, 2), (3, 1)):
+        with pytest.raises(RequestError, match="no step is left"):
+            cut(levels, start, stop, False)

@@ -6,11 +6,12 @@ made once per case and session, and each accelerator's too.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from fastvideo_core import SamplingRequest, shifted_sigmas
 from fastvideo_core.quality import compare
 from fastvideo_core.report import CacheReport
 from fastvideo_core.schedule import Schedule
@@ -77,13 +78,27 @@ NEW = {"MagCache": magcache, "DBCache": dbcache}
 @functools.cache
 def outcome(name: str, kind: DemoKind, steps: int) -> Outcome:
     """The accelerator of that name in one case."""
-    demo, reference = demo_engine(kind), dense(kind, steps)
-    request = demo.request(steps)
+    return compared_to(name, kind, demo_engine(kind).request(steps), dense(kind, steps))
+
+
+def chained(shift: float) -> Outcome:
+    """MagCache on the two experts as ComfyUI's templates of Wan 2.2 chain them: 20 steps, of which the high-noise one makes the
+    first half whatever its noise levels. With euler, one run that changes experts there is the same."""
+    steps, demo = 20, demo_engine("two experts")
+    levels = shifted_sigmas(steps, shift)
+    request = replace(demo.request(steps), shift=shift, boundary=(levels[9] + levels[10]) / 2)
+    batch = demo.batch(CLIPS)
+    return compared_to("MagCache", "two experts", request, Dense(batch, demo.frames(demo.latents(request, batch))), steps)
+
+
+def compared_to(name: str, kind: DemoKind, request: SamplingRequest, reference: Dense, part_of: float | None = None) -> Outcome:
+    """part_of: as in `Schedule`."""
+    demo, schedule = demo_engine(kind), replace(request.plan(), part_of=part_of)
     # MagCache's plan is known before the run; DBCache decides by what it sees, so that its clips are made one by one.
     batches = [reference.batch] if name == "MagCache" else [reference.batch.single(i) for i in range(CLIPS)]
     latents, reports = [], []
     for batch in batches:
-        cache = NEW[name](demo, request.plan())
+        cache = NEW[name](demo, schedule)
         latents.append(demo.latents(request, batch, cache))
         reports.append(cache.report())
     frames = demo.frames(torch.cat(latents))

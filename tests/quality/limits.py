@@ -11,6 +11,13 @@ i2v, 40 steps        .9999   .9998       52.5 %       .9999   .9999       42.0 %
 two experts, 20      .9910   .9722       55.0 %       .9860   .9670       41.7 %
 two experts, 40      .9988   .9936       55.0 %       .9988   .9941       42.9 %
 
+Two experts chained at half of 20 steps, beside the boundary at which the table was measured (.875), MagCache auto:
+shift 5                .9944   .9835       55.0 %
+shift 8                .9982   .9940       50.0 %
+Two other ways to read the table there: the steps beyond the boundary compute (.9934 and 50.0 % for shift 5, the same for
+shift 8), and the other expert's ratios for them (the same plans). With a change at step 14 of shift 5, straight on: .9953
+and 55 %, computing: .9919 and 40 %; at step 4: .9969 and 50 %, .9971 and 40 %.
+
 Of the 192 things asked, the judge read all from the dense clips, and all from the accelerated ones of both.
 `python -m pytest tests/quality -s` prints these figures anew.
 """
