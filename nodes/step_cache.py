@@ -159,7 +159,7 @@ class CacheRun:
               transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
         """Core's DIFFUSION_MODEL wrapper: one call of the network."""
         arguments = (x, timestep, context, clip_fea, time_dim_concat, transformer_options)
-        reason = self._announce(transformer_options)
+        reason = uncompiled(self._announce, recursive=True)(transformer_options)
         if reason:
             self.passed[reason] += 1
             return executor(*arguments, **kwargs)
@@ -252,10 +252,10 @@ class CacheRun:
             )
 
 
-def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decisions stay out of compiled graphs; what the function calls may be compiled. Where nothing has been compiled in this
-    process, torch's compiler is not even imported, which would take a second."""
-    return torch.compiler.disable(function, recursive=False) if "torch._dynamo" in sys.modules else function
+def uncompiled(function: Callable[..., Any], recursive: bool = False) -> Callable[..., Any]:
+    """Decisions stay out of compiled graphs; what the function calls may be compiled, unless recursive. Where nothing has been
+    compiled in this process, torch's compiler is not even imported, which would take a second."""
+    return torch.compiler.disable(function, recursive=recursive) if "torch._dynamo" in sys.modules else function
 
 
 def _reserving(held_bytes: int) -> Callable[..., Any]:
