@@ -143,7 +143,9 @@ class SparseRun:
 
     def _mark(self, call: "SparseCall", session: SparseSession, layer: int) -> Callable[..., Any]:
         trained = None if self.trained is None else self.trained.layers[layer]
-        attend = session.outside(SparseOverride(session, session.covers(layer), call, trained))
+        covered = session.covers(layer)
+        comes = covered and max(self.phase.steps, default=-1) >= self.sparse.dense_steps
+        attend = session.outside(SparseOverride(session, covered, comes, call, trained))
         return partial(_in_layer, call=call, attend=attend)
 
     def _session(self, x: Tensor, patch_size: Size) -> SparseSession:
@@ -193,10 +195,12 @@ def _in_layer(forward: Callable[..., Any], call: SparseCall, attend: Callable[..
 
 @dataclass(frozen=True)
 class SparseOverride:
-    """A layer's self-attention. covered: it is sparse in sparse steps; trained: the layer's gate or projection."""
+    """A layer's self-attention. covered: it is sparse in sparse steps; comes: there is such a step; trained: the layer's gate or
+    projection."""
 
     session: SparseSession
     covered: bool
+    comes: bool
     call: SparseCall
     trained: Any
 
@@ -204,6 +208,8 @@ class SparseOverride:
         """Core's arguments, as in `Override`."""
         if self.session.sparse and self.covered:
             return self._sparse(*args, **kwargs)
+        if self.comes and self.call.tokens is not None:
+            self._check_tokens({self.call.tokens.shape[1]})  # before steps are computed in vain
         self.session.count_dense()
         return self.call.densely(function, *args, **kwargs)
 
@@ -213,7 +219,7 @@ class SparseOverride:
         check_call(NAME, self.session.settings.name, q, mask, attn_precision, options)
         q, k, v = (by_head(x, heads, skip_reshape) for x in (q, k, v))
         inputs = self._inputs(q, k, v)
-        self._check_tokens(inputs)
+        self._check_tokens({inputs.q.shape[1], inputs.k.shape[1]})
         out = self.session.attend(inputs)
         return out.transpose(1, 2) if skip_output_reshape else out.flatten(2)
 
@@ -224,9 +230,8 @@ class SparseOverride:
             return Inputs(q, k, v, projection=self.trained)
         return Inputs(q, k, v, gate=self.trained(self.call.tokens).unflatten(2, q.shape[2:]))
 
-    def _check_tokens(self, inputs: Inputs) -> None:
+    def _check_tokens(self, found: set[int]) -> None:
         size = self.session.attention.size
-        found = {inputs.q.shape[1], inputs.k.shape[1]}
         if found != {math.prod(size)}:
             raise RequestError(
                 f"The video has {' x '.join(map(str, size))} = {math.prod(size)} tokens and the network's self-attention "

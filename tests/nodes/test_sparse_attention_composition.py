@@ -137,11 +137,13 @@ def test_several_gpus_are_refused(comfy: Any, load_wan: Any) -> None:
         run_ksampler(model)
 
 
-def test_tokens_beside_the_videos_are_refused(comfy: Any, load_wan: Any) -> None:
+@pytest.mark.parametrize("dense_steps", [0, 2])
+def test_tokens_beside_the_videos_are_refused_in_the_first_step(comfy: Any, load_wan: Any, dense_steps: int) -> None:
     """As networks that read a reference image's tokens have them."""
-    chosen = sparse(comfy, load_wan())
+    chosen, computed = sparse(comfy, load_wan(), steps=dense_steps), []
 
     def with_reference(args: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+        computed.append(args["transformer_options"]["sigmas"])
         longer = {**args, "img": torch.cat([args["img"], args["img"][:, :16]], 1), "pe": longer_rope(args["pe"])}
         return {"img": extra["original_block"](longer)["img"][:, :-16]}
 
@@ -151,7 +153,10 @@ def test_tokens_beside_the_videos_are_refused(comfy: Any, load_wan: Any) -> None
 
     chosen.set_model_patch_replace(with_reference, "dit", "double_block", 0)
     with pytest.raises(RequestError, match=r"3 x 4 x 4 = 48 tokens and the network's self-attention 64: .* Remove FastVideo"):
-        run_ksampler(chosen, steps=1)
+        run_ksampler(chosen, steps=3)
+    assert len(computed) == 1
+    if dense_steps:
+        run_ksampler(chosen, steps=dense_steps)  # no sparse step would come
 
 
 @pytest.mark.parametrize(
