@@ -1,6 +1,7 @@
 """Diffusers' Wan network as a MODEL: what core's samplers, guiders and memory manager see is a Wan model like any other."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ import comfy.ops
 import comfy.supported_models
 import folder_paths
 import torch
-from comfy_api.latest import io
-from torch import nn
+from comfy.patcher_extension import CallbacksMP
+from comfy_api.latest import io, ui
+from torch import Tensor, nn
 
 from fastvideo_core import LoadError
 
+from .diffusers_lora import add_lora
 from .diffusers_network import DiffusersNetwork
 from .sockets import CATEGORY
 
+KEY = "fastvideo_diffusers"
 DTYPES = {"as stored": None, "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -46,14 +50,37 @@ def as_model(transformer: Any) -> comfy.model_patcher.ModelPatcher:
     config.set_inference_dtype(network.dtype, None)
     base_class = DiffusersWan22 if channels == 48 else DiffusersWan21
     base = base_class(config, network, image_to_video=transformer.config.in_channels == channels + 20)
-    return comfy.model_patcher.ModelPatcher(
+    model = comfy.model_patcher.ModelPatcher(
         base, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     )
+    model.add_callback_with_key(CallbacksMP.ON_LOAD, KEY, _move_tables)
+    return model
+
+
+def _move_tables(model: Any, device: torch.device, *_: Any) -> None:
+    model.model.diffusion_model.tables.move(device)
+
+
+class RMSNorm(comfy.ops.disable_weight_init.RMSNorm):
+    bias = None  # which core's sets while it is made
+
+
+class Float32LayerNorm(comfy.ops.disable_weight_init.LayerNorm):
+    """Diffusers' `FP32LayerNorm` as core's kind of layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.comfy_cast_weights or self.weight_function or self.bias_function or self.weight.dtype != torch.float32:
+            return self.forward_comfy_cast_weights(x.float()).to(x.dtype)
+        out: Tensor = nn.functional.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps).to(x.dtype)
+        return out
 
 
 def give_to_memory_manager(network: nn.Module) -> None:
-    """Makes the big layers core's own kind, which the memory manager can keep on the CPU and stream in when memory is short."""
-    swaps = {nn.Linear: comfy.ops.disable_weight_init.Linear, nn.Conv3d: comfy.ops.disable_weight_init.Conv3d}
+    """Makes the layers core's own kind, which the memory manager can keep on the CPU and stream in when memory is short."""
+    from diffusers.models.normalization import FP32LayerNorm
+
+    core = comfy.ops.disable_weight_init
+    swaps = {nn.Linear: core.Linear, nn.Conv3d: core.Conv3d, nn.RMSNorm: RMSNorm, FP32LayerNorm: Float32LayerNorm}
     for module in network.modules():
         if type(module) in swaps:
             module.__class__ = swaps[type(module)]
@@ -97,7 +124,7 @@ class FastVideoLoadDiffusersModel(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "lora_name", options=["none", *folder_paths.get_filename_list("loras")], default="none",
-                    tooltip="A LoRA for this network. Core's LoRA loaders know core's key names only, so it is chosen here.",
+                    tooltip="A LoRA for this network. Core's LoRA loaders behind this node do as well, for several.",
                 ),
                 io.Float.Input(
                     "lora_strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="How strongly the LoRA acts.",
@@ -108,14 +135,16 @@ class FastVideoLoadDiffusersModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name: str, dtype: str, lora_name: str, lora_strength: float) -> io.NodeOutput:
-        from fastvideo_core.wan.loading import apply_lora, load_transformer  # imports diffusers, which takes seconds
+        from fastvideo_core.wan.loading import load_transformer  # imports diffusers, which takes seconds
 
         folders = transformer_folders()
         path = folders.get(model_name) or model_file("diffusion_models", model_name)
-        transformer = load_transformer(path, DTYPES[dtype])
+        model = as_model(load_transformer(path, DTYPES[dtype]))
+        text = f"{model_name}: {str(model.model_dtype()).removeprefix('torch.')}, no LoRA"
         if lora_name != "none":
-            apply_lora(transformer, model_file("loras", lora_name), lora_strength)
-        return io.NodeOutput(as_model(transformer))
+            text = add_lora(model, model_file("loras", lora_name), lora_strength).line()
+            logging.info("%s", text)
+        return io.NodeOutput(model, ui=ui.PreviewText(text))
 
 
 def model_file(folder: str, name: str) -> Path:

@@ -15,16 +15,22 @@ from fastvideo_core.attention.sparse import sparse_attention
 from fastvideo_core.wan import installed
 
 from .attention_override import OVERRIDE, SPARSE, Override, override_in
+from .core_names import give_core_names
 
 READ_BEFORE = ("denoise_mask",)  # core's model turns it into timesteps per frame before it calls the network
 
 
 class DiffusersNetwork(nn.Module):
-    """A `WanTransformer3DModel` that answers to the calls of core's WanModel."""
+    """A `WanTransformer3DModel` that answers to the calls of core's WanModel, with the names of core's modules."""
+
+    blocks: nn.ModuleList
+    patch_embedding: Any
+    transformer: Any
 
     def __init__(self, transformer: Any) -> None:
         super().__init__()
-        self.transformer = transformer
+        object.__setattr__(self, "transformer", transformer)  # no child: its leaves are children under core's names
+        self.tables = give_core_names(self, transformer)
         config = transformer.config
         self.dim = config.num_attention_heads * config.attention_head_dim
         self.patch_size = config.patch_size
@@ -37,20 +43,6 @@ class DiffusersNetwork(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.patch_embedding.weight.dtype
 
-    @property
-    def patch_embedding(self) -> Any:
-        return self.transformer.patch_embedding
-
-    @property
-    def blocks(self) -> Any:
-        return self.transformer.blocks
-
-    @property
-    def img_emb(self) -> Any:
-        """What core's network holds here says how many images it reads: `emb_pos` where there are two."""
-        embedder = self.transformer.condition_embedder.image_embedder
-        return None if embedder is None else _ImageEmbedder(embedder)
-
     def forward(self, x: Tensor, timestep: Tensor, context: Tensor, clip_fea: Tensor | None = None,
                 time_dim_concat: Tensor | None = None, transformer_options: dict[str, Any] = {}, **kwargs: Any) -> Tensor:  # noqa: B006  # fmt: skip
         wrappers = comfy.patcher_extension.get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
@@ -61,6 +53,9 @@ class DiffusersNetwork(nn.Module):
                  transformer_options: dict[str, Any], **kwargs: Any) -> Tensor:  # fmt: skip
         """x: (B, C, T, H, W); timestep: (B,) or per frame (B, T); context: (B, 512, D); clip_fea: (B, 257 or 514, 1280)."""
         _refuse_unread({"time_dim_concat": time_dim_concat, **kwargs}, transformer_options)
+        self.tables.give()
+        if self.transformer.rope.freqs_cos.device != x.device:
+            self.transformer.rope.to(x.device)
         frames, height, width = x.shape[2:]
         x = comfy.ldm.common_dit.pad_to_patch_size(x, self.patch_size)
         images = self._image_tokens(clip_fea, context)
@@ -78,7 +73,7 @@ class DiffusersNetwork(nn.Module):
         attention = nullcontext() if override is None else attending(self.transformer, override.account)
         session = transformer_options.get(SPARSE)
         sparse = nullcontext() if session is None else sparse_attention(self.transformer, session)
-        with folding, attention, sparse, installed(self.transformer, stack) if replaces else nullcontext():
+        with folding, attention, sparse, installed(self.transformer, stack):
             velocity = self.transformer(**call)[0]
         return velocity[:, :, :frames, :height, :width]
 
@@ -110,11 +105,6 @@ class DiffusersNetwork(nn.Module):
 def tokens_read(config: Any) -> int:
     """CLIP image tokens of a diffusers Wan network: 257 per image, two images where there are positions for them."""
     return 0 if config.image_dim is None else config.pos_embed_seq_len or 257
-
-
-class _ImageEmbedder:
-    def __init__(self, embedder: Any) -> None:
-        self.emb_pos = embedder.pos_embed
 
 
 class _HostBlocks:

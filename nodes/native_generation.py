@@ -88,9 +88,9 @@ def network_weights(model: Any) -> dict[str, torch.Tensor]:
     if isinstance(network, DiffusersNetwork):
         from fastvideo_core.wan.loading import before_loras, original_keys, tensors_of
 
-        tensors = tensors_of(network.transformer)
-        return original_keys(before_loras(tensors | _before_patches(model, "diffusion_model.transformer.", tensors)))
-    tensors = _tensors(network)
+        tensors = original_keys(before_loras(tensors_of(network.transformer)))
+    else:
+        tensors = _tensors(network)
     tensors |= _before_patches(model, "diffusion_model.", tensors)
     return {name: _stored(tensor) for name, tensor in tensors.items()}
 

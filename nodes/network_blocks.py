@@ -6,16 +6,18 @@ from typing import Any
 
 from torch import nn
 
+from .core_names import NamedBlock
+
 
 def attention_blocks(network: nn.Module) -> list[tuple[int, Any]]:
-    """(layer, block) of all blocks with self- and cross-attention. Layers count in each list of blocks from 0: VACE has a second
-    one."""
+    """(layer, block) of all blocks with core's self- and cross-attention. Layers count in each list of blocks from 0: VACE has a
+    second one."""
     lists = [child for child in network.children() if isinstance(child, nn.ModuleList)]
     return [
         (layer, block)
         for blocks in lists
         for layer, block in enumerate(blocks)
-        if hasattr(block, "self_attn") and hasattr(block, "cross_attn")
+        if hasattr(block, "self_attn") and hasattr(block, "cross_attn") and not isinstance(block, NamedBlock)
     ]
 
 

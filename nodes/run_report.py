@@ -1,6 +1,7 @@
 """The run report: made from a finished generation, and shown on the canvas."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from server import PromptServer
 from fastvideo_core import ROUNDING, Guidance, RunReport, SparseReport, is_one, phase_reports
 
 from .attention_override import attention_notes, attention_reports, text_reports
+from .diffusers_lora import model_loras
 from .diffusers_network import DiffusersNetwork
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, connected
 
@@ -80,6 +82,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
             *(note for cache in caches for note in cache.notes()),
             *(run.compiled[expert].note() for expert in (guider, guider.low_noise) if expert in run.compiled),
             *_unused_training(guider, sparse),
+            *_partial_loras(guider),
         ),
         caches=tuple(cache.report() for cache in caches),
         attention=attention_reports(run, guider),
@@ -145,6 +148,13 @@ def _unused_training(guider: Any, reports: tuple[SparseReport, ...]) -> tuple[st
     from fastvideo_core.wan.loading import trained_with, unused_training  # imports diffusers, which takes seconds
 
     return unused_training([variant for network in transformers for variant in trained_with(network)], reports)
+
+
+def _partial_loras(guider: Any) -> Iterator[str]:
+    """Of LoRAs that FastVideo Load Diffusers Model added: those of which a part was ignored."""
+    for expert in (guider, guider.low_noise):
+        loras = () if expert is None else model_loras(expert.model_patcher)
+        yield from (lora.line() for lora in loras if lora.ignored)
 
 
 def seconds_since_queued() -> float | None:

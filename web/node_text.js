@@ -1,7 +1,7 @@
 // Shows the text that these nodes leave on the node itself, also when a run is opened again from the history.
 import { app } from "../../scripts/app.js";
 
-const NODES = ["FastVideoRunReport", "FastVideoCompare", "FastVideoCalibrateMagCache", "FastVideoAutoTune"];
+const NODES = ["FastVideoRunReport", "FastVideoCompare", "FastVideoCalibrateMagCache", "FastVideoAutoTune", "FastVideoLoadDiffusersModel"];
 
 app.registerExtension({
   name: "FastVideo.NodeText",

@@ -33,7 +33,9 @@ FORMATS: Mapping[str, tuple[Callable[[str], str], str, str]] = {
     "DiffSynth's pipeline": (lambda name: f"pipe.dit.{name}", "lora_A.default.weight", "lora_B.default.weight"),
     "dots and underscores": (lambda name: f"lora_unet_{name.replace('.', '_', 1)}", "lora_down.weight", "lora_up.weight"),
     "diffusers' scripts": (
-        lambda name: f"transformer.{diffusers_key(name)}", "lora_linear_layer.down.weight", "lora_linear_layer.up.weight",
+        lambda name: f"transformer.{diffusers_key(name)}",
+        "lora_linear_layer.down.weight",
+        "lora_linear_layer.up.weight",
     ),
     "musubi": (lambda name: f"lora_unet_{flat(name)}", "lora_down.weight", "lora_up.weight"),
     "VideoX-Fun": (lambda name: f"lora_unet__{flat(name)}", "lora_down.weight", "lora_up.weight"),

@@ -45,7 +45,7 @@ def prompts(positive: int, negative: int, kind: str = "t2v", lengths: tuple[int,
 def rows_read(model: Any) -> Iterator[list[int]]:
     """Filled with the rows of text that each call of the network embeds."""
     network, rows = model.model.diffusion_model, []
-    embedding = getattr(network, "text_embedding", None) or network.transformer.condition_embedder.text_embedder
+    embedding = network.text_embedding.get_submodule("0")
     hook = embedding.register_forward_hook(lambda module, args, out: rows.append(out.shape[1]))
     yield rows
     hook.remove()

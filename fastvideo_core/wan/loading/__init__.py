@@ -1,9 +1,10 @@
 """Files into networks: transformers in every common format, LoRAs on top of them, and weights that visit the device in groups."""
 
 from .checkpoint import Checkpoint, StoredTensor, open_checkpoint
-from .keys import original_keys
-from .lora import LoraReport, apply_lora, remove_loras
+from .keys import original_key, original_keys
+from .lora import Lora, LoraReport, apply_lora, read_lora, remove_loras
 from .lora_change import before_loras, tensors_of
+from .lora_layers import LayerChange
 from .offload import group_offload
 from .trained_attention import trained_with, unused_training
 from .trained_file import NetworkSize, load_trained_attention
@@ -11,6 +12,8 @@ from .transformer import load_transformer
 
 __all__ = [
     "Checkpoint",
+    "LayerChange",
+    "Lora",
     "LoraReport",
     "NetworkSize",
     "StoredTensor",
@@ -20,7 +23,9 @@ __all__ = [
     "load_trained_attention",
     "load_transformer",
     "open_checkpoint",
+    "original_key",
     "original_keys",
+    "read_lora",
     "remove_loras",
     "tensors_of",
     "trained_with",

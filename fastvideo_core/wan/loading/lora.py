@@ -5,6 +5,7 @@ small matrices per use, which does not grow with the number of tokens. Everythin
 modulation, the patch embedding) is replaced; the originals stay beside the replacements.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,28 +16,62 @@ from ...errors import RequestError
 from ..at_work import check_idle
 from ..placement import is_group_offloaded
 from .checkpoint import open_checkpoint
+from .keys import some
 from .lora_change import undo
-from .lora_layers import read_layers
+from .lora_layers import LayerChange, read_layers
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoraReport:
     """What a LoRA did.
 
-    layers: diffusers' names of the layers that it changed. ignored: key in the file -> why it changed nothing.
+    layers: diffusers' names of the layers that it changed. ignored: key in the file -> why it changed nothing. used: how many
+    of the file's tensors did.
     """
 
     name: str
     strength: float
     layers: tuple[str, ...]
     ignored: Mapping[str, str]
+    used: int
+
+    def line(self) -> str:
+        """For a log or a report."""
+        reasons: dict[str, list[str]] = {}
+        for key, why in self.ignored.items():
+            reasons.setdefault(why, []).append(key)
+        ignored = "".join(f"; {len(keys)} ignored, {why}: {some(keys, 2)}" for why, keys in reasons.items())
+        tensors = f"{self.used} of {self.used + len(self.ignored)} tensors used"
+        return f"LoRA {self.name} at strength {self.strength:g}: {tensors}, in {len(self.layers)} layers{ignored}"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A file, read for one network. used: how many of its tensors change something; ignored: as in `LoraReport`."""
+
+    name: str
+    layers: tuple[LayerChange, ...]
+    ignored: Mapping[str, str]
+    used: int
+
+    def report(self, strength: float) -> LoraReport:
+        return LoraReport(self.name, strength, tuple(layer.name for layer in self.layers), self.ignored, self.used)
+
+
+def read_lora(transformer: "WanTransformer3DModel", path: Path, name: str | None = None) -> Lora:
+    """What the file would change; nothing is changed. Arguments and errors as for `apply_lora`."""
+    checkpoint = open_checkpoint(path)
+    layers, ignored = read_layers(transformer, checkpoint)
+    return Lora(name or path.stem, tuple(layers), ignored, len(checkpoint.tensors) - len(ignored))
 
 
 def apply_lora(transformer: "WanTransformer3DModel", path: Path, strength: float = 1.0, name: str | None = None) -> LoraReport:
-    """Add a LoRA; several add up. LoRAs come before `group_offload`.
+    """Add a LoRA; several add up. LoRAs come before `group_offload`. What was ignored is logged, and in the report.
 
     Args:
         path: a safetensors file of any of the trainers in `lora_keys`.
@@ -51,11 +86,12 @@ def apply_lora(transformer: "WanTransformer3DModel", path: Path, strength: float
     number("The LoRA's strength", strength, "it must be a finite number; 1 is as trained.")
     check_idle(transformer, "A LoRA was to be applied")
     _check_not_offloaded(transformer)
-    path = Path(path)
-    layers, ignored = read_layers(transformer, open_checkpoint(path))
-    for layer in layers:
+    lora = read_lora(transformer, Path(path), name)
+    for layer in lora.layers:
         layer.apply(transformer, strength)
-    return LoraReport(name or path.stem, strength, tuple(layer.name for layer in layers), ignored)
+    report = lora.report(strength)
+    _LOG.log(logging.WARNING if report.ignored else logging.INFO, "%s", report.line())
+    return report
 
 
 def remove_loras(transformer: "WanTransformer3DModel") -> None:

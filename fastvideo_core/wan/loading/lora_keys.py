@@ -65,7 +65,7 @@ def changes(keys: Iterable[str], parameters: Iterable[str]) -> tuple[dict[str, C
         if part is not None and _flat(layer) in layers:
             found[key] = Change(layers[_flat(layer)], part)
         else:
-            ignored[key] = _why_not(key, "not a part of a LoRA" if part is None else f"the network has no layer {layer}")
+            ignored[key] = _why_not(key, "not a part of a LoRA" if part is None else "the network has no such layer")
     return found, ignored
 
 

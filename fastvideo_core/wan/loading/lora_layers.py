@@ -44,7 +44,7 @@ class LayerChange:
         self._apply_difference(module, "bias", "up_bias", strength * self.factor)
 
     def _apply_product(self, module: nn.Module, name: str, scale: float) -> None:
-        down, up = self._value("down").flatten(1), self._value("up").flatten(1)
+        down, up = self.value("down").flatten(1), self.value("up").flatten(1)
         if isinstance(module, nn.Linear):
             add_low_rank(module, down, up, scale)
         else:
@@ -52,9 +52,10 @@ class LayerChange:
 
     def _apply_difference(self, module: nn.Module, name: str, part: Part, scale: float) -> None:
         if part in self.parts:
-            add_difference(module, name, scale * self._value(part))
+            add_difference(module, name, scale * self.value(part))
 
-    def _value(self, part: Part) -> Tensor:
+    def value(self, part: Part) -> Tensor:
+        """What the file has for that part, in float32."""
         return self.parts[part].read().float()
 
 
@@ -91,7 +92,7 @@ def _refuse_other_adapters(tensors: Mapping[str, StoredTensor], where: str) -> N
     if others:
         raise LoadError(
             f"{where} has parts of {' and '.join(sorted(others))}, which is not applied here. Merge it into a model file with "
-            "the tool that made it, or use a plain LoRA."
+            "the tool that made it, or use a plain LoRA; in ComfyUI core's LoRA loader puts it on the MODEL."
         )
 
 
