@@ -23,9 +23,13 @@ class GivenFrame:
 
     latents: Tensor
 
+    def to(self, latents: Tensor) -> "GivenFrame":
+        """On the device and in the dtype of `latents`."""
+        return GivenFrame(self.latents.to(latents))
+
     def impose(self, latents: Tensor) -> Tensor:
-        """latents (B, C, T, H, W) with their first frame replaced."""
-        return torch.cat([self.latents.to(latents).expand(latents.shape[0], -1, -1, -1, -1), latents[:, :, 1:]], dim=2)
+        """latents (B, C, T, H, W) with their first frame replaced. It must be on their device: see `to`."""
+        return torch.cat([self.latents.expand(latents.shape[0], -1, -1, -1, -1), latents[:, :, 1:]], dim=2)
 
     def timesteps(self, timestep: float, latents: Tensor) -> Tensor:
         """Timestep per token, (B, T * H/2 * W/2): 0 in the given frame, `timestep` elsewhere."""

@@ -83,6 +83,7 @@ def generate(
     solver = make_solver(request.solver, schedule.sigmas, request.seed)
     latents = noise.float()
     if frame is not None:
+        frame = frame.to(latents)  # here, for each copy to the device waits for it
         latents = frame.impose(latents)
         solver = HoldingFrame(solver, frame)
     for phase in schedule.phases:
@@ -107,7 +108,7 @@ class HoldingFrame:
 def seeded_noise(shape: tuple[int, ...], seed: int, device: torch.device | str = "cpu") -> Tensor:
     """Standard normal noise drawn on the CPU, so that a seed means the same video on every device; the same numbers as
     ComfyUI's noise and as diffusers with a CPU generator. Returns float32 of `shape` on `device`."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu").to(device)
 
 
 def check_experts(schedule: Schedule, names: Collection[Expert]) -> None:

@@ -117,8 +117,8 @@ class Schedule:
 
 
 def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
-    """Accepts given noise levels: at least two, strictly decreasing, in 0..1 (core's own schedulers give 1.0000001 at many
-    shifts: that is 1)."""
+    """Accepts given noise levels: at least two, in 0..1 (core's own schedulers give 1.0000001 at many shifts: that is 1),
+    strictly decreasing by more than rounding."""
     if not isinstance(sigmas, Iterable) or isinstance(sigmas, str):
         raise RequestError(f"sigmas is {sigmas!r:.80}: give noise levels, such as (1.0, 0.5, 0.0).")
     given = [float(sigma) if isinstance(sigma, Real | Tensor) else math.nan for sigma in sigmas]
@@ -127,8 +127,13 @@ def check_sigmas(sigmas: Sequence[float]) -> tuple[float, ...]:
         raise RequestError(f"{len(levels)} sigmas were given: at least 2 are needed, the last one being where to stop.")
     if any(math.isnan(level) for level in levels):
         raise RequestError(f"The sigmas run from {given[0]:g} to {given[-1]:g}: Wan's noise levels lie in 0..1.")
-    if any(after >= before for before, after in pairwise(levels)):
-        raise RequestError("The sigmas must strictly decrease; two neighbours are equal or rise.")
+    wrong = [(before, after) for before, after in pairwise(levels) if at_least(after, before)]
+    if wrong:
+        before, after = wrong[0]
+        raise RequestError(
+            f"The sigmas must strictly decrease: {before:.9g} is followed by {after:.9g}, which is the same level or a "
+            f"higher one (nearer than {ROUNDING:g} of their size, levels are one). Leave one of them out."
+        )
     return levels
 
 

@@ -55,16 +55,21 @@ class DpmPlusPlus2M:
 
 class FewStep:
     """The rule of distilled few-step models (DMD2, arXiv 2405.14867; LCM, arXiv 2310.04378): go to x0, then add fresh
-    noise for the next level."""
+    noise for the next level. The noise of all steps is drawn in the first one: a copy to the device waits for it."""
 
     def __init__(self, sigmas: Sequence[float], noise: Noise) -> None:
         self.sigmas = sigmas
         self.noise = noise
+        self.drawn: dict[int, Tensor] = {}  # by step
 
     def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
         denoised = latents - self.sigmas[i] * velocity
         target = self.sigmas[i + 1]
-        return denoised if target == 0 else (1 - target) * denoised + target * self.noise(denoised)
+        if target == 0:
+            return denoised
+        if i not in self.drawn:
+            self.drawn = {j: self.noise(denoised) for j in range(i, len(self.sigmas) - 1) if self.sigmas[j + 1] > 0}
+        return (1 - target) * denoised + target * self.drawn.pop(i)
 
 
 class UniPC:
@@ -142,9 +147,9 @@ def fresh_noise(seed: int, drawn: int = 0) -> Noise:
     def noise(like: Tensor) -> Tensor:
         nonlocal earlier
         while earlier:
-            torch.randn(like.shape, generator=generator)
+            torch.randn(like.shape, generator=generator, device="cpu")
             earlier -= 1
-        return torch.randn(like.shape, generator=generator).to(like.device)
+        return torch.randn(like.shape, generator=generator, device="cpu").to(like.device)
 
     return noise
 

@@ -152,7 +152,7 @@ def sample(model: Any, low_noise_model: Any | None, positive: Any, negative: Any
     )
     experts = [None if expert is None else with_shift(expert, settings.shift) for expert in (model, low_noise_model)]
     check_latent(samples, wan_facts(model))  # before noise is made for it
-    noise, levels = part.noise(latent, request.seed), torch.tensor(sigmas, dtype=torch.float32)
+    noise, levels = part.noise(latent, request.seed), torch.tensor(sigmas, dtype=torch.float32, device="cpu")
     guider = WanGuider(experts[0], experts[1], positive, negative, settings).for_run(noise, levels)
     video = guider.sample(
         noise,

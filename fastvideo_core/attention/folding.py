@@ -48,7 +48,7 @@ class FoldedText:
         rows = -(-(longest + STANDING) // ALIGNED) * ALIGNED
         if rows >= length:
             return None
-        bias = torch.zeros(1, 1, 1, rows, dtype=dtype)
+        bias = torch.zeros(1, 1, 1, rows, dtype=dtype, device="cpu")
         bias[..., -STANDING:] = weights(length - rows + STANDING, dtype)
         return cls(rows, bias.to(device))
 
@@ -68,11 +68,11 @@ def real_rows(text: Tensor) -> int:
 
 def weights(count: int, dtype: torch.dtype) -> Tensor:
     """Two biases in `dtype` that together weigh as `count` equal keys: exp(first) + exp(second) = count; first <= log(count)."""
-    first = torch.tensor(math.log(count)).to(dtype)
+    first = torch.tensor(math.log(count), device="cpu").to(dtype)
     if math.exp(first.item()) > count:
         first = torch.nextafter(first, torch.zeros_like(first))
     rest = count - math.exp(first.item())
-    return torch.stack([first, torch.tensor(math.log(rest) if rest > 0 else -math.inf).to(dtype)])
+    return torch.stack([first, torch.tensor(math.log(rest) if rest > 0 else -math.inf, device="cpu").to(dtype)])
 
 
 @dataclass

@@ -80,15 +80,15 @@ def _inputs(situation: Situation, queries: int, keys: int) -> tuple[Tensor, Tens
     generator = torch.Generator().manual_seed(0)
 
     def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(situation.device, situation.dtype)
+        return torch.randn(shape, generator=generator, device="cpu").to(situation.device, situation.dtype)
 
     q = drawn(BATCH, queries, HEADS, situation.head_dim)
     k, v = (drawn(BATCH, keys, HEADS, situation.head_dim) for _ in range(2))
     mask: Tensor | None = None
     if situation.mask == "padding":
-        mask = torch.arange(keys) < torch.tensor([[keys], [keys - 19]])
+        mask = torch.arange(keys, device="cpu") < torch.tensor([[keys], [keys - 19]], device="cpu")
     elif situation.mask == "dense":
-        mask = torch.rand(BATCH, HEADS, queries, keys, generator=generator) < 0.7
+        mask = torch.rand(BATCH, HEADS, queries, keys, generator=generator, device="cpu") < 0.7
     elif situation.mask == "bias":
         mask = drawn(1, 1, 1, keys)
     return q, k, v, mask if mask is None else mask.to(situation.device)

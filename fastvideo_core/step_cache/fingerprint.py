@@ -99,7 +99,7 @@ def _sample(weight: Tensor) -> tuple[float, ...]:
 def _explained(a: tuple[float, ...], b: tuple[float, ...]) -> Tensor:
     """Whether each pair may be two roundings of one number: not further apart than the coarser one's half step, and that of
     bfloat16, through which either may have gone before."""
-    x, y = torch.tensor(a), torch.tensor(b)
+    x, y = torch.tensor(a, device="cpu"), torch.tensor(b, device="cpu")
     size = torch.maximum(x.abs(), y.abs())
     coarser = torch.maximum(_half_step(size, _grid(x)), _half_step(size, _grid(y)))
     return (x - y).abs() <= coarser + _half_step(size, torch.bfloat16)

@@ -259,8 +259,8 @@ class WanModel:
 
     def _image_channels(self, size: VideoSize, images: Sequence[Tensor]) -> Tensor:
         """(1, 20, T, H, W), of a video that is mid-grey but for the first and, where given, the last frame."""
-        frames = torch.zeros(1, 3, size.frames, size.height, size.width)
-        known = torch.zeros(size.frames, dtype=torch.bool)
+        frames = torch.zeros(1, 3, size.frames, size.height, size.width, device="cpu")
+        known = torch.zeros(size.frames, dtype=torch.bool, device="cpu")
         for place, image in zip((0, -1), images, strict=False):
             frames[:, :, place] = image * 2 - 1
             known[place] = True

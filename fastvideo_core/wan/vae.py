@@ -92,12 +92,12 @@ class VideoVAE:
     @property
     def latents_mean(self) -> Tensor:
         """(1, C, 1, 1, 1) float32, of raw latents: normalised = (raw - mean) / std."""
-        return torch.tensor(self.network.config.latents_mean).view(1, -1, 1, 1, 1)
+        return torch.tensor(self.network.config.latents_mean, device="cpu").view(1, -1, 1, 1, 1)
 
     @property
     def latents_std(self) -> Tensor:
         """(1, C, 1, 1, 1) float32."""
-        return torch.tensor(self.network.config.latents_std).view(1, -1, 1, 1, 1)
+        return torch.tensor(self.network.config.latents_std, device="cpu").view(1, -1, 1, 1, 1)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:

@@ -130,6 +130,8 @@ def test_a_boundary_that_is_no_noise_level_is_refused(boundary: float) -> None:
         ((14.6, 3.0, 0.0), "The sigmas run from 14.6 to 0: Wan's noise levels lie in 0..1"),
         ((1.0, float("nan"), 0.0), "lie in 0..1"),
         ((1.0, 0.5, 0.5, 0.0), "must strictly decrease"),
+        ((1.0, 0.9999999, 0.5, 0.0), r"must strictly decrease: 1 is followed by 0\.9999999, which is the same level"),
+        ((1.0, 0.5, 0.499999, 0.0), r"must strictly decrease: 0\.5 is followed by 0\.499999"),
         ((0.0, 0.5, 1.0), "must strictly decrease"),
     ],
 )

@@ -16,6 +16,7 @@ from tiny import normal
 from torch import Tensor
 
 from fastvideo_core import RequestError, Solver, SolverName, make_solver, seeded_noise, shifted_sigmas
+from fastvideo_core.schedule import check_sigmas
 
 SHAPE = (2, 4, 3, 4, 6)
 SCHEDULES = [(1, 5.0), (2, 5.0), (3, 8.0), (4, 5.0), (8, 3.0), (20, 8.0), (40, 12.0), (50, 1.0)]
@@ -177,3 +178,15 @@ def test_latents_stay_float32(name: SolverName) -> None:
 def test_an_unknown_solver_is_refused_with_the_known_ones() -> None:
     with pytest.raises(RequestError, match=r"Solver 'heun' is unknown. Known: euler, unipc, dpmpp_2m, dmd\."):
         make_solver("heun", (1.0, 0.0), 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m"])
+@pytest.mark.parametrize(
+    "sigmas", [(1.0, 1 - 1.1e-5, 0.5, 0.0), (1.0, 0.5, 0.5 - 6e-6, 0.2, 0.0), (1.0, 0.3, 1e-4, 1e-4 - 2e-9, 0.0)]
+)
+def test_levels_that_are_just_apart_lead_to_the_clean_video(sigmas: tuple[float, ...], solver: SolverName) -> None:
+    clean, noise = normal((1, 4, 2, 3, 3), 1), normal((1, 4, 2, 3, 3), 2)
+    latents, steps = noise, make_solver(solver, check_sigmas(sigmas), 0)
+    for i, sigma in enumerate(sigmas[:-1]):
+        latents = steps.step((latents - clean) / sigma, i, latents)
+    torch.testing.assert_close(latents, clean, rtol=0, atol=2e-5)

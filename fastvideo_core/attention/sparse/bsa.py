@@ -125,7 +125,7 @@ def reference(inputs: Inputs, grid: TileGrid, settings: BSASettings) -> Tensor:
     """BSA tile by tile and head by head. Returns (B, L, H, D)."""
     batch, _, heads, head_dim = inputs.q.shape
     members = [(grid.tile_of == tile).nonzero().flatten() for tile in range(grid.count)]
-    source = torch.empty(inputs.q.shape[:3], dtype=torch.int64)  # the token whose output each token gets
+    source = torch.empty(inputs.q.shape[:3], dtype=torch.int64, device="cpu")  # the token whose output each token gets
     scores = inputs.q.new_empty(batch, heads, grid.count, grid.count)
     for b in range(batch):
         for h in range(heads):
@@ -134,7 +134,7 @@ def reference(inputs: Inputs, grid: TileGrid, settings: BSASettings) -> Tensor:
             for tile, tokens in enumerate(members):
                 likeness = torch.cosine_similarity(q[tokens], q[tokens[len(tokens) // 2]], dim=-1)
                 kept = likeness.argsort(stable=True)[: settings.kept(len(tokens))].sort().values
-                distance = (torch.arange(len(tokens))[:, None] - kept).abs()
+                distance = (torch.arange(len(tokens), device="cpu")[:, None] - kept).abs()
                 source[b, tokens, h] = tokens[kept[distance.min(-1).values[:, None].eq(distance).int().argmax(-1)]]
                 scores[b, h, tile] = q[tokens[kept]].mean(0) @ key_means.T * head_dim**-0.5
     tile_map = most_mass(scores, settings.mass, settings.least_tiles)

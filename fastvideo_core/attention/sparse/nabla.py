@@ -80,8 +80,8 @@ def reference(inputs: Inputs, grid: TileGrid, settings: NABLASettings) -> Tensor
     tile_map = torch.zeros_like(chosen).scatter_(-1, order, chosen)
     mask = token_mask(tile_map, grid)
     if settings.window is not None:
-        axes = torch.meshgrid(*(torch.arange(tokens) for tokens in grid.size), indexing="ij")
-        near = torch.ones((), dtype=torch.bool)
+        axes = torch.meshgrid(*(torch.arange(tokens, device="cpu") for tokens in grid.size), indexing="ij")
+        near = torch.ones((), dtype=torch.bool, device="cpu")
         for axis, width, window in zip(axes, grid.tile, settings.window, strict=True):
             tile = axis.flatten() // width
             near = near & ((tile[:, None] - tile).abs() <= window // 2)

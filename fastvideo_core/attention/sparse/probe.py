@@ -24,7 +24,8 @@ def faults(kernel: Kernel, situation: Situation, widths: tuple[int, int]) -> tup
     generator = torch.Generator().manual_seed(0)
 
     def drawn(places: int) -> Tensor:
-        return torch.randn(_BATCH, places, _HEADS, situation.head_dim, generator=generator).to(situation.device, situation.dtype)
+        shape = _BATCH, places, _HEADS, situation.head_dim
+        return torch.randn(shape, generator=generator, device="cpu").to(situation.device, situation.dtype)
 
     q, k, v = SPREAD * drawn(_TILES * width), *(grid.tiled(drawn(grid.tokens)) for _ in range(2))
     tile_map = _tile_map().to(situation.device)
@@ -38,7 +39,7 @@ def faults(kernel: Kernel, situation: Situation, widths: tuple[int, int]) -> tup
 
 def _tile_map() -> Tensor:
     """One tile of three that is not attended, another one in each row and head, and of the last head all."""
-    left_out = torch.arange(_TILES)[:, None] + torch.arange(_HEADS)[:, None, None]
-    tile_map = torch.arange(_TILES) != left_out % _TILES
+    left_out = torch.arange(_TILES, device="cpu")[:, None] + torch.arange(_HEADS, device="cpu")[:, None, None]
+    tile_map = torch.arange(_TILES, device="cpu") != left_out % _TILES
     tile_map[-1] = True
     return tile_map.expand(_BATCH, -1, -1, -1)

@@ -61,10 +61,10 @@ class SlidingTileAttention:
 
 def reference(inputs: Inputs, size: Size, settings: STASettings) -> Tensor:
     """STA token by token, from the tokens' coordinates. Returns (B, L, H, D)."""
-    axes = torch.meshgrid(*(torch.arange(tokens) for tokens in size), indexing="ij")
-    mask = torch.ones((), dtype=torch.bool)
+    axes = torch.meshgrid(*(torch.arange(tokens, device="cpu") for tokens in size), indexing="ij")
+    mask = torch.ones((), dtype=torch.bool, device="cpu")
     for axis, tokens, width, window in zip(axes, size, settings.tile, settings.window, strict=True):
         tile, last, reach = axis.flatten() // width, (tokens - 1) // width, window // 2
-        centre = torch.minimum(torch.maximum(tile, torch.tensor(reach)), torch.tensor(last - reach))
+        centre = tile.clamp(min=reach).clamp(max=last - reach)
         mask = mask & ((centre[:, None] - tile).abs() <= reach)
     return masked_attention(inputs.q, inputs.k, inputs.v, mask[None, None])

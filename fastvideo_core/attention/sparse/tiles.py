@@ -52,18 +52,18 @@ class TileGrid:
         if min(*size, *tile) < 1:
             raise RequestError(f"A grid of {size} tokens in tiles of {tile}: time, height and width must be 1 or more.")
         tiles = tuple(-(-tokens // width) for tokens, width in zip(size, tile, strict=True))
-        axes = torch.meshgrid(*(torch.arange(tokens) for tokens in size), indexing="ij")
+        axes = torch.meshgrid(*(torch.arange(tokens, device="cpu") for tokens in size), indexing="ij")
         tile_of = _raster([axis // width for axis, width in zip(axes, tile, strict=True)], tiles)
         counts = tile_of.bincount(minlength=math.prod(tiles))
         in_tile_order = tile_of.argsort(stable=True)  # stable: raster order within a tile
         first = counts.cumsum(0) - counts
-        rank = torch.arange(len(tile_of)) - first[tile_of[in_tile_order]]
+        rank = torch.arange(len(tile_of), device="cpu") - first[tile_of[in_tile_order]]
         place = torch.empty_like(tile_of)
         place[in_tile_order] = tile_of[in_tile_order] * math.prod(tile) + rank
         places = math.prod(tiles) * math.prod(tile)
-        token = torch.zeros(places, dtype=torch.int64)
-        token[place] = torch.arange(len(place))
-        valid = torch.zeros(places, dtype=torch.bool)
+        token = torch.zeros(places, dtype=torch.int64, device="cpu")
+        token[place] = torch.arange(len(place), device="cpu")
+        valid = torch.zeros(places, dtype=torch.bool, device="cpu")
         valid[place] = True
         return cls(
             size=size,
@@ -75,7 +75,7 @@ class TileGrid:
             token=token.to(device),
             valid=valid.to(device),
             padding=places - len(place),
-            in_order=torch.equal(place, torch.arange(len(place))),
+            in_order=torch.equal(place, torch.arange(len(place), device="cpu")),
         )
 
     @classmethod

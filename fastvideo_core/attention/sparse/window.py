@@ -23,7 +23,7 @@ def window_map(grid: TileGrid, window: Size, clamped: bool) -> Tensor:
 
 def _near(count: int, window: int, clamped: bool) -> Tensor:
     """(count, count) bool along one axis."""
-    tiles, reach = torch.arange(count), window // 2
+    tiles, reach = torch.arange(count, device="cpu"), window // 2
     # Where the window is wider than the video, torch lets the upper bound win, from which it reaches every tile.
     centre = tiles.clamp(reach, count - 1 - reach) if clamped else tiles
     return (centre[:, None] - tiles).abs() <= reach
