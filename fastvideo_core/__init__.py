@@ -26,6 +26,7 @@ from .conditioning import TEXT_TOKENS, Conditioning, GivenFrame, image_condition
 from .errors import CapacityError, ConditioningError, FastVideoError, LoadError, NumericsError, RequestError
 from .generate import Step, check_finite, denoise, generate, seeded_noise
 from .guidance import Branch, Call, Denoiser, Guidance, GuidanceMode, GuidanceSettings, Prediction, guide
+from .json_object import read_json_file
 from .quality import Comparison, FrameQuality, compare
 from .report import (
     AttentionReport,
@@ -65,6 +66,6 @@ __all__ = [
     "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against", "apply_lora",
     "blocks_cut", "check_finite", "check_wanted", "clean_prompt", "compare", "cut", "denoise", "generate", "group_offload",
     "guide", "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows",
-    "phase_reports", "plan", "plan_part", "ran_as", "seeded_noise", "settled_pixels", "shifted_sigmas", "tune",
+    "phase_reports", "plan", "plan_part", "ran_as", "read_json_file", "seeded_noise", "settled_pixels", "shifted_sigmas", "tune",
     "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

@@ -1,6 +1,5 @@
 """Diffusers' Wan network as a MODEL: what core's samplers, guiders and memory manager see is a Wan model like any other."""
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -17,7 +16,7 @@ from comfy.patcher_extension import CallbacksMP
 from comfy_api.latest import io, ui
 from torch import Tensor, nn
 
-from fastvideo_core import LoadError
+from fastvideo_core import LoadError, read_json_file
 
 from .diffusers_lora import add_lora
 from .diffusers_network import DiffusersNetwork
@@ -98,8 +97,8 @@ def transformer_folders() -> dict[str, Path]:
 
 def _class_name(config: Path) -> str:
     try:
-        return str(json.loads(config.read_text(encoding="utf-8")).get("_class_name"))
-    except (OSError, ValueError, AttributeError):
+        return str(read_json_file(config).get("_class_name"))
+    except LoadError:
         return ""  # not a readable diffusers config, so not in the list
 
 

@@ -13,7 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = "fastvideo_core"
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview", "nodes", "server"}
 ACCELERATORS = ("step_cache", "attention", "parallel")
-LEAVES = ("checks", "schedule", "solvers", "guidance", "conditioning", "request", "errors", "report", "wan.variants")
+LEAVES = (
+    "checks", "json_object", "schedule", "solvers", "guidance", "conditioning", "request", "errors", "report", "wan.variants",
+)  # fmt: skip
 CONTAINERS = {"list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict"}
 # Written in two parts: this file is tracked too.
 REGISTRIES = re.compile("pypi" r"\.org|python" r"hosted\.org|registry\.npm" r"js\.org")

@@ -11,9 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..checks import number, one_of
 from ..errors import LoadError, RequestError
-from ..guidance import Branch
-from ..schedule import Expert, plan, shifted_sigmas
+from ..guidance import BOTH, Branch
+from ..json_object import made_of, read_json_file
+from ..schedule import Expert, check_shift, plan, shifted_sigmas
 from .fingerprint import Fingerprint, read_fingerprint
 from .settings import MagCacheSettings
 
@@ -101,16 +103,18 @@ def read_table(file: Path) -> RatioTable:
     """
     if not file.is_file():
         raise LoadError(f"There is no ratio table at {file}. Calibrate the model to make it.")
-    try:
-        return _table(json.loads(file.read_text("utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoadError(f"{file} is no ratio table: {error!r}. Calibrate the model to make it anew.") from error
+    return made_of(f"{file} is no ratio table, calibrate the model to make it anew", lambda: _table(read_json_file(file)))
 
 
 def _table(row: Mapping[str, Any]) -> RatioTable:
     """Published tables tell steps and shift; the noise levels follow."""
-    sigmas = tuple(row.get("sigmas") or shifted_sigmas(row["steps"], row["shift"]))
-    phases = plan(sigmas, 1.0, None, row["boundary"]).phases
+    steps = sum(len(next(iter(part["ratios"].values()))) for part in row["phases"])
+    schedule = plan(row.get("sigmas") or shifted_sigmas(steps, row["shift"]), 1.0, None, row["boundary"])
+    sigmas, phases = schedule.sigmas, schedule.phases
+    if row["shift"] is not None:
+        check_shift(row["shift"])
+    if [part["expert"] for part in row["phases"]] != [phase.expert for phase in phases]:
+        raise LoadError(f"its experts are not {' and '.join(phase.expert for phase in phases)}, as its boundary has them.")
     parts = [
         PhaseRatios(
             expert=part["expert"],
@@ -123,16 +127,18 @@ def _table(row: Mapping[str, Any]) -> RatioTable:
     ]
     presets = {name: MagCacheSettings(**settings) for name, settings in row["presets"].items()}
     return RatioTable(
-        name=row["name"],
+        name=str(row["name"]),
         sigmas=sigmas,
         shift=row["shift"],
         boundary=row["boundary"],
         phases=tuple(parts),
-        source=row["source"],
+        source={str(name): str(value) for name, value in row["source"].items()},
         presets=presets,
         weights=tuple(map(read_fingerprint, row.get("weights", ()))),
     )
 
 
 def _per_step(rows: Mapping[Branch, Sequence[float]]) -> PerStep:
-    return {branch: tuple(values) for branch, values in rows.items()}
+    for branch in rows:
+        one_of("a branch", branch, BOTH)
+    return {branch: tuple(number("a value", x, "it is a finite number.") for x in values) for branch, values in rows.items()}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConditioningError
+from ..json_object import made_of, read_json_file
 from .loading.checkpoint import Checkpoint, open_checkpoint
 from .placement import placed
 from .weights import component, not_a, read_config, read_state, transformers_network
@@ -89,7 +90,8 @@ def config_of(checkpoint: Checkpoint) -> "CLIPVisionConfig":
     from transformers import CLIPVisionConfig
 
     if checkpoint.path.is_dir():
-        return CLIPVisionConfig.from_dict(read_config(checkpoint.path, "CLIPVisionModel"))
+        told = read_config(checkpoint.path, "CLIPVisionModel")
+        return made_of(f"{checkpoint.path} is no CLIPVisionModel", lambda: CLIPVisionConfig.from_dict(told))
     shapes = {key.removeprefix("vision_model."): tensor.shape for key, tensor in checkpoint.tensors.items()}
     layers = {key.split(".")[2] for key in shapes if key.startswith("encoder.layers.")}
     width = shapes.get("embeddings.class_embedding", (0,))[0]
@@ -118,6 +120,7 @@ def processor_of(source: Path, image_size: int) -> "CLIPImageProcessor":
 
     settings = source.parent / "image_processor" / "preprocessor_config.json"
     if source.is_dir() and settings.is_file():
-        return CLIPImageProcessor.from_json_file(settings)
+        told = read_json_file(settings)
+        return made_of(f"{settings} is no CLIPImageProcessor", lambda: CLIPImageProcessor.from_dict(told))
     crop = {"height": image_size, "width": image_size}
     return CLIPImageProcessor(size={"shortest_edge": image_size}, crop_size=crop)

@@ -22,7 +22,7 @@ from .given_files import check_dtypes, check_optional, check_paths, device_of, p
 from .given_images import check_which, fitting
 from .image_encoder import ImageEncoder
 from .loading.transformer import load_transformer
-from .parts import check_parts, read_index, recognised
+from .parts import check_parts, has_part, read_index, recognised
 from .text_encoder import TextEncoder
 from .vae import VideoVAE
 from .variants import WanVariant
@@ -80,7 +80,7 @@ class WanModel:
         check_dtypes(dtype=dtype)
         device, offload_device = device_of("device", device), device_of("offload_device", offload_device)
         index = read_index(folder)
-        two_experts, image_encoder = (index.get(part, [None])[0] is not None for part in ("transformer_2", "image_encoder"))
+        two_experts, image_encoder = (has_part(index, part) for part in ("transformer_2", "image_encoder"))
         model = cls.from_files(
             transformer=folder / "transformer",
             low_noise_transformer=folder / "transformer_2" if two_experts else None,

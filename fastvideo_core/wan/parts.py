@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import LoadError
+from ..json_object import read_json_file
 from ..schedule import Expert
 from .image_encoder import ImageEncoder
-from .loading.checkpoint import read_json
 from .text_encoder import TextEncoder
 from .vae import VideoVAE
 from .variants import WanVariant, recognise
@@ -28,11 +28,27 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{folder} has no model_index.json, so it is no diffusers repository. Give the folder that has one, or load single "
             "files with WanModel.from_files."
         )
-    index = read_json(file.read_text("utf-8"), str(file))
+    index = read_json_file(file)
     pipeline = index.get("_class_name")
     if pipeline not in PIPELINES:
-        raise LoadError(f"{folder} is a repository for {pipeline}; give one for {' or '.join(PIPELINES)}.")
+        raise LoadError(f"{folder} is a repository for {pipeline!r:.80}; give one for {' or '.join(PIPELINES)}.")
+    boundary, first_frame = index.get("boundary_ratio"), index.get("expand_timesteps", False)
+    if not isinstance(first_frame, bool) or not (boundary is None or _is_share(boundary)):
+        raise LoadError(
+            f"{file}: boundary_ratio is {boundary!r:.80} and expand_timesteps {first_frame!r:.80}: a number between 0 and 1 or "
+            "null, and true or false. Download the file again or mend it."
+        )
     return index
+
+
+def has_part(index: Mapping[str, Any], name: str) -> bool:
+    """Whether a repository has a network of that name; null stands in the place of one that it lacks."""
+    entry = index.get(name)
+    return isinstance(entry, list) and bool(entry) and entry[0] is not None
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, float) and 0 < value < 1
 
 
 def recognised(transformers: Transformers) -> Sequence[WanVariant]:

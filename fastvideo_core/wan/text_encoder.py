@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LoadError
+from ..json_object import made_of
 from ..text import clean_prompt, pad_rows
 from .loading.checkpoint import Checkpoint, open_checkpoint
 from .placement import placed
@@ -113,7 +114,8 @@ def config_of(checkpoint: Checkpoint) -> "UMT5Config":
     from transformers import UMT5Config
 
     if checkpoint.path.is_dir():
-        return UMT5Config.from_dict(read_config(checkpoint.path, "UMT5EncoderModel"))
+        told = read_config(checkpoint.path, "UMT5EncoderModel")
+        return made_of(f"{checkpoint.path} is no UMT5EncoderModel", lambda: UMT5Config.from_dict(told))
     shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     first = "encoder.block.0.layer."
     bias = f"{first}0.SelfAttention.relative_attention_bias.weight"

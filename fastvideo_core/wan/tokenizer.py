@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..conditioning import TEXT_TOKENS
 from ..errors import ConditioningError, LoadError
+from ..json_object import made_of
 
 END_TOKEN = 1
 """Id of "</s>" in UMT5's vocabulary (google/umt5-xxl, tokenizer_config.json)."""
@@ -35,7 +36,7 @@ class Tokenizer:
         """From a `tokenizer.json`, which holds the rule for the end token itself."""
         from tokenizers import Tokenizer as Rules
 
-        rules = Rules.from_file(str(path))
+        rules = made_of(f"{path} is no tokenizer", lambda: Rules.from_file(str(path)))
         rules.no_truncation()  # a prompt that is too long is an error, not a shorter prompt
         rules.no_padding()
         return cls(lambda prompt: rules.encode(prompt).ids)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConditioningError, LoadError
+from ..json_object import made_of
 from .loading.checkpoint import Checkpoint, open_checkpoint
 from .placement import placed, room
 from .vae_keys import config_of, diffusers_key, is_original
@@ -172,7 +173,7 @@ def build(config: dict[str, Any], state: dict[str, Tensor], source: Path) -> "Au
     from diffusers import AutoencoderKLWan
 
     with torch.device("meta"):
-        network = AutoencoderKLWan.from_config(config)
+        network = made_of(f"{source} is no AutoencoderKLWan", lambda: AutoencoderKLWan.from_config(config))
     try:
         missing, unexpected = network.load_state_dict(state, strict=False, assign=True)
     except RuntimeError as error:

@@ -12,13 +12,20 @@ import torch
 from torch import Tensor
 
 from ..errors import LoadError
-from .loading.checkpoint import Checkpoint, StoredTensor, read_json
+from ..json_object import check_sizes, read_json_file
+from .loading.checkpoint import Checkpoint, StoredTensor
 from .loading.keys import some
 from .loading.kinds import kind_of
 from .loading.quantised import DTYPES, FLOAT8, stored_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+
+_SIZES = (
+    "d_model d_kv d_ff num_heads num_layers vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+    "image_size base_dim z_dim num_res_blocks"
+)
 
 
 def component(path: Path | str, name: str) -> Path:
@@ -38,10 +45,13 @@ def read_config(folder: Path, class_name: str) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise LoadError(f"{folder} has no config.json: it is no component of a diffusers repository, or not whole.")
-    config = read_json(file.read_text("utf-8"), str(file))
-    classes = [name for name in (config.get("_class_name"), *config.get("architectures", ())) if name]
+    config = read_json_file(file)
+    architectures = config.get("architectures")
+    named = [config.get("_class_name"), *(architectures if isinstance(architectures, list) else ())]
+    classes = [name for name in named if isinstance(name, str)]
     if class_name not in classes:
         raise LoadError(f"{file} describes {', '.join(classes) or 'no class'}; expected {class_name}.")
+    check_sizes(config, _SIZES, str(file))
     return config
 
 
@@ -72,6 +82,8 @@ def transformers_network(
         )
     except RuntimeError as error:
         raise LoadError(f"{source} does not fit {network.__name__}: shapes differ from its configuration.") from error
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise LoadError(f"{source} is no {network.__name__}, its configuration has a wrong value: {error!r:.300}") from error
     check_keys(found["missing_keys"], found["unexpected_keys"], source, network.__name__)
     return built.eval().requires_grad_(False)
 

@@ -208,7 +208,7 @@ def test_a_table_survives_its_file(table: RatioTable, tmp_path: Path) -> None:
         ('{"name": "x"}', "is no ratio table"),
         (json.dumps({**json.loads(T2V_14B.json()), "phases": []}), "is no ratio table"),
         (T2V_14B.json().replace("1.02504", "-1.02504"), "not positive"),
-        (T2V_14B.json().replace("1.02504", "NaN"), "not positive"),
+        (T2V_14B.json().replace("1.02504", "NaN"), "a value is nan"),
         (T2V_14B.json().replace("1.02504,", ""), "49 values for 50 steps"),
     ],
 )

@@ -1,6 +1,7 @@
 """FastVideo Load Diffusers Model given what is no network, through ComfyUI's real validation and executor."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,25 @@ def test_file_that_is_deleted_after_it_was_listed(tiny: Any) -> None:
     os.utime(folder, ns=(time, time))
     with pytest.raises(PromptFailed, match=r"LoadError: There is no 'deleted\.safetensors' in ComfyUI's"):
         tiny.run({**sampler_prompt(), "1": loader})
+
+
+BROKEN = {"deep": b"[" * 200_000, "bytes": b"\xff\xfe", "list": b"[]", "number": b'{"_class_name": 7}', "folder": None}
+
+
+def test_broken_configurations_take_no_node_off_the_list(tiny: Any) -> None:
+    """Both nodes that offer transformer folders look into every config.json below ComfyUI's diffusers folder."""
+    root = tiny.model_folder("diffusers")
+    for name, content in BROKEN.items():
+        file = root / "broken" / name / "config.json"
+        file.parent.mkdir(parents=True)
+        file.mkdir() if content is None else file.write_bytes(content)
+    good = root / "whole" / "transformer" / "config.json"
+    good.parent.mkdir(parents=True)
+    good.write_text('{"_class_name": "WanTransformer3DModel"}')
+    try:
+        for node_id, name in (("FastVideoLoadDiffusersModel", "model_name"), ("FastVideoSparseAttention", "trained_weights")):
+            (offered,) = (given.options for given in tiny.node_classes[node_id].define_schema().inputs if given.id == name)
+            assert [option for option in offered if option.startswith(("broken", "whole"))] == ["whole/transformer"]
+    finally:
+        for folder in ("broken", "whole"):
+            shutil.rmtree(root / folder)

@@ -1,6 +1,5 @@
 """Safetensors files as tables of tensors that are read one at a time: names, shapes and dtypes come from the header alone."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...errors import LoadError
+from ...json_object import read_json_file
 
 _SUFFIXES = (".safetensors", ".sft")
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -57,21 +57,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
         tensors = {key: tensor for part in parts for key, tensor in part.tensors.items()}
         return Checkpoint(path, tensors, {key: text for part in parts for key, text in part.metadata.items()})
     return _open_file(path)
-
-
-def read_json(text: str, what: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        LoadError: it is something else; `what` says where it was found.
-    """
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise LoadError(f"{what} is not JSON: {error}. Download the file again or mend it.") from error
-    if not isinstance(value, dict):
-        raise LoadError(f"{what} is no JSON object. Download the file again or mend it.")
-    return value
 
 
 def _open_file(path: Path) -> Checkpoint:
@@ -131,8 +116,8 @@ def _folder_files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    entries = read_json(index.read_text(encoding="utf-8"), str(index)).get("weight_map")
-    if not isinstance(entries, dict) or not all(Path(str(name)).name == name for name in entries.values()):
+    entries = read_json_file(index).get("weight_map")
+    if not isinstance(entries, dict) or not all(isinstance(name, str) and Path(name).name == name for name in entries.values()):
         raise LoadError(f"{index} has no `weight_map` of file names beside it. Download the folder again.")
     files = [index.parent / name for name in sorted(set(entries.values()))]
     missing = [file.name for file in files if not file.is_file()]

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ...checks import number
 from ...errors import LoadError
-from .checkpoint import read_json
+from ...json_object import check_sizes, made_of, read_json
 
 HEAD_DIM = 128
 """Of all published Wan transformers (Wan2.1 wan/configs: dim / num_heads; ComfyUI's detection divides by it too)."""
@@ -42,10 +43,11 @@ def infer_config(shapes: Mapping[str, Shape], metadata: Mapping[str, str], where
     dim, in_channels, *patch = shapes["patch_embedding.weight"]
     text_dim = shapes["condition_embedder.text_embedder.linear_1.weight"][1]
     told = _told(metadata, where)
+    check_sizes(told, "text_dim num_heads", f"{where}: metadata `config`")
     if told.get("text_dim", text_dim) != text_dim:
         raise LoadError(f"{where}: its metadata say text_dim {told['text_dim']}, its weights {text_dim}. Mend the metadata.")
     heads = told.get("num_heads", dim // HEAD_DIM)
-    if not isinstance(heads, int) or heads < 1 or dim % heads:
+    if heads < 1 or dim % heads:
         raise LoadError(
             f"{where}: a network {dim} wide cannot have {heads} heads. Heads are {HEAD_DIM} wide unless the file's metadata "
             'say otherwise: config={"transformer": {"num_heads": ...}}.'
@@ -60,7 +62,7 @@ def infer_config(shapes: Mapping[str, Shape], metadata: Mapping[str, str], where
         "freq_dim": shapes["condition_embedder.time_embedder.linear_1.weight"][1],
         "ffn_dim": shapes["blocks.0.ffn.net.0.proj.weight"][0],
         "num_layers": 1 + max(int(found[1]) for found in map(re.compile(r"blocks\.(\d+)\.").match, shapes) if found),
-        "eps": told.get("eps", 1e-6),
+        "eps": made_of(f"{where}: metadata `config`", lambda: number("eps", told.get("eps", 1e-6), "it is a number.")),
         **_image_config(shapes, dim),
     }
 

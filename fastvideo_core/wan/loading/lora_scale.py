@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import LoadError
-from .checkpoint import read_json
+from ...json_object import read_json
 
 _METADATA = "lora_adapter_metadata"  # diffusers' save_lora_adapter writes peft's LoraConfig there
 
@@ -27,6 +27,12 @@ class AdapterScale:
         if config.get("use_dora"):
             raise LoadError(f"{where} is a DoRA, which is not applied here. Merge it into a model file and load that.")
         alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
+        given = [1.0 if alpha is None else alpha, *(patterns.values() if isinstance(patterns, dict) else "?")]
+        if not all(map(_is_number, given)):
+            raise LoadError(
+                f"{where}: metadata `{_METADATA}` has lora_alpha {alpha!r:.80} and alpha_pattern {patterns!r:.80}, which must "
+                "be a number and a table of numbers. Download the file again or mend it."
+            )
         return cls(alpha, patterns, bool(config.get("use_rslora")))
 
     def factor(self, layer: str, rank: int, alpha: float | None) -> float:
@@ -41,3 +47,7 @@ class AdapterScale:
         if alpha is None:
             return 1.0
         return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ...errors import LoadError
-from .checkpoint import StoredTensor, read_json
+from ...json_object import read_json
+from .checkpoint import StoredTensor
 from .keys import some
 
 DTYPES = {

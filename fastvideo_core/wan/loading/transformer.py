@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import LoadError, RequestError
-from .checkpoint import Checkpoint, StoredTensor, open_checkpoint, read_json
+from ...json_object import check_sizes, made_of, read_json_file
+from .checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from .config import infer_config, is_wan
 from .keys import diffusers_key, original_key, some
 from .kinds import kind_of
@@ -27,6 +28,10 @@ _FIRST = "patch_embedding.weight"
 """Of every Wan network, under both names: what stands before it in a file stands before all its keys."""
 _OTHER_PARTS = ("first_stage_model.", "vae.", "cond_stage_model.", "text_encoders.", "conditioner.", "clip_vision.")
 """Of a checkpoint that holds all models of a pipeline; the transformer is the part with a prefix."""
+
+_SIZES = (
+    "num_attention_heads attention_head_dim in_channels out_channels text_dim freq_dim ffn_dim num_layers rope_max_seq_len"
+)
 
 _NEVER_USED = "norm_added_q"
 """In early diffusers conversions of I2V; `WanTransformer3DModel._keys_to_ignore_on_load_unexpected` names it."""
@@ -58,7 +63,7 @@ def load_transformer(path: Path, dtype: torch.dtype | None = None) -> "WanTransf
     if config is None:
         shapes = {name: weight.shape for name, weight in weights.items()}
         config = infer_config(shapes, checkpoint.metadata, str(path))
-    network = _empty_network(config)
+    network = made_of(f"{path} is no WanTransformer3DModel", lambda: _empty_network(config))
     make_places(network, weights)
     _check_weights(network, weights, path)
     _fill(network, weights, dtype)
@@ -72,10 +77,11 @@ def _folder_config(folder: Path) -> dict[str, Any]:
         inside = [part for part in ("transformer", "transformer_2") if (folder / part / "config.json").is_file()]
         fix = f"Give {' or '.join(str(folder / part) for part in inside)}." if inside else "Give the folder that has one."
         raise LoadError(f"{folder} has no config.json, so it is no diffusers transformer folder. {fix}")
-    config = read_json(file.read_text(encoding="utf-8"), str(file))
+    config = read_json_file(file)
     kind = config.get("_class_name", "WanTransformer3DModel")
     if kind != "WanTransformer3DModel":
         raise LoadError(f"{folder} holds a {kind}; a WanTransformer3DModel was asked for. Give the folder of the transformer.")
+    check_sizes(config, _SIZES, str(file))
     if "quantization_config" in config:
         raise LoadError(f"{folder} is quantised by {config['quantization_config']}. Use the folder with plain weights.")
     return config
