@@ -64,6 +64,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 PARTS: dict[str, Callable[[Path], Any]] = {
     "model_index.json": read_index,
+    "transformer/config.json": lambda folder: load_transformer(folder / "transformer"),
     "vae/config.json": VideoVAE.load,
     "text_encoder/config.json": TextEncoder.load,
     "tokenizer/tokenizer.json": TextEncoder.load,
@@ -76,6 +77,8 @@ PARTS: dict[str, Callable[[Path], Any]] = {
     ("name", "changes", "words"),
     [
         ("model_index.json", {"boundary_ratio": "x"}, "boundary_ratio is 'x'"),
+        ("transformer/config.json", {"eps": "x"}, "eps is 'x'"),
+        ("transformer/config.json", {"num_layers": 10**6}, "num_layers is 1000000, and must be a whole number from 1 to 1000"),
         ("vae/config.json", {"base_dim": 0}, "base_dim is 0"),
         ("text_encoder/config.json", {"dense_act_fn": "x"}, "wrong value: KeyError('x')"),
         ("image_encoder/config.json", {"patch_size": 0}, "wrong value: ZeroDivisionError"),

@@ -32,8 +32,8 @@ def models(comfy: Any) -> Callable[..., Any]:
 
     def load(kind: str, seed: int = SEED) -> Any:
         if (kind, seed) not in loaded:
-            folder, name = comfy.model_folder("diffusion_models"), f"{kind.replace(' ', '_')}_{seed}"
-            loaded[kind, seed] = load_kind(folder, name, kind, random_weights("t2v", seed))
+            path = comfy.model_folder("diffusion_models") / file_name(kind, seed)
+            loaded[kind, seed] = load_kind(path, kind, random_weights("t2v", seed))
         return loaded[kind, seed]
 
     return load
@@ -97,6 +97,25 @@ def test_a_table_that_was_measured_in_float32_serves_every_precision(comfy: Any,
     assert relative_error(video, run_node(comfy, model)[0]) < 0.3
     agreement = fingerprint_of(comfy, model).agreement(fingerprint_of(comfy, models("fp32")))
     assert agreement == (pytest.approx(1, abs=0.02) if kind == "fp8" else 1)
+
+
+READ_BY_THE_ENGINE = ["fp32", "bf16", "fp16", "fp8", "scaled_fp8", "fp8 e4m3", "fp8 e5m2"]
+
+
+def test_the_engines_loader_finds_the_same_table_or_says_what_it_does_not_read(comfy: Any, models: Any, kind: str) -> None:
+    """It unpacks weights as it loads them, so that no dtype tells any more what they were."""
+    models(kind)
+    name, load = file_name(kind), comfy.node_classes["FastVideoLoadDiffusersModel"].execute
+    if kind in READ_BY_THE_ENGINE:
+        _, report = run_node(comfy, cached(comfy, load(name, "bfloat16", "none", 1.0).args[0]))
+        assert report.caches[0].settings["table"] == weights_of(comfy, models("fp32"))
+    elif kind != "gguf":
+        with pytest.raises(LoadError, match=r"is quantised as .*, which cannot be turned into exact weights here"):
+            load(name, "bfloat16", "none", 1.0)
+
+
+def file_name(kind: str, seed: int = SEED) -> str:
+    return f"{kind.replace(' ', '_')}_{seed}.safetensors"
 
 
 def test_weights_of_another_training_get_no_table_of_these(comfy: Any, models: Any, kind: str) -> None:

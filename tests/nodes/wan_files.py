@@ -67,8 +67,8 @@ FILES: Mapping[str, Callable[[Weights], Weights]] = {
 KINDS = [*FILES, "gguf"]
 
 
-def load_kind(folder: Path, name: str, kind: str, weights: Weights) -> Any:
-    """These weights as a MODEL of that kind."""
+def load_kind(path: Path, kind: str, weights: Weights) -> Any:
+    """These weights as a MODEL of that kind. path: of the file that is written for core's loader."""
     from comfy.sd import load_diffusion_model
 
     with torch.inference_mode():
@@ -76,6 +76,5 @@ def load_kind(folder: Path, name: str, kind: str, weights: Weights) -> Any:
             from packed_wan import load_packed
 
             return load_packed(weights, matrices(weights))
-        path = folder / f"{name}.safetensors"
         save_file(FILES[kind](weights), path, METADATA)
         return load_diffusion_model(str(path))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...checks import number
 from ...errors import LoadError, RequestError
 from ...json_object import check_sizes, made_of, read_json_file
 from .checkpoint import Checkpoint, StoredTensor, open_checkpoint
@@ -82,6 +83,7 @@ def _folder_config(folder: Path) -> dict[str, Any]:
     if kind != "WanTransformer3DModel":
         raise LoadError(f"{folder} holds a {kind}; a WanTransformer3DModel was asked for. Give the folder of the transformer.")
     check_sizes(config, _SIZES, str(file))
+    made_of(str(file), lambda: number("eps", config.get("eps", 1e-6), "it is a number."))
     if "quantization_config" in config:
         raise LoadError(f"{folder} is quantised by {config['quantization_config']}. Use the folder with plain weights.")
     return config
