@@ -9,9 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvideo_core import RequestError
+
 
 class Part(nn.Module):
     """A module of core's network that diffusers calls in another way: it holds what both have, like one of core's sequences."""
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        raise RequestError(
+            "A node of another pack calls a module of core's network, which a model from FastVideo Load Diffusers Model has not. "
+            "Load the file with core's Load Diffusion Model instead, or remove that node."
+        )
 
     def __getitem__(self, index: int) -> nn.Module:
         return self.get_submodule(str(index))
@@ -70,7 +78,7 @@ def give_core_names(network: Any, transformer: Any) -> Tables:
         owner, _, end = name.rpartition(".")
         module = transformer.get_submodule(owner)
         place, _, core_end = str(original_key(name)).rpartition(".")
-        if any(module.children()):
+        if list(module.children()):
             tables.add(_part(network, place), core_end, module, end)
         else:
             above, _, last = place.rpartition(".")

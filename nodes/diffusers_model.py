@@ -12,12 +12,13 @@ import comfy.ops
 import comfy.supported_models
 import folder_paths
 import torch
-from comfy.patcher_extension import CallbacksMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import io, ui
 from torch import Tensor, nn
 
 from fastvideo_core import LoadError, read_json_file
 
+from .diffusers_asked import refuse_object_patches
 from .diffusers_lora import add_lora
 from .diffusers_network import DiffusersNetwork
 from .sockets import CATEGORY
@@ -53,6 +54,7 @@ def as_model(transformer: Any) -> comfy.model_patcher.ModelPatcher:
         base, comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     )
     model.add_callback_with_key(CallbacksMP.ON_LOAD, KEY, _move_tables)
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, refuse_object_patches)
     return model
 
 

@@ -9,15 +9,14 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from fastvideo_core import TEXT_TOKENS, ConditioningError, RequestError
+from fastvideo_core import TEXT_TOKENS, ConditioningError
 from fastvideo_core.attention import attending, is_as_made, lean_attention
 from fastvideo_core.attention.sparse import sparse_attention
 from fastvideo_core.wan import installed
 
-from .attention_override import OVERRIDE, SPARSE, Override, override_in
+from .attention_override import SPARSE, Override, override_in
 from .core_names import give_core_names
-
-READ_BEFORE = ("denoise_mask",)  # core's model turns it into timesteps per frame before it calls the network
+from .diffusers_asked import placed, refuse_unread
 
 
 class DiffusersNetwork(nn.Module):
@@ -52,12 +51,13 @@ class DiffusersNetwork(nn.Module):
     def _forward(self, x: Tensor, timestep: Tensor, context: Tensor, clip_fea: Tensor | None, time_dim_concat: Tensor | None,
                  transformer_options: dict[str, Any], **kwargs: Any) -> Tensor:  # fmt: skip
         """x: (B, C, T, H, W); timestep: (B,) or per frame (B, T); context: (B, 512, D); clip_fea: (B, 257 or 514, 1280)."""
-        _refuse_unread({"time_dim_concat": time_dim_concat, **kwargs}, transformer_options)
+        refuse_unread({"time_dim_concat": time_dim_concat, **kwargs}, transformer_options)
         self.tables.give()
         if self.transformer.rope.freqs_cos.device != x.device:
             self.transformer.rope.to(x.device)
         frames, height, width = x.shape[2:]
         x = comfy.ldm.common_dit.pad_to_patch_size(x, self.patch_size)
+        transformer_options["grid_sizes"] = tuple(size // part for size, part in zip(x.shape[2:], self.patch_size, strict=True))
         images = self._image_tokens(clip_fea, context)
         override = override_in(transformer_options)
         context, folding = self._folded(context, override)
@@ -73,7 +73,8 @@ class DiffusersNetwork(nn.Module):
         attention = nullcontext() if override is None else attending(self.transformer, override.account)
         session = transformer_options.get(SPARSE)
         sparse = nullcontext() if session is None else sparse_attention(self.transformer, session)
-        with folding, attention, sparse, installed(self.transformer, stack):
+        rope = placed(self.transformer, transformer_options.get("rope_options"))
+        with folding, attention, sparse, rope, installed(self.transformer, stack):
             velocity = self.transformer(**call)[0]
         return velocity[:, :, :frames, :height, :width]
 
@@ -139,15 +140,3 @@ def _per_token(timestep: Tensor, x: Tensor) -> Tensor:
         return timestep
     tokens = (x.shape[-2] // 2) * (x.shape[-1] // 2)
     return timestep.expand(-1, x.shape[2]).repeat_interleave(tokens, dim=1)
-
-
-def _refuse_unread(inputs: dict[str, Any], options: dict[str, Any]) -> None:
-    """What would be ignored is an error."""
-    unread = [name for name, value in inputs.items() if value is not None and name not in READ_BEFORE]
-    unread += [name for name, patches in options.get("patches", {}).items() if patches]
-    unread += [OVERRIDE] if OVERRIDE in options and override_in(options) is None else []
-    if unread:
-        raise RequestError(
-            f"A model from FastVideo Load Diffusers Model does not read {', '.join(unread)}, which a node before the sampler "
-            "set. Load the file with core's Load Diffusion Model instead, or remove that node."
-        )
