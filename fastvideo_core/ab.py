@@ -1,7 +1,8 @@
 """Two generations of the same prompt and seed, side by side: what one of them saves, and what it changes."""
 
+import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -11,14 +12,14 @@ from .conditioning import Conditioning
 from .quality import Comparison, compare
 from .report import RunReport
 from .request import SamplingRequest, VideoSize
-from .wan.generation import NewCache
+from .wan.generation import Generation, NewCache
 from .wan.model import WanModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
     """One generation. latents: (1, C, T, H, W) normalised; frames: (F, 3, height, width) in 0..1, both float32 on the CPU;
-    seconds: of sampling, until the device is done with it; decode_seconds: of the VAE."""
+    seconds: of sampling, all that was waited for; decode_seconds: of the VAE. `speed_up` of two reports says what one saves."""
 
     latents: Tensor
     frames: Tensor
@@ -42,19 +43,29 @@ def measure(
         As `WanModel.generate` and its steps.
     """
     generation = model.generate(request, conditioning, size, cache, attention, sparse)
+    report, seconds = timed(generation)
+    latents = generation.latents.cpu()
     started = time.perf_counter()
-    for _ in generation:
-        pass
-    latents = generation.latents.cpu()  # waits for the device
-    sampled = time.perf_counter()
     frames = model.decode(latents)
     return Measured(
         latents=latents,
         frames=frames[0].transpose(0, 1).contiguous(),
-        report=generation.report(),
-        seconds=sampled - started,
-        decode_seconds=time.perf_counter() - sampled,
+        report=report,
+        seconds=seconds,
+        decode_seconds=time.perf_counter() - started,
     )
+
+
+def timed(generation: Generation, steps: int | None = None) -> tuple[RunReport, float]:
+    """Runs it, or its first `steps`, and then closes it. Returns its report, in which a step took as long as the device had work
+    with it, and the seconds of all."""
+    marks = [time.perf_counter()]
+    for step in itertools.islice(generation, steps):
+        float(step.latents.flatten()[0])  # waits for the device
+        marks.append(time.perf_counter())
+    generation.close()
+    laps = tuple(after - before for before, after in itertools.pairwise(marks))
+    return replace(generation.report(), step_seconds=laps), marks[-1] - marks[0]
 
 
 def against(dense: Measured, accelerated: Measured, *, perceptual: bool = False) -> Comparison:

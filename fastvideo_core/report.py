@@ -2,10 +2,10 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from .guidance import Guidance
+from .step_times import Span, StepTimes, median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,8 @@ class RunReport:
     """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
     per expert where each has its own, one in all otherwise; prompt_seconds: from the queue to the decoded frames, where a
     host tells; attention: where it was chosen, two per expert; sparse: one per sparse phase; texts: where
-    it is known how they were read."""
+    it is known how they were read; patches: by name, what else changes the network's work (compiled blocks, a host's patches),
+    step caches apart; prompt: the host's name of the prompt that the run belongs to, where there is one."""
 
     model: str
     variant: str
@@ -169,22 +170,17 @@ class RunReport:
     attention: tuple[AttentionReport, ...] = ()
     sparse: tuple[SparseReport, ...] = ()
     texts: tuple[TextReport, ...] = ()
+    patches: tuple[str, ...] = ()
+    prompt: str | None = None
 
     @property
-    def seconds_saved(self) -> float | None:
-        """By step caches, estimated: each step in which a branch was skipped would have taken the median of the steps of its
-        phase in which the same branches computed, and took its own seconds. Steps without any to compare with count for
-        nothing; None where none can be compared."""
-        saved, start = [], 0
-        for phase in self.phases:
-            rows = [row for cache in self.caches for row in cache.phases if row.expert == phase.expert]
-            steps = ["".join(letters) for letters in zip(*(row.plan for row in rows), strict=True)]
-            saved += _saved(steps, self.step_seconds[start : start + phase.steps])
-            start += phase.steps
-        return sum(saved) if saved else None
+    def seconds_saved(self) -> Span | None:
+        """By step caches, as in `StepTimes.saved`."""
+        return StepTimes.of([self]).saved()
 
     def json(self) -> str:
-        return json.dumps({**asdict(self), "seconds_saved": self.seconds_saved}, indent=2)
+        saved = self.seconds_saved
+        return json.dumps({**asdict(self), "seconds_saved": None if saved is None else saved._asdict()}, indent=2)
 
     def text(self) -> str:
         """The report as a person reads it."""
@@ -194,7 +190,7 @@ class RunReport:
             f"{steps} steps {self.solver}, latents {'x'.join(map(str, self.latent_shape))}, seed {self.seed}",
             *(_phase_line(phase) for phase in self.phases),
             f"guidance: {self.guidance_mode} ({self.guidance_reason})",
-            f"time: {self.total_seconds:.1f} s, {_median(self.step_seconds):.3f} s per step (median)",
+            f"time: {self.total_seconds:.1f} s, {median(self.step_seconds):.3f} s per step (median)",
         ]
         if self.prompt_seconds is not None:
             lines.append(f"whole prompt, with text and VAE: {self.prompt_seconds:.1f} s since it was queued")
@@ -205,7 +201,7 @@ class RunReport:
         lines += [part.line() for part in self.sparse]
         lines += [line for cache in self.caches for line in cache.lines()]
         if self.seconds_saved is not None:
-            lines.append(f"time saved: about {self.seconds_saved:.1f} s, by the median of the computed steps")
+            lines.append(_saved_line(self.seconds_saved))
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
@@ -256,14 +252,8 @@ def _cache_line(phase: CachePhaseReport) -> str:
     return f"  {name} {phase.branch}: {phase.plan} ({phase.skipped} of {calls} skipped; computed: {reasons})"
 
 
-def _saved(steps: Sequence[str], seconds: Sequence[float]) -> list[float]:
-    """What each step with a skipped branch saved. steps: its letters, one per branch, as in `CachePhaseReport.plan`."""
-    took = list(zip(steps, seconds, strict=False))  # a run that was stopped took fewer steps than it planned
-    dense = {letters: _median([time for other, time in took if other == letters]) for letters in steps if "S" not in letters}
-    asked = [(letters.replace("S", "C"), time) for letters, time in took if "S" in letters]
-    return [dense[computed] - time for computed, time in asked if computed in dense]
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    return ordered[len(ordered) // 2] if ordered else 0.0
+def _saved_line(saved: Span) -> str:
+    if saved.low <= 0:
+        return f"time saved: not distinguishable from none ({saved.low:.2f} to {saved.high:.2f} s, by the spread of the steps)"
+    between = f"({saved.low:.2f} - {saved.high:.2f})"
+    return f"time saved: about {saved.middle:.2f} s {between}, by the medians of computed and skipped steps"

@@ -11,6 +11,7 @@ from .checks import one_of, share
 from .errors import RequestError
 from .quality import Curve, FrameQuality, Panel
 from .report import RunReport
+from .speed import Speed
 from .step_cache import DBCacheSettings, MagCacheSettings
 
 CacheSettings = MagCacheSettings | DBCacheSettings
@@ -32,24 +33,25 @@ LADDERS: Mapping[TunedCache, tuple[CacheSettings, ...]] = MappingProxyType({
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One setting tried. quality: mean over the frames against the dense video; cut: share of the block calls saved; seconds:
-    of sampling."""
+    """One setting tried. quality: mean over the frames against the dense video; cut: share of the block calls saved; speed:
+    of sampling, against the dense run."""
 
     settings: CacheSettings
     quality: FrameQuality
     cut: float
-    seconds: float
+    speed: Speed
 
     def line(self) -> str:
         return (
             f"threshold {self.settings.threshold:g}, max_skips {self.settings.max_skips}: SSIM {self.quality.ssim:.4f}, "
-            f"PSNR {self.quality.psnr:.1f} dB, {self.cut:.0%} of the block calls saved, {self.seconds:.1f} s"
+            f"PSNR {self.quality.psnr:.1f} dB, {self.cut:.0%} of the block calls saved, speed-up {self.speed.text()}"
         )
 
     def row(self) -> dict[str, Any]:
         """For JSON, which has no infinity."""
         told, psnr = asdict(self), self.quality.psnr
-        return {**told, "quality": {"ssim": self.quality.ssim, "psnr": psnr if math.isfinite(psnr) else None}}
+        quality = {"ssim": self.quality.ssim, "psnr": psnr if math.isfinite(psnr) else None}
+        return {**told, "quality": quality, "speed": self.speed.figures()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +60,19 @@ class Tuning:
 
     cache: TunedCache
     target: float
-    dense_seconds: float
     attempts: tuple[Attempt, ...]
     best: Attempt
 
     def text(self) -> str:
         """For people."""
         tried = [f"  {attempt.line()}" for attempt in self.attempts]
-        head = f"{self.cache} that reaches SSIM {self.target:g}: {self.best.line()}; {self.dense_seconds:.1f} s without"
+        head = f"{self.cache} that reaches SSIM {self.target:g}: {self.best.line()}"
         return "\n".join([head, f"tried {len(tried)} of {len(LADDERS[self.cache])} settings:", *tried])
 
     def json(self) -> str:
         """Everything, for programs; a PSNR of null is infinite."""
         rows = [attempt.row() for attempt in self.attempts]
-        told = {"cache": self.cache, "target": self.target, "dense_seconds": self.dense_seconds}
+        told = {"cache": self.cache, "target": self.target}
         return json.dumps({**told, "best": self.best.row(), "attempts": rows}, indent=2, allow_nan=False)
 
     def panel(self) -> Panel:
@@ -82,7 +83,7 @@ class Tuning:
         return Panel(title="against dense", x="% of the block calls saved", y="SSIM", curves=curves)
 
 
-def tune(cache: TunedCache, target: float, dense_seconds: float, attempt: Callable[[CacheSettings], Attempt]) -> Tuning:
+def tune(cache: TunedCache, target: float, attempt: Callable[[CacheSettings], Attempt]) -> Tuning:
     """Looks for the last rung of the cache's ladder that reaches the target, by halving: SSIM falls from rung to rung.
 
     Args:
@@ -105,7 +106,7 @@ def tune(cache: TunedCache, target: float, dense_seconds: float, attempt: Callab
     attempts = tuple(tried[rung] for rung in sorted(tried))
     if reached < 0:
         raise RequestError(_out_of_reach(cache, target, attempts))
-    return Tuning(cache=cache, target=target, dense_seconds=dense_seconds, attempts=attempts, best=tried[reached])
+    return Tuning(cache=cache, target=target, attempts=attempts, best=tried[reached])
 
 
 def check_wanted(cache: TunedCache, target: float) -> None:
@@ -129,4 +130,8 @@ def blocks_cut(report: RunReport) -> float:
 
 def _out_of_reach(cache: str, target: float, attempts: Sequence[Attempt]) -> str:
     tried = "\n".join(f"  {attempt.line()}" for attempt in attempts)
-    return f"No setting of {cache} reaches SSIM {target:g} on this video. Ask for less, or use more steps. Tried:\n{tried}"
+    best = max(attempts, key=lambda attempt: attempt.quality.ssim)
+    return (
+        f"No setting of {cache} reaches SSIM {target:g} on this video; the nearest is {best.quality.ssim:.4f}, with threshold "
+        f"{best.settings.threshold:g}, max_skips {best.settings.max_skips}. Ask for less, or use more steps. Tried:\n{tried}"
+    )

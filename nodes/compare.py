@@ -17,6 +17,7 @@ from fastvideo_core.quality import (
     why_no_lpips,
 )
 
+from .run_report import running_prompt
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, connected
 
 OVERSHOOT = 0.5
@@ -72,7 +73,7 @@ class FastVideoCompare(io.ComfyNode):
         comparison = compare(a, b, perceptual=no_lpips is None)
         notes = cut_off(reference=reference, candidate=candidate)
         notes += [] if no_lpips is None else [f"LPIPS was not measured: {no_lpips}"]
-        text = "\n".join([table(comparison, *reports), *notes])
+        text = "\n".join([table(comparison, *reports, prompt=running_prompt()), *notes])
         picture = plot(frame_panels(comparison))
         video = side_by_side(a, b) if view == "side_by_side" else difference(a, b, amplify)
         outputs = (text, picture[None], video.movedim(1, -1), account_json(comparison, *reports))

@@ -13,6 +13,7 @@ from server import PromptServer
 
 from fastvideo_core import ROUNDING, Guidance, RunReport, SparseReport, is_one, phase_reports
 
+from .attached import attached
 from .attention_override import attention_notes, attention_reports, text_reports
 from .diffusers_lora import model_loras
 from .diffusers_network import DiffusersNetwork
@@ -88,6 +89,8 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         attention=attention_reports(run, guider),
         sparse=sparse,
         texts=text_reports(run, guider),
+        patches=tuple(name for expert in (guider, guider.low_noise) if expert for name in attached(expert.model_patcher)),
+        prompt=running_prompt(),
     )  # fmt: skip
 
 
@@ -155,6 +158,12 @@ def _partial_loras(guider: Any) -> Iterator[str]:
     for expert in (guider, guider.low_noise):
         loras = () if expert is None else model_loras(expert.model_patcher)
         yield from (lora.line() for lora in loras if lora.ignored)
+
+
+def running_prompt() -> str | None:
+    """ComfyUI's name of the prompt that runs now; None where none came through its execution."""
+    context = get_executing_context()
+    return None if context is None else str(context.prompt_id)
 
 
 def seconds_since_queued() -> float | None:

@@ -20,14 +20,13 @@ from comfy.patcher_extension import WrappersMP
 from fastvideo_core import Branch, CacheReport, Phase, RequestError, Schedule
 from fastvideo_core.step_cache import BlockwiseSession, Sessions
 
+from .attached import STEP_CACHE
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
 from .native_generation import NativeGeneration, generation_of
 from .native_run import BRANCHES
 from .network_guard import guard_calls
 from .other_caches import check_no_other_cache
-
-KEY = "fastvideo_step_cache"
 
 Place = tuple[str, int]
 """Core's name of a block among the hooks."""
@@ -64,7 +63,7 @@ class NativeCache(Protocol):
 def with_cache(model: Any, cache: NativeCache) -> Any:
     """A clone of the MODEL that runs through `cache`."""
     clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, CacheWrapper(cache))
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, STEP_CACHE, CacheWrapper(cache))
     return clone
 
 
@@ -77,7 +76,7 @@ class CacheWrapper:
     def __call__(self, executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj
         model = guider.model_patcher
-        check_no_other_cache(self.cache, guider.model_options, model.model.diffusion_model, KEY)
+        check_no_other_cache(self.cache, guider.model_options, model.model.diffusion_model, STEP_CACHE)
         _check_one_device(self.cache.name, model)
         generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
         opened, own_options = self.cache.open(generation), guider.model_options
@@ -149,10 +148,10 @@ class CacheRun:
         for index in range(self.blocks):
             place = ("double_block", index)
             replaces[place] = self._hooks[place] = self._around(index, replaces.get(place))
-        guard_calls(options, KEY, self.opened.cache.report().name, lambda: bool(self._steps or self.passed))
+        guard_calls(options, STEP_CACHE, self.opened.cache.report().name, lambda: bool(self._steps or self.passed))
         reserve = _reserving(self._session.tokens_held * token_bytes)
         for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, uncompiled(self._call)), (WrappersMP.PREPARE_SAMPLING, reserve)):
-            comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, options, is_model_options=True)
+            comfy.patcher_extension.add_wrapper_with_key(kind, STEP_CACHE, wrapper, options, is_model_options=True)
         return options
 
     def _call(self, executor: Any, x: Any, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,

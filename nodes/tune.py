@@ -21,6 +21,7 @@ from fastvideo_core import (
     TunedCache,
     blocks_cut,
     check_wanted,
+    speed_up,
     tune,
 )
 from fastvideo_core.quality import compare, plot
@@ -116,7 +117,7 @@ class FastVideoAutoTune(io.ComfyNode):
             return decoded(vae, video["samples"]), report
 
         dense, report = generated(models)
-        found = tune(cache, target_ssim, report.total_seconds, trial(models, dense, generated))
+        found = tune(cache, target_ssim, trial(models, dense, report, generated))
         logging.info("%s", found.text())
         tuned = [with_settings(expert, found.best.settings) for expert in models]
         outputs = (*tuned, *([] if two else [None]), found.text(), plot([found.panel()])[None], found.json())
@@ -124,7 +125,7 @@ class FastVideoAutoTune(io.ComfyNode):
 
 
 def trial(
-    models: list[Any], dense: Tensor, generated: Callable[[list[Any]], tuple[Tensor, RunReport]]
+    models: list[Any], dense: Tensor, dense_report: RunReport, generated: Callable[[list[Any]], tuple[Tensor, RunReport]]
 ) -> Callable[[CacheSettings], Attempt]:
     """dense: frames of the run without a cache; generated: runs the MODELs, and gives frames and report."""
 
@@ -134,7 +135,7 @@ def trial(
             settings=settings,
             quality=compare(dense, frames).mean,
             cut=blocks_cut(report),
-            seconds=report.total_seconds,
+            speed=speed_up(dense_report, report),
         )
         logging.info("%s", tried.line())
         return tried

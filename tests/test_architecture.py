@@ -14,7 +14,8 @@ CORE = "fastvideo_core"
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview", "nodes", "server"}
 ACCELERATORS = ("step_cache", "attention", "parallel")
 LEAVES = (
-    "checks", "json_object", "schedule", "solvers", "guidance", "conditioning", "request", "errors", "report", "wan.variants",
+    "checks", "json_object", "schedule", "solvers", "guidance", "conditioning", "request", "errors", "report", "step_times",
+    "wan.variants",
 )  # fmt: skip
 CONTAINERS = {"list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict"}
 # Written in two parts: this file is tracked too.

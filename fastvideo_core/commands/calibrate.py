@@ -8,6 +8,7 @@ from ..generate import seeded_noise
 from ..step_cache import calibrate, plan_magcache, recommended
 from ..wan.denoiser import WanExperts
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
+from .output import output_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +28,12 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
     """
     model = load_model(given)
     size, request = size_of(given, model), request_of(given, model, given.seed)
-    given.output.mkdir(parents=True, exist_ok=True)
-    conditioning, shape = condition(given, model, size), size.latent_shape(model.vae.channels)
-    experts = WanExperts(model.transformers, conditioning, shape, model.device, model.offload_device)
-    table = calibrate(request, experts, conditioning, seeded_noise(shape, request.seed, model.device))
-    file = given.output / f"{table.name}.json"
-    file.write_text(table.json(), encoding="utf-8")
+    with output_folder(given.output):
+        conditioning, shape = condition(given, model, size), size.latent_shape(model.vae.channels)
+        experts = WanExperts(model.transformers, conditioning, shape, model.device, model.offload_device)
+        table = calibrate(request, experts, conditioning, seeded_noise(shape, request.seed, model.device))
+        file = given.output / f"{table.name}.json"
+        file.write_text(table.json(), encoding="utf-8")
     settings = recommended(table)
     tell(f"{table.steps} steps measured: {file}")
     tell(f"With it MagCache at threshold {settings.threshold:g} and at most {settings.max_skips} skips in a row would do:")

@@ -10,17 +10,22 @@ from typing import Any
 
 from torch import Tensor
 
-from ..ab import Measured, against, measure
+from ..ab import Measured, against, measure, timed
 from ..conditioning import Conditioning
 from ..quality import Comparison
+from ..report import RunReport
 from ..request import SamplingRequest, VideoSize
+from ..speed import Speed, speed_up_of_all
 from ..video_file import save_mp4
 from ..wan.model import WanModel
 from .arguments import add_generation, add_model, condition, fps_of, load_model, request_of, size_of
 from .cases import Case, read_case
+from .output import output_folder
 from .table import Row, markdown
 
 DENSE = "dense"
+PACE_STEPS = 5
+"""Of the dense generation, run again after each case: they tell how much the machine's pace has changed meanwhile."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,12 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Pair:
-    """One accelerated generation and the dense one of the same seed."""
+    """One accelerated generation and the dense one of the same seed. pace: the dense one's first steps, once more."""
 
     case: Case
     seed: int
     dense: Measured
     accelerated: Measured
+    pace: RunReport
     quality: Comparison
 
 
@@ -70,7 +76,17 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
     """
     cases = [read_case(text, given.tables) for text in given.case]
     task = _task(given, cases)
-    given.output.mkdir(parents=True, exist_ok=True)
+    with output_folder(given.output):
+        pairs = _pairs(task, cases, given, tell)
+        file = given.output / "comparison.json"
+        file.write_text(json.dumps(_data(task, given, pairs), indent=1), encoding="utf-8")
+    tell("")
+    tell(markdown(_rows(cases, pairs, task.text_seconds)))
+    tell(f"\nVideos and all figures: {file.parent}")
+
+
+def _pairs(task: Task, cases: Sequence[Case], given: argparse.Namespace, tell: Callable[[str], None]) -> list[Pair]:
+    """All generations, each told and saved when it is done."""
     pairs = []
     _warm_up(task)
     for request in task.requests:
@@ -81,12 +97,9 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
             fast = _measured(task, request, case)
             tell(f"seed {request.seed}, {case.text}: {fast.seconds:.2f} s")
             _save(fast.frames, given.output / f"seed{request.seed}_case{number}.mp4", task.model)
-            pairs.append(Pair(case, request.seed, dense, fast, against(dense, fast, perceptual=given.lpips)))
-    file = given.output / "comparison.json"
-    file.write_text(json.dumps(_data(task, given, pairs), indent=1), encoding="utf-8")
-    tell("")
-    tell(markdown(_rows(cases, pairs, task.text_seconds)))
-    tell(f"\nVideos and all figures: {file.parent}")
+            quality = against(dense, fast, perceptual=given.lpips)
+            pairs.append(Pair(case, request.seed, dense, fast, _pace(task, request), quality))
+    return pairs
 
 
 def _task(given: argparse.Namespace, cases: Sequence[Case]) -> Task:
@@ -106,8 +119,13 @@ def _task(given: argparse.Namespace, cases: Sequence[Case]) -> Task:
 def _warm_up(task: Task) -> None:
     """One step and one decoding, so that what a process does once is not counted to the dense generation."""
     generation = task.model.generate(task.requests[0], task.conditioning, task.size)
-    task.model.decode(next(generation).latents.cpu())
-    generation.close()
+    timed(generation, 1)
+    task.model.decode(generation.latents.cpu())
+
+
+def _pace(task: Task, request: SamplingRequest) -> RunReport:
+    report, _ = timed(task.model.generate(request, task.conditioning, task.size), PACE_STEPS)
+    return report
 
 
 def _measured(task: Task, request: SamplingRequest, case: Case | None) -> Measured:
@@ -124,12 +142,17 @@ def _rows(cases: Sequence[Case], pairs: Sequence[Pair], text_seconds: float) -> 
     """The dense row, and one for each case; figures are means over the seeds, the worst over all frames of all seeds."""
     first = [pair for pair in pairs if pair.case is cases[0]]
     rows = [Row.of(DENSE, [pair.dense for pair in first], [], text_seconds)]
-    seconds = rows[0].seconds
     for case in cases:
         own = [pair for pair in pairs if pair.case is case]
         runs, quality = [pair.accelerated for pair in own], [pair.quality for pair in own]
-        rows.append(Row.of(case.text, runs, quality, text_seconds, seconds))
+        rows.append(Row.of(case.text, runs, quality, text_seconds, _speed(own)))
     return rows
+
+
+def _speed(pairs: Sequence[Pair]) -> Speed:
+    """Of one case, over its seeds."""
+    dense, fast = [pair.dense.report for pair in pairs], [pair.accelerated.report for pair in pairs]
+    return speed_up_of_all(dense, fast, [pair.pace for pair in pairs])
 
 
 def _data(task: Task, given: argparse.Namespace, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -145,6 +168,7 @@ def _data(task: Task, given: argparse.Namespace, pairs: Sequence[Pair]) -> dict[
                 "seed": pair.seed,
                 "dense": _run(pair.dense),
                 "accelerated": _run(pair.accelerated),
+                **_speed([pair]).figures(),
                 "quality": json.loads(pair.quality.json()),
             }
             for pair in pairs

@@ -7,26 +7,28 @@ from dataclasses import dataclass
 from ..ab import Measured
 from ..quality import Comparison, FrameQuality
 from ..report import RunReport, SparseReport
+from ..speed import Speed
+from ..step_times import StepTimes
 
 Joined = Callable[[Sequence[float]], float]
 
 HEAD = (
-    "case", "sampling", "with text and VAE", "times faster", "branch steps skipped", "block calls saved", "attention computed",
+    "case", "sampling", "with text and VAE", "speed-up", "branch steps skipped", "block calls saved", "attention computed",
     "PSNR mean / worst", "SSIM mean / worst", "LPIPS mean / worst", "peak memory", "held by the cache",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Means over the seeds. seconds: of sampling; clip_seconds: with text and VAE. speedup: of sampling, None for the dense row.
-    skipped, asked: branch steps. block_cut: the share of block calls saved. density: the share of self-attention that sparse
+    """Means over the seeds. seconds: of sampling, as in `StepTimes`; clip_seconds: with text and VAE. speed: None for the dense
+    row. skipped, asked: branch steps. block_cut: the share of block calls saved. density: the share of self-attention that sparse
     generations computed, None where it was not sparse. mean, worst: None for the dense row. peak_bytes: None
     where it is not counted."""
 
     name: str
     seconds: float
     clip_seconds: float
-    speedup: float | None
+    speed: Speed | None
     skipped: int
     asked: int
     block_cut: float
@@ -43,10 +45,10 @@ class Row:
         runs: Sequence[Measured],
         quality: Sequence[Comparison],
         text_seconds: float,
-        dense_seconds: float | None = None,
+        speed: Speed | None = None,
     ) -> "Row":
         reports = [run.report for run in runs]
-        seconds = _mean([run.seconds for run in runs])
+        seconds = StepTimes.of(reports).total().middle / len(runs)
         peaks = [report.peak_memory_bytes for report in reports if report.peak_memory_bytes is not None]
         caches = [cache for report in reports for cache in report.caches]
         ran, blocks = sum(cache.blocks_ran for cache in caches), sum(cache.blocks_asked for cache in caches)
@@ -54,7 +56,7 @@ class Row:
             name=name,
             seconds=seconds,
             clip_seconds=text_seconds + seconds + _mean([run.decode_seconds for run in runs]),
-            speedup=None if dense_seconds is None else dense_seconds / seconds,
+            speed=speed,
             skipped=sum(row.skipped for cache in caches for row in cache.phases),
             asked=sum(_branch_steps(report) for report in reports),
             block_cut=1 - ran / blocks if blocks else 0.0,
@@ -71,7 +73,7 @@ class Row:
             self.name,
             f"{self.seconds:.2f} s",
             f"{self.clip_seconds:.2f} s",
-            "" if self.speedup is None else f"{self.speedup:.2f}",
+            "" if self.speed is None else self.speed.text(),
             f"{self.skipped} of {self.asked}",
             f"{self.block_cut:.0%}",
             "" if self.density is None else f"{self.density:.0%}",

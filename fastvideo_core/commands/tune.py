@@ -11,10 +11,12 @@ from ..ab import Measured, against, measure
 from ..conditioning import Conditioning
 from ..quality import FrameQuality, plot
 from ..request import SamplingRequest, VideoSize
+from ..speed import speed_up_of_all
 from ..step_cache import DBCacheSettings, with_dbcache, with_magcache
 from ..tune import LADDERS, Attempt, CacheSettings, TunedCache, blocks_cut, check_wanted, tune
 from ..wan.model import WanModel
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
+from .output import output_folder
 
 if TYPE_CHECKING:
     from ..wan.generation import NewCache
@@ -44,19 +46,12 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
     model = load_model(given)
     size = size_of(given, model)
     requests = [request_of(given, model, seed) for seed in dict.fromkeys(given.seed)]
-    given.output.mkdir(parents=True, exist_ok=True)
-    trial = Trial(model, size, condition(given, model, size), requests, given.cache, given.tables)
-    tell(f"dense: {trial.dense_seconds:.2f} s")
-
-    def attempt(settings: CacheSettings) -> Attempt:
-        tried = trial.attempt(settings)
-        tell(tried.line())
-        return tried
-
-    found = tune(given.cache, given.ssim, trial.dense_seconds, attempt)
-    (given.output / "tuning.json").write_text(found.json(), encoding="utf-8")
-    _save(plot([found.panel()]), given.output / "tuning.png")
-    tell(f"\n{found.text()}\n\nAll figures: {given.output}")
+    with output_folder(given.output):
+        trial = Trial(model, size, condition(given, model, size), requests, given.cache, given.tables)
+        found = tune(given.cache, given.ssim, trial.telling(tell))
+        (given.output / "tuning.json").write_text(found.json(), encoding="utf-8")
+        _save(plot([found.panel()]), given.output / "tuning.png")
+        tell(f"\n{found.text()}\n\nAll figures: {given.output}")
 
 
 class Trial:
@@ -71,9 +66,15 @@ class Trial:
             model.generate(request, told, size, self._cache(LADDERS[cache][0]))
         self._dense = [self._measured(request) for request in requests]
 
-    @property
-    def dense_seconds(self) -> float:
-        return sum(run.seconds for run in self._dense) / len(self._dense)
+    def telling(self, tell: Callable[[str], None]) -> Callable[[CacheSettings], Attempt]:
+        """`attempt`, with a line for people after each."""
+
+        def attempt(settings: CacheSettings) -> Attempt:
+            tried = self.attempt(settings)
+            tell(tried.line())
+            return tried
+
+        return attempt
 
     def attempt(self, settings: CacheSettings) -> Attempt:
         cache = self._cache(settings)
@@ -84,7 +85,7 @@ class Trial:
             settings=settings,
             quality=FrameQuality(psnr=sum(mean.psnr for mean in means) / count, ssim=sum(mean.ssim for mean in means) / count),
             cut=sum(blocks_cut(run.report) for run in runs) / count,
-            seconds=sum(run.seconds for run in runs) / count,
+            speed=speed_up_of_all([run.report for run in self._dense], [run.report for run in runs]),
         )
 
     def _cache(self, settings: CacheSettings) -> "NewCache":

@@ -7,36 +7,44 @@ from dataclasses import asdict
 from typing import Any
 
 from ..report import RunReport
+from ..speed import speed_up
+from ..step_times import StepTimes
 from .comparison import Comparison, FrameQuality
 from .plot import Curve, Panel
 
 METRICS = {"psnr": ("PSNR", "dB", ".2f"), "ssim": ("SSIM", "", ".4f"), "lpips": ("LPIPS", "", ".4f")}
 """Name, unit and digits of each."""
+_EARLIER = (
+    "the {} comes from an earlier prompt, whose result ComfyUI kept: the machine may have been busier then, or less so. "
+    "For a time to rely on make both in one prompt."
+)
 
 
-def table(comparison: Comparison, reference: RunReport | None = None, candidate: RunReport | None = None) -> str:
-    """The metrics, and the seconds and skipped steps of those runs whose report there is."""
-    lines = [f"{len(comparison.frames)} frames, data range {comparison.data_range:g}", f"{'':8}{'mean':>12}{'worst frame':>22}"]
+def table(
+    comparison: Comparison, reference: RunReport | None = None, candidate: RunReport | None = None, prompt: str | None = None
+) -> str:
+    """The speed-up and the metrics, and what those runs took and skipped whose report there is.
+
+    Args:
+        prompt: the host's name of the prompt that runs now: a run of another one is named.
+    """
+    reports = [(name, report) for name, report in (("reference", reference), ("candidate", candidate)) if report is not None]
+    lines = [f"speed-up {_speed_text(reference, candidate)}, SSIM {comparison.mean.ssim:.4f}"]
+    lines += [f"{len(comparison.frames)} frames, data range {comparison.data_range:g}", f"{'':8}{'mean':>12}{'worst frame':>22}"]
     lines += [_row(comparison, metric) for metric in METRICS if getattr(comparison.frames[0], metric) is not None]
-    for name, report in (("reference", reference), ("candidate", candidate)):
-        if report is not None:
-            lines += [f"{name}: {report.total_seconds:.2f} s, {len(report.step_seconds)} steps", *_caches(report)]
-    if reference is not None and candidate is not None:
-        lines.append(f"speed-up: {speed_up(reference, candidate):.2f}")
+    for name, report in reports:
+        lines += [f"{name}: {_took(report)}", *_caches(report)]
+    lines += [f"note: {_EARLIER.format(name)}" for name, report in reports if report.prompt not in (None, prompt)]
     return "\n".join(lines)
 
 
 def account_json(comparison: Comparison, reference: RunReport | None = None, candidate: RunReport | None = None) -> str:
-    """Everything, for programs; a number that is infinite is null."""
+    """Everything, for programs; a number that is infinite is null, and so is a speed-up that is not distinguishable from 1."""
     reports: dict[str, Any] = {"reference": reference, "candidate": candidate}
     told = {name: None if report is None else asdict(report) for name, report in reports.items()}
-    speed = speed_up(reference, candidate) if reference is not None and candidate is not None else None
-    return json.dumps({**json.loads(comparison.json()), **told, "speed_up": speed}, indent=2, allow_nan=False)
-
-
-def speed_up(reference: RunReport, candidate: RunReport) -> float:
-    """Seconds of the reference to those of the candidate."""
-    return reference.total_seconds / candidate.total_seconds
+    speed = None if reference is None or candidate is None else speed_up(reference, candidate)
+    figures = {"speed_up": None, "speed_up_between": None} if speed is None else speed.figures()
+    return json.dumps({**json.loads(comparison.json()), **told, **figures}, indent=2, allow_nan=False)
 
 
 def frame_panels(comparison: Comparison) -> list[Panel]:
@@ -64,6 +72,19 @@ def _row(comparison: Comparison, metric: str) -> str:
 
 def _first(frames: Sequence[FrameQuality], fits: Callable[[FrameQuality], bool]) -> int:
     return next(index for index, frame in enumerate(frames) if fits(frame))
+
+
+def _speed_text(reference: RunReport | None, candidate: RunReport | None) -> str:
+    if reference is None or candidate is None:
+        return "not known (it takes both reports)"
+    return speed_up(reference, candidate).text()
+
+
+def _took(report: RunReport) -> str:
+    times = StepTimes.of([report])
+    sampling = times.total()
+    late = f"; {times.late:.2f} s more in first steps, for loading and warm-up" if times.late else ""
+    return f"{len(report.step_seconds)} steps in {sampling.middle:.2f} s ({sampling.low:.2f} - {sampling.high:.2f}){late}"
 
 
 def _caches(report: RunReport) -> list[str]:

@@ -129,6 +129,7 @@ class Generation(Iterator[Step]):
             attention=() if self.attending is None else self.attending.reports(),
             sparse=sparse,
             texts=self._texts,
+            patches=() if self.compiled is None else ("torch.compile",),
             notes=(
                 *unused_training(self._trained, sparse),
                 *(() if self.compiled is None else (self.compiled.account.note(),)),

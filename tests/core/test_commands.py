@@ -71,6 +71,8 @@ def test_compare_writes_every_figure(compared: Path) -> None:
     assert pairs["magcache", 1]["dense"]["report"]["caches"] == []
     assert pairs["gate=0.5", 2]["accelerated"]["report"]["phases"][0]["calls"] == {"1": 3, "2": 3}
     for pair in pairs.values():
+        low, high = pair["speed_up_between"]
+        assert 0 < low <= high and (pair["speed_up"] is None) == (low <= 1 <= high)
         assert pair["dense"]["seconds"] > 0 and pair["dense"]["decode_seconds"] > 0
         assert len(pair["quality"]["frames"]) == 5
 
@@ -81,6 +83,11 @@ def test_a_case_that_changes_nothing_has_equal_frames(compared: Path) -> None:
     assert [pair["quality"]["mean"] for pair in neutral] == [{"psnr": None, "ssim": 1.0, "lpips": None}] * 2
 
 
+def test_a_case_that_changes_nothing_is_not_told_to_be_faster(compared: Path) -> None:
+    data = json.loads((compared / "comparison.json").read_text())
+    assert [pair["speed_up"] for pair in data["pairs"] if pair["case"] == "dbcache threshold=0"] == [None, None]
+
+
 def test_the_table_has_a_row_for_each_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["compare", "--demo", "two experts", *SHORT, "--case", "magcache", "--output", str(tmp_path)]
     assert main(arguments) == 0
@@ -89,6 +96,7 @@ def test_the_table_has_a_row_for_each_case(tmp_path: Path, capsys: pytest.Captur
     assert [row[0] for row in (rows[0], *rows[2:])] == ["case", "dense", "magcache"]
     figures = dict(zip(rows[0], rows[3], strict=True))
     assert figures["branch steps skipped"].endswith(" of 12") and figures["PSNR mean / worst"].endswith("dB")
+    assert " - " in figures["speed-up"]
     assert f"Videos and all figures: {tmp_path}" in out
 
 

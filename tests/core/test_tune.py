@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fastvideo_core import Attempt, CacheSettings, RequestError, TunedCache, tune
+from fastvideo_core import Attempt, CacheSettings, RequestError, Speed, TunedCache, tune
 from fastvideo_core.__main__ import main
 from fastvideo_core.quality import FrameQuality
 from fastvideo_core.tune import LADDERS
 
+SPEED = Speed(ratio=2.0, low=1.5, high=2.5)
 PROMPT = "a red circle moving left over a teal background"
 
 
@@ -22,7 +23,7 @@ def falling(similarities: list[float], cache: TunedCache = "magcache") -> Callab
     def attempt(settings: CacheSettings) -> Attempt:
         rung = rungs.index(settings)
         quality = FrameQuality(psnr=40.0 - rung, ssim=similarities[rung])
-        return Attempt(settings=settings, quality=quality, cut=0.1 * rung, seconds=10.0 - rung)
+        return Attempt(settings=settings, quality=quality, cut=0.1 * rung, speed=SPEED)
 
     return attempt
 
@@ -31,28 +32,31 @@ def falling(similarities: list[float], cache: TunedCache = "magcache") -> Callab
 @pytest.mark.parametrize("last", range(8))
 def test_the_last_rung_that_reaches_the_target_is_found_in_four_runs(cache: TunedCache, last: int) -> None:
     similarities = [0.97 if rung <= last else 0.93 for rung in range(8)]
-    found = tune(cache, 0.95, 10.0, falling(similarities, cache))
+    found = tune(cache, 0.95, falling(similarities, cache))
     assert found.best.settings == LADDERS[cache][last]
     assert len(found.attempts) <= 4
     assert [attempt.cut for attempt in found.attempts] == sorted(attempt.cut for attempt in found.attempts)
 
 
 def test_a_target_out_of_reach_is_an_error_that_lists_what_was_tried() -> None:
-    with pytest.raises(RequestError, match=r"No setting of magcache reaches SSIM 0\.99(.|\n)*threshold 0\.03, max_skips 1"):
-        tune("magcache", 0.99, 10.0, falling([0.9] * 8))
+    words = (
+        r"No setting of magcache reaches SSIM 0\.99 on this video; the nearest is 0\.9200, with threshold 0\.03, max_skips 1\."
+    )
+    with pytest.raises(RequestError, match=words + r"(.|\n)*threshold 0\.06, max_skips 1: SSIM 0\.9000"):
+        tune("magcache", 0.99, falling([0.92, *[0.9] * 7]))
 
 
 @pytest.mark.parametrize("target", [0.0, 1.01, -1.0, float("nan")])
 def test_a_target_that_is_no_ssim_is_refused(target: float) -> None:
     with pytest.raises(RequestError, match="wanted SSIM"):
-        tune("magcache", target, 10.0, falling([0.9] * 8))
+        tune("magcache", target, falling([0.9] * 8))
 
 
 def test_json_is_strict_also_where_videos_are_equal() -> None:
     def equal(settings: CacheSettings) -> Attempt:
-        return Attempt(settings=settings, quality=FrameQuality(psnr=float("inf"), ssim=1.0), cut=0.0, seconds=1.0)
+        return Attempt(settings=settings, quality=FrameQuality(psnr=float("inf"), ssim=1.0), cut=0.0, speed=SPEED)
 
-    data = json.loads(tune("dbcache", 0.9, 2.0, equal).json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    data = json.loads(tune("dbcache", 0.9, equal).json(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert data["best"]["quality"] == {"ssim": 1.0, "psnr": None}
     assert data["best"]["settings"]["threshold"] == 0.5
 
@@ -71,5 +75,7 @@ def test_the_command_finds_settings_that_reach_the_target(cache: str, tmp_path: 
 
 def test_a_cache_that_stands_aside_is_nothing_to_tune(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--prompt", PROMPT, "--steps", "4", "--frames", "5", "--guidance-scale", "1"]
-    assert main(["tune", "--demo", "t2v", *arguments, "--output", str(tmp_path)]) == 1
+    output = tmp_path / "some" / "where"
+    assert main(["tune", "--demo", "t2v", *arguments, "--output", str(output)]) == 1
+    assert not list(tmp_path.iterdir())  # no empty folder is left
     assert "nothing to tune: MagCache stands aside" in capsys.readouterr().err

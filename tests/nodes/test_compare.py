@@ -8,6 +8,7 @@ import torch
 from graphs import node, sampler_prompt
 from torch import Tensor
 
+from fastvideo_core import speed_up
 from fastvideo_core.quality import compare
 from tools.comfy_in_process import PromptFailed
 
@@ -58,28 +59,42 @@ def test_plot_is_an_image_that_changes_with_the_figures(comfy: Any) -> None:
     assert not torch.equal(near, far)
 
 
-def test_reports_tell_seconds_speed_up_and_what_was_skipped(prompts: Any) -> None:
-    """Two real runs in one prompt."""
-    prompts.reset()
-    second = {**sampler_prompt()["5"]["inputs"], "steps": 2}
-    prompt = {
+def compared(**second: Any) -> Any:
+    """A prompt with two samplers, the second one otherwise than the first, and both reports compared."""
+    inputs = {**sampler_prompt()["5"]["inputs"], **second}
+    return {
         **sampler_prompt(),
-        "15": node("FastVideoSampler", **second),
+        "15": node("FastVideoSampler", **inputs),
         "20": node("EmptyImage", width=32, height=24, batch_size=2, color=0x808080),
         "21": node(
             "FastVideoCompare", reference=["20", 0], candidate=["20", 0], view="side_by_side", amplify=4.0,
             reference_report=["5", 1], candidate_report=["15", 1],
         ),
     }  # fmt: skip
-    run = prompts.run(prompt, {"json": ("21", 3), "dense": ("5", 1), "fast": ("15", 1)})
+
+
+def test_reports_tell_seconds_speed_up_and_what_was_skipped(prompts: Any) -> None:
+    """Two real runs in one prompt."""
+    prompts.reset()
+    run = prompts.run(compared(steps=2), {"json": ("21", 3), "dense": ("5", 1), "fast": ("15", 1)})
     dense, fast = run.captured["dense"], run.captured["fast"]
     (shown,) = run.outputs["21"]["text"]
-    assert f"reference: {dense.total_seconds:.2f} s, 4 steps" in shown
-    assert f"candidate: {fast.total_seconds:.2f} s, 2 steps" in shown
-    assert f"speed-up: {dense.total_seconds / fast.total_seconds:.2f}" in shown
+    assert shown.splitlines()[0] == f"speed-up {speed_up(dense, fast).text()}, SSIM 1.0000"
+    assert "reference: 4 steps in " in shown and "candidate: 2 steps in " in shown and "earlier prompt" not in shown
     data = json.loads(run.captured["json"])
-    assert data["reference"]["total_seconds"] == dense.total_seconds
-    assert data["speed_up"] == dense.total_seconds / fast.total_seconds
+    assert data["reference"]["step_seconds"] == list(dense.step_seconds)
+    assert data["speed_up"] == speed_up(dense, fast).claimed
+
+
+def test_equal_settings_are_not_distinguished_and_a_kept_reference_is_named(prompts: Any) -> None:
+    prompts.reset()
+    first = prompts.run(compared(seed=5), {"dense": ("5", 1), "fast": ("15", 1)})
+    assert first.captured["dense"].patches == first.captured["fast"].patches != ()
+    (shown,) = first.outputs["21"]["text"]
+    assert shown.startswith("speed-up not distinguishable (")
+    again = prompts.run(compared(seed=6), {"dense": ("5", 1), "fast": ("15", 1)})
+    (shown,) = again.outputs["21"]["text"]
+    assert "note: the reference comes from an earlier prompt" in shown and "the candidate comes from" not in shown
 
 
 @pytest.mark.parametrize(
