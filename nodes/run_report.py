@@ -79,7 +79,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         total_seconds=run.stopwatch.seconds,
         peak_memory_bytes=run.stopwatch.peak_bytes,
         notes=(
-            *_notes(run, guider.settings, variants), *_part_notes(run), *attention_notes(run),
+            *guider.notes, *_notes(run, guider.settings, variants), *_part_notes(run), *attention_notes(run),
             *(note for cache in caches for note in cache.notes()),
             *(run.compiled[expert].note() for expert in (guider, guider.low_noise) if expert in run.compiled),
             *_unused_training(guider, sparse),

@@ -113,6 +113,22 @@ def check_conditioning(conditionings: Mapping[str, Any], facts: WanFacts) -> Non
             _check_image_tokens(branch, entry.get("clip_vision_output") is not None, facts)
 
 
+def condition_notes(conditionings: Mapping[str, Any], facts: WanFacts) -> tuple[str, ...]:
+    """What core's network does without a word where image tokens are missing, which Fun Control, Fun InP and InfiniteTalk need
+    not have.
+
+    Args:
+        conditionings: branch -> CONDITIONING, of the branches that run.
+    """
+    missing = [name for name, entries in conditionings.items() if any(e.get("clip_vision_output") is None for _, e in entries)]
+    if not (facts.image_tokens and missing):
+        return ()
+    return (
+        f"the {' and the '.join(missing)} conditioning held no CLIP image tokens, which {facts.name} reads: core's network read "
+        "the text in their place. Where the start image matters, connect CLIPVisionEncode to clip_vision_output of its node",
+    )
+
+
 def check_frames(conditionings: Mapping[str, Any], samples: torch.Tensor, facts: WanFacts) -> None:
     """Whether a start image's frames, (B, 16, T, H, W), are those of the latents. Core fits width and height, not frames."""
     images = [entry.get("concat_latent_image") for entries in conditionings.values() for entry in entries]
@@ -138,11 +154,6 @@ def _check_image(branch: str, given: bool, facts: WanFacts) -> None:
 
 
 def _check_image_tokens(branch: str, given: bool, facts: WanFacts) -> None:
-    if facts.image_tokens and not given:
-        raise ConditioningError(
-            f"{facts.name} (Wan 2.1 image-to-video) reads CLIP image tokens and the {branch} conditioning holds none. Connect "
-            "CLIPVisionEncode to WanImageToVideo's clip_vision_output."
-        )
     if given and not facts.image_tokens:
         raise ConditioningError(
             f"The {branch} conditioning holds CLIP image tokens, which {facts.name} does not read: only Wan 2.1 image-to-video "

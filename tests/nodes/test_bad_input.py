@@ -58,10 +58,6 @@ SAMPLER = {
         with_inputs(conditioned("i2v_0", "i2v"), "4", length=5),
         r"The start image was encoded for 3 latent frames and the latent has 2",
     ),
-    "image tokens missing": (
-        conditioned("i2v_clip_0", "i2v"),
-        r"reads CLIP image tokens and the positive conditioning holds none\. Connect CLIPVisionEncode",
-    ),
     "image tokens that nothing reads": (
         conditioned("i2v_0", "i2v_clip"),
         r"holds CLIP image tokens, which WAN21 does not read: only Wan 2\.1 image-to-video does",
