@@ -1,6 +1,7 @@
 """Every node runs on every precision that a Wan file comes in, with and without a LoRA of core's loader on top."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -123,20 +124,37 @@ def test_weights_of_another_training_get_no_table_of_these(comfy: Any, models: A
         run_node(comfy, cached(comfy, models(kind, OTHER_SEED)), steps=STEPS)
 
 
-def test_what_is_calibrated_on_a_precision_serves_float32(comfy: Any, models: Any, kind: str) -> None:
-    model = models(kind, OTHER_SEED)
+@contextmanager
+def calibrated(host: Any, *experts: Any) -> Iterator[str]:
+    """The name of the table that the node measured on one MODEL, or on two experts."""
     positive, negative = conditions_of("t2v")
-    _, _, text = comfy.node_classes["FastVideoCalibrateMagCache"].execute(
-        model=model, positive=positive, negative=negative, latent=latent_of("t2v"), seed=1, steps=9, shift=5.0,
-        guidance_scale=4.0, low_noise_guidance_scale=3.0, boundary=0.875, guidance_mode="auto",
+    second = {"low_noise_model": experts[1]} if len(experts) == 2 else {}
+    _, _, text = host.node_classes["FastVideoCalibrateMagCache"].execute(
+        model=experts[0], positive=positive, negative=negative, latent=latent_of("t2v"), seed=1, steps=9, shift=5.0,
+        guidance_scale=4.0, low_noise_guidance_scale=3.0, boundary=0.875, guidance_mode="auto", **second,
     ).args  # fmt: skip
-    file = comfy.model_folder("fastvideo_ratios") / f"{weights_of(comfy, model)}.json"
+    name = "_".join(weights_of(host, expert) for expert in experts)
+    file = host.model_folder("fastvideo_ratios") / f"{name}.json"
     assert str(file) in text
     try:
-        _, report = run_node(comfy, cached(comfy, models("fp32", OTHER_SEED)))
-        assert report.caches[0].settings["table"] == file.stem
+        yield name
     finally:
         file.unlink()
+
+
+def test_what_is_calibrated_on_a_precision_serves_float32(comfy: Any, models: Any, kind: str) -> None:
+    with calibrated(comfy, models(kind, OTHER_SEED)) as name:
+        _, report = run_node(comfy, cached(comfy, models("fp32", OTHER_SEED)))
+        assert report.caches[0].settings["table"] == name
+
+
+def test_two_experts_may_be_in_two_precisions(comfy: Any, models: Any) -> None:
+    """Each expert finds the pair's table by itself; the pair in one precision finds that of another."""
+    with calibrated(comfy, models("scaled_fp8"), with_lora(comfy, models("gguf", OTHER_SEED))) as name:
+        for high, low in (("scaled_fp8", "gguf"), ("bf16", "nvfp4")):
+            pair = [cached(comfy, model) for model in (models(high), models(low, OTHER_SEED))]
+            _, report = run_node(comfy, pair[0], "t2v", pair[1])
+            assert [cache.settings["table"] for cache in report.caches] == [name, name]
 
 
 def test_accelerators_run_together(comfy: Any, model: Any) -> None:
