@@ -77,7 +77,8 @@ def _axis(options: dict[str, Any], name: str, count: int, dim: int, device: torc
     """Cosines and sines of one axis, (count, dim). Its positions are 0, 1, ... times the scale, plus the shift."""
     from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
-    positions = torch.arange(count, dtype=torch.float64) * options.get(f"scale_{name}", 1.0) + options.get(f"shift_{name}", 0.0)
+    places = torch.arange(count, dtype=torch.float64, device="cpu")
+    positions = places * options.get(f"scale_{name}", 1.0) + options.get(f"shift_{name}", 0.0)
     table = get_1d_rotary_pos_embed(dim, positions, use_real=True, repeat_interleave_real=True, freqs_dtype=torch.float64)
     cos, sin = (part.to(device, torch.float32) for part in table)
     return cos, sin

@@ -53,7 +53,8 @@ def _patches(layer: "LayerChange") -> list[dict[str, Any]]:
     patches = []
     if "down" in layer.parts:
         down, up = layer.value("down"), layer.value("up")
-        pair = {"it.lora_down.weight": down, "it.lora_up.weight": up, "it.alpha": torch.tensor(layer.factor * down.shape[0])}
+        alpha = torch.tensor(layer.factor * down.shape[0], device="cpu")
+        pair = {"it.lora_down.weight": down, "it.lora_up.weight": up, "it.alpha": alpha}
         patches.append(comfy.lora.load_lora(pair, {"it": weight}))
     if "weight" in layer.parts:
         patches.append({weight: ("diff", (layer.value("weight"),))})
