@@ -9,19 +9,19 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.patcher_extension
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
 from fastvideo_core.attention import Situation, beside_exact, prepare, survey, takes_bias
 
 from .attention_override import KEY, NAME, OVERRIDE, NativeAttention, check_override, marked_call, own_kernel_notes
+from .checked import checked
 from .diffusers_network import DiffusersNetwork
 from .folded_text import GenerationText
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
 from .network_guard import guard_calls
-from .sockets import CATEGORY, check_connected
+from .sockets import CATEGORY
 from .wan_model import wan_facts
 
 
@@ -130,8 +130,8 @@ class FastVideoAttention(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, model: Any, self_attention: str, cross_attention: str, fold_text: bool = True) -> io.NodeOutput:
-        check_connected(model=(model, ModelPatcher))
         wan_facts(model)  # refuses what is not Wan
         return io.NodeOutput(with_attention(model, self_attention, cross_attention, fold_text))
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from fastvideo_core import GuidanceMode, GuidanceSettings, Phase, SamplingRequest
@@ -19,10 +18,11 @@ from fastvideo_core.step_cache import (
     recommended,
 )
 
+from .checked import checked
 from .magcache import RATIOS
 from .native_generation import NativeGeneration, network_weights
 from .sampler import sample
-from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, check_guided, connected, guidance_inputs
+from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected, guidance_inputs
 from .step_cache import Opened, with_cache
 
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
@@ -107,14 +107,13 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, model: Any, positive: Any, negative: Any, latent: dict[str, Any], seed: int, steps: int, shift: float,
         guidance_scale: float, low_noise_guidance_scale: float, boundary: float, guidance_mode: GuidanceMode,
         low_noise_model: Any = NOT_CONNECTED,
     ) -> io.NodeOutput:  # fmt: skip
-        check_guided(model, positive, negative)
-        low_noise_model = connected("low_noise_model", low_noise_model, ModelPatcher)
-        check_connected(latent=(latent, dict))
+        low_noise_model = connected(low_noise_model)
         two = low_noise_model is not None
         request = SamplingRequest(
             steps=steps,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from fastvideo_core import RequestError, RunReport, settled_pixels
+from fastvideo_core import RequestError, settled_pixels
 from fastvideo_core.quality import (
     account_json,
     compare,
@@ -17,8 +17,9 @@ from fastvideo_core.quality import (
     why_no_lpips,
 )
 
+from .checked import checked
 from .run_report import running_prompt
-from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, connected
+from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected
 
 OVERSHOOT = 0.5
 """Cubic and Lanczos filters go over by up to a quarter; what is further out is no image in 0..1."""
@@ -58,14 +59,14 @@ class FastVideoCompare(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, reference: Any, candidate: Any, view: str, amplify: float,
         reference_report: Any = NOT_CONNECTED, candidate_report: Any = NOT_CONNECTED,
     ) -> io.NodeOutput:  # fmt: skip
-        check_connected(reference=(reference, torch.Tensor), candidate=(candidate, torch.Tensor))
         reports = (
-            connected("reference_report", reference_report, RunReport),
-            connected("candidate_report", candidate_report, RunReport),
+            connected(reference_report),
+            connected(candidate_report),
         )
         check_frames(reference, candidate)
         a, b = (as_shown(*named) for named in (("reference", reference), ("candidate", candidate)))

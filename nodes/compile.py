@@ -9,7 +9,6 @@ from typing import Any
 import comfy.ldm.modules.attention
 import comfy.model_patcher
 import comfy.patcher_extension
-from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 from comfy_api.torch_helpers import set_torch_compile_wrapper
@@ -21,12 +20,13 @@ from fastvideo_core.wan import CompileAccount
 
 from .attention import situation_of
 from .attention_override import OVERRIDE, CoreAttention
+from .checked import checked
 from .diffusers_network import DiffusersNetwork
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
 from .network_blocks import has_own_kernel
 from .network_guard import guard_calls, network_name
-from .sockets import CATEGORY, check_connected
+from .sockets import CATEGORY
 from .wan_model import wan_facts
 
 NAME = "FastVideo Compile"
@@ -170,8 +170,8 @@ class FastVideoCompile(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, model: Any, enabled: bool) -> io.NodeOutput:
-        check_connected(model=(model, ModelPatcher))
         if not enabled:
             return io.NodeOutput(model)
         wan_facts(model)  # refuses what is not Wan

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from fastvideo_core import DBCacheSettings, RequestError
+from fastvideo_core import DBCacheSettings
 from fastvideo_core.step_cache import DBCACHE_PRESETS, DBCache
 
+from .checked import checked
 from .native_generation import NativeGeneration
-from .sockets import CATEGORY, check_connected
+from .sockets import CATEGORY
 from .step_cache import Opened, with_cache
 from .wan_model import wan_facts
 
@@ -59,8 +59,8 @@ class FastVideoDBCache(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, model: Any, enabled: bool, preset: dict[str, Any], residuals_on_cpu: bool) -> io.NodeOutput:
-        check_connected(model=(model, ModelPatcher))
         if not enabled:
             return io.NodeOutput(model)
         settings = replace(_settings(preset), residuals_on_cpu=residuals_on_cpu)
@@ -101,8 +101,6 @@ def _settings(preset: dict[str, Any]) -> DBCacheSettings:
     name = preset["preset"]
     if name in DBCACHE_PRESETS:
         return DBCACHE_PRESETS[name]
-    if name != "custom":
-        raise RequestError(f"DBCache's preset is {name!r}: use one of {', '.join(DBCACHE_PRESETS)}, custom.")
     return DBCacheSettings(
         threshold=preset["threshold"],
         first_blocks=preset["first_blocks"] or None,

@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from fastvideo_core import LoadError
 
+from .checked import checked
 from .sockets import CATEGORY
 
 FOLDER = Path(__file__).resolve().parents[1] / "models" / "demo"
@@ -76,6 +77,7 @@ class FastVideoLoadDemoWan(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, model: str) -> io.NodeOutput:
         experts = [comfy.sd.load_diffusion_model(str(demo_file(f"wan_{name}"))) for name in EXPERTS[model]]
         low_noise = experts[1] if len(experts) == 2 else None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastvideo_core import LoadError, read_json_file
 
+from .checked import checked
 from .diffusers_asked import refuse_object_patches
 from .diffusers_lora import add_lora
 from .diffusers_network import DiffusersNetwork
@@ -135,6 +136,7 @@ class FastVideoLoadDiffusersModel(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, model_name: str, dtype: str, lora_name: str, lora_strength: float) -> io.NodeOutput:
         from fastvideo_core.wan.loading import load_transformer  # imports diffusers, which takes seconds
 

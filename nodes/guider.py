@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 import comfy.samplers
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError, RunReport, check_finite, is_one
 
+from .checked import checked
 from .low_noise import LowNoiseExpert
 from .native_run import GuiderSettings, NativeRun, native_plan
 from .run_report import native_report
-from .sockets import CATEGORY, NOT_CONNECTED, check_guided, connected, guidance_inputs
+from .sockets import CATEGORY, NOT_CONNECTED, connected, guidance_inputs
 from .wan_model import check_conditioning, check_experts, check_frames, check_latent, check_one_device, condition_notes, wan_facts
 
 
@@ -155,12 +155,12 @@ class FastVideoGuider(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls, model: Any, positive: Any, negative: Any, guidance_scale: float, low_noise_guidance_scale: float, boundary: float,
         guidance_mode: GuidanceMode, gate: float, guidance_rescale: float, low_noise_model: Any = NOT_CONNECTED,
     ) -> io.NodeOutput:  # fmt: skip
-        check_guided(model, positive, negative)
-        low_noise_model = connected("low_noise_model", low_noise_model, ModelPatcher)
+        low_noise_model = connected(low_noise_model)
         two_experts = low_noise_model is not None
         settings = GuiderSettings(
             guidance_scale=guidance_scale,

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from fastvideo_core import MagCacheSettings, Phase, RequestError, WanVariant
+from fastvideo_core import MagCacheSettings, Phase, WanVariant
 from fastvideo_core.step_cache import (
     CachePlan,
     MagCache,
@@ -23,9 +22,10 @@ from fastvideo_core.step_cache import (
     steps_beyond,
 )
 
+from .checked import checked
 from .demo_wan import FOLDER as DEMO_FOLDER
 from .native_generation import NativeGeneration, network_weights
-from .sockets import CATEGORY, check_connected
+from .sockets import CATEGORY
 from .step_cache import Opened, with_cache
 from .wan_model import WanFacts, wan_facts
 
@@ -132,10 +132,10 @@ class FastVideoMagCache(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, model: Any, enabled: bool, preset: dict[str, Any], mode: MagCacheMode, residuals_on_cpu: bool
     ) -> io.NodeOutput:
-        check_connected(model=(model, ModelPatcher))
         if not enabled:
             return io.NodeOutput(model)
         wan_facts(model)  # refuses what is not Wan
@@ -165,8 +165,6 @@ def _custom_inputs() -> list[io.Input]:
 def _custom(preset: dict[str, Any]) -> MagCacheSettings | None:
     if preset["preset"] == "auto":
         return None
-    if preset["preset"] != "custom":
-        raise RequestError(f"MagCache's preset is {preset['preset']!r}: use auto or custom.")
     return MagCacheSettings(**{name: preset[name] for name in ("threshold", "max_skips", "retention", "trend")})
 
 

@@ -15,9 +15,10 @@ from fastvideo_core import ROUNDING, Guidance, RunReport, SparseReport, is_one, 
 
 from .attached import attached
 from .attention_override import attention_notes, attention_reports, text_reports
+from .checked import checked
 from .diffusers_lora import model_loras
 from .diffusers_network import DiffusersNetwork
-from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, connected
+from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected
 
 
 class Stopwatch:
@@ -201,9 +202,9 @@ class FastVideoRunReport(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, report: RunReport, images: Any = NOT_CONNECTED) -> io.NodeOutput:
-        check_connected(report=(report, RunReport))
-        if connected("images", images, torch.Tensor) is not None:
+        if connected(images) is not None:
             report = replace(report, prompt_seconds=seconds_since_queued())
         return io.NodeOutput(report.text(), report.json(), ui=ui.PreviewText(report.text()))
 

@@ -9,7 +9,6 @@ import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -25,10 +24,11 @@ from fastvideo_core import (
     make_solver,
 )
 
+from .checked import checked
 from .guider import WanGuider
 from .native_run import GuiderSettings
 from .sampler_part import WHOLE, SamplerPart, part_inputs
-from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, check_connected, check_guided, connected, guidance_inputs
+from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected, guidance_inputs
 from .wan_model import check_latent, wan_facts
 
 
@@ -114,16 +114,15 @@ class FastVideoSampler(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, model: Any, positive: Any, negative: Any, latent: dict[str, Any], seed: int, steps: int, shift: float,
         solver: SolverName, guidance_scale: float, low_noise_guidance_scale: float, boundary: float,
         guidance_mode: GuidanceMode, gate: float, guidance_rescale: float,
         low_noise_model: Any = NOT_CONNECTED, sigmas: Any = NOT_CONNECTED, **part: Any,
     ) -> io.NodeOutput:  # fmt: skip
-        check_guided(model, positive, negative)
-        low_noise_model = connected("low_noise_model", low_noise_model, ModelPatcher)
-        sigmas = connected("sigmas", sigmas, Tensor)
-        check_connected(latent=(latent, dict))
+        low_noise_model = connected(low_noise_model)
+        sigmas = connected(sigmas)
         request = SamplingRequest(
             steps=steps if sigmas is None else len(sigmas) - 1,
             shift=shift,

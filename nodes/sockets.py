@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from fastvideo_core import RequestError, RunReport
+from fastvideo_core import RunReport
 
 CATEGORY = "FastVideo"
 
@@ -51,26 +50,6 @@ def guidance_inputs() -> list[io.Input]:
     ]  # fmt: skip
 
 
-def check_connected(**inputs: tuple[Any, type]) -> None:
-    """ComfyUI lets an API prompt give a value where a connection belongs, and a node may give nothing.
-
-    Args:
-        inputs: name of the input -> what arrived, and what must.
-    """
-    for name, (value, kind) in inputs.items():
-        if not isinstance(value, kind):
-            raise RequestError(f"The {name} input got {value!r:.80} and needs a connection: connect the node that makes it.")
-
-
-def connected(name: str, value: Any, kind: type) -> Any | None:
-    """What an optional input got, or None when nothing is connected to it (its default is `NOT_CONNECTED`). A node that is
-    connected and gives nothing is an error, for what it should have given would be left out without a word."""
-    if value is NOT_CONNECTED:
-        return None
-    check_connected(**{name: (value, kind)})
-    return value
-
-
-def check_guided(model: Any, positive: Any, negative: Any) -> None:
-    """`check_connected` for what the sampler and the guider are given."""
-    check_connected(model=(model, ModelPatcher), positive=(positive, list), negative=(negative, list))
+def connected(value: Any) -> Any | None:
+    """What an optional input got, or None when nothing is connected to it (its default is `NOT_CONNECTED`)."""
+    return None if value is NOT_CONNECTED else value

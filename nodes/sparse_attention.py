@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Any, get_args
 
 import folder_paths
-from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from fastvideo_core import RequestError
@@ -20,8 +19,9 @@ from fastvideo_core.attention.sparse import (
     VSASettings,
 )
 
+from .checked import checked
 from .diffusers_model import transformer_folders
-from .sockets import CATEGORY, check_connected
+from .sockets import CATEGORY
 from .sparse_override import with_sparse_attention
 from .trained_weights import NONE, weights_of
 from .wan_model import wan_facts
@@ -93,11 +93,11 @@ class FastVideoSparseAttention(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, model: Any, enabled: bool, variant: dict[str, Any], dense_steps: int, dense_layers: int, kernel: KernelName,
         trained_weights: str = NONE,
     ) -> io.NodeOutput:  # fmt: skip
-        check_connected(model=(model, ModelPatcher))
         if not enabled:
             return io.NodeOutput(model)
         facts = wan_facts(model)  # refuses what is not Wan
@@ -112,10 +112,7 @@ class FastVideoSparseAttention(io.ComfyNode):
 
 
 def _settings(variant: Mapping[str, Any]) -> SparseSettings:
-    name = variant["variant"]
-    if name not in VARIANTS:
-        raise RequestError(f"The variant of sparse attention is {name!r}: use one of {', '.join(VARIANTS)}.")
-    return VARIANTS[name](variant)
+    return VARIANTS[variant["variant"]](variant)
 
 
 def _variant_inputs() -> dict[str, list[io.Input]]:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from comfy.sd import CLIP
 from comfy_api.latest import io
 
 from fastvideo_core import TEXT_TOKENS, ConditioningError, clean_prompt
 
-from .sockets import CATEGORY, check_connected
+from .checked import checked
+from .sockets import CATEGORY
 
 
 class FastVideoTextEncode(io.ComfyNode):
@@ -34,8 +34,8 @@ class FastVideoTextEncode(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(cls, clip: Any, positive: str, negative: str) -> io.NodeOutput:
-        check_connected(clip=(clip, CLIP))
         return io.NodeOutput(encode(clip, positive, "positive"), encode(clip, negative, "negative"))
 
 

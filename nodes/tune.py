@@ -4,8 +4,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, get_args
 
-from comfy.model_patcher import ModelPatcher
-from comfy.sd import VAE
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -26,10 +24,11 @@ from fastvideo_core import (
 )
 from fastvideo_core.quality import compare, plot
 
+from .checked import checked
 from .dbcache import NativeDBCache
 from .magcache import NativeMagCache
 from .sampler import sample
-from .sockets import CATEGORY, NOT_CONNECTED, check_connected, check_guided, connected, guidance_inputs
+from .sockets import CATEGORY, NOT_CONNECTED, connected, guidance_inputs
 from .step_cache import with_cache
 
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
@@ -90,14 +89,13 @@ class FastVideoAutoTune(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    @checked
     def execute(
         cls, model: Any, positive: Any, negative: Any, vae: Any, latent: dict[str, Any], cache: TunedCache, target_ssim: float,
         seed: int, steps: int, shift: float, solver: SolverName, guidance_scale: float, low_noise_guidance_scale: float,
         boundary: float, guidance_mode: GuidanceMode, low_noise_model: Any = NOT_CONNECTED,
     ) -> io.NodeOutput:  # fmt: skip
-        check_guided(model, positive, negative)
-        low_noise_model = connected("low_noise_model", low_noise_model, ModelPatcher)
-        check_connected(vae=(vae, VAE), latent=(latent, dict))
+        low_noise_model = connected(low_noise_model)
         check_wanted(cache, target_ssim)
         two = low_noise_model is not None
         request = SamplingRequest(

@@ -212,7 +212,7 @@ def test_presets_are_the_engines(comfy: Any, load_wan: Any, preset: str) -> None
 
 
 def test_settings_out_of_range_are_refused_by_the_node(comfy: Any, load_wan: Any) -> None:
-    with pytest.raises(RequestError, match="preset is 'turbo': use one of auto, quality, performance, custom"):
+    with pytest.raises(RequestError, match="The preset input got 'turbo': use one of auto, quality, performance, custom"):
         cached(comfy, load_wan(), "turbo")
     with pytest.raises(RequestError, match="first_blocks 2 and last_blocks 0 leave none of the network's 2 blocks"):
         cached(comfy, load_wan(), first_blocks=2)

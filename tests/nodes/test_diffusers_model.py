@@ -1,6 +1,7 @@
 """FastVideo Load Diffusers Model: diffusers' network as a MODEL, against core's own network on the same weights."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,10 +206,12 @@ def test_memory_estimate_is_core_estimate(comfy: Any, load_wan: Any) -> None:
 
 @pytest.mark.parametrize("name", ["../../secret.safetensors", "nothing.safetensors", "/etc/passwd"])
 def test_only_files_of_the_model_folders_are_read(comfy: Any, name: str) -> None:
-
+    module = sys.modules[comfy.node_classes["FastVideoLoadDiffusersModel"].__module__]
     (comfy.base / "secret.safetensors").write_bytes(b"x")
-    with pytest.raises(LoadError, match=r"There is no '.*' in ComfyUI's diffusion_models folders\. Put the file there"):
+    with pytest.raises(RequestError, match=rf"The model_name input got '{name}': use one of"):
         load(comfy, name)
+    with pytest.raises(LoadError, match=r"There is no '.*' in ComfyUI's diffusion_models folders\. Put the file there"):
+        module.model_file("diffusion_models", name)
 
 
 def test_linked_model_folders_and_files_are_read(comfy: Any, load_wan: Any, tmp_path: Path) -> None:

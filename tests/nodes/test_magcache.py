@@ -278,5 +278,5 @@ def test_a_model_without_a_table_says_how_to_make_one(comfy: Any, load_wan: Any)
 
 
 def test_settings_out_of_range_are_refused_by_the_node(comfy: Any, load_wan: Any) -> None:
-    with pytest.raises(RequestError, match="preset is 'turbo': use auto or custom"):
+    with pytest.raises(RequestError, match="The preset input got 'turbo': use one of auto, custom"):
         comfy.node_classes["FastVideoMagCache"].execute(load_wan(), True, {"preset": "turbo"}, "resampled", False)

@@ -249,7 +249,7 @@ def test_nothing_remains_after_an_interrupt(comfy: Any, load_wan: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"name": "best"}, "The variant of sparse attention is 'best': use one of VSA, SLA, BSA, STA, NABLA"),
+        ({"name": "best"}, "The variant input got 'best': use one of VSA, SLA, BSA, STA, NABLA"),
         ({"layers": 2}, "dense_layers is 2 and the network has 2 layers"),
         ({"name": "NABLA", "mass": 0.5, "window_time": 0, "window_height": 3, "window_width": 3}, "NABLA's window is"),
     ],

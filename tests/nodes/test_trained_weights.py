@@ -188,7 +188,7 @@ def test_a_layer_that_lacks_what_others_have_is_refused(comfy: Any) -> None:
 
 def test_names_outside_the_folders_and_networks_with_weights_of_their_own_are_refused(comfy: Any, vace: Any) -> None:
     file, model = files_of(comfy, "VSA")
-    with pytest.raises(LoadError, match=r"no '\.\./secret\.safetensors' in ComfyUI's diffusion_models folders"):
+    with pytest.raises(RequestError, match=r"The trained_weights input got '\.\./secret\.safetensors': use one of"):
         named(comfy, model, "VSA", "../secret.safetensors")
     with pytest.raises(RequestError, match="from FastVideo Load Diffusers Model has its file's trained weights already"):
         named(comfy, load(comfy, file), "VSA", file)
