@@ -46,6 +46,7 @@ from .speed import Speed, speed_up, speed_up_of_all
 from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_cache_dit, with_dbcache, with_magcache
 from .text import clean_prompt, pad_rows
 from .tune import Attempt, CacheSettings, TunedCache, Tuning, blocks_cut, check_wanted, tune
+from .video_file import save_mp4
 from .wan.compiled import CompileSettings
 from .wan.demo import load_demo
 from .wan.generation import Generation, NewCache
@@ -67,6 +68,7 @@ __all__ = [
     "TextReport", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "against",
     "apply_lora", "blocks_cut", "check_finite", "check_wanted", "clean_prompt", "compare", "cut", "denoise", "generate",
     "group_offload", "guide", "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure",
-    "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "read_json_file", "seeded_noise", "settled_pixels",
-    "shifted_sigmas", "speed_up", "speed_up_of_all", "tune", "with_cache_dit", "with_dbcache", "with_magcache",
+    "pad_rows", "phase_reports", "plan", "plan_part", "ran_as", "read_json_file", "save_mp4", "seeded_noise",
+    "settled_pixels", "shifted_sigmas", "speed_up", "speed_up_of_all", "tune", "with_cache_dit", "with_dbcache",
+    "with_magcache",
 ]  # fmt: skip
