@@ -19,6 +19,7 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
     """Core's guider of the second MODEL. Its wrappers see a whole run; its weights are loaded when they are needed."""
 
     conds: dict[str, list[Any]]  # of the run that is open: core makes them in `sample`
+    merged: tuple[list[Any], dict[str, Any]] | None  # what the sampler added, and this expert's options with it
 
     def sample_around(
         self, run: "NativeRun", sample: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
@@ -40,7 +41,7 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
             if self.inner_model is not None:
                 self.model_patcher.cleanup()
                 comfy.sampler_helpers.cleanup_models(self.conds, self.loaded_models)
-            for state in ("inner_model", "loaded_models", "inputs", "run_options"):
+            for state in ("inner_model", "loaded_models", "inputs", "run_options", "merged"):
                 self.__dict__.pop(state, None)  # of this generation; what was not reached is not there
 
     def remember(
@@ -67,6 +68,7 @@ class LowNoiseExpert(comfy.samplers.CFGGuider):
             self.conds = comfy.samplers.process_conds(
                 inner_model, noise, conds, device, latent_image, denoise_mask, seed, **kwargs
             )
+        self.merged = None
         self.run_options = comfy.model_patcher.create_model_options_clone(self.model_options)
         self.run_options.setdefault("transformer_options", {})["sample_sigmas"] = sigmas
 

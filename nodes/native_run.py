@@ -101,7 +101,6 @@ class NativeRun:
         self._active: Any = guider
         self._level: tuple[float, Phase] = (self.schedule.sigmas[0], self.schedule.phases[0])
         self._moment: _Moment | None = None
-        self._low_noise_merged: tuple[list[Any], dict[str, Any]] | None = None  # what the sampler added, and the options with it
         self._combining = False  # while patches of other packs join the branches, maybe with passes of their own
 
     def count_calls_of(self, expert: Any) -> None:
@@ -193,14 +192,14 @@ class NativeRun:
         over the steps, for what patches leave in them."""
         own = self.guider.model_options.get("sampler_post_cfg_function", [])
         added = [function for function in options.get("sampler_post_cfg_function", []) if function not in own]
-        if self._low_noise_merged is None or self._low_noise_merged[0] != added:
+        if low_noise.merged is None or low_noise.merged[0] != added:
             merged = comfy.model_patcher.create_model_options_clone(low_noise.run_options)
             for function in added:
                 merged = comfy.model_patcher.set_model_options_post_cfg_function(merged, function)
             if added and options.get("disable_cfg1_optimization"):
                 merged["disable_cfg1_optimization"] = True
-            self._low_noise_merged = (added, merged)
-        return self._low_noise_merged[1]
+            low_noise.merged = (added, merged)
+        return low_noise.merged[1]
 
     def _with_scale_of_host(self, moment: _Moment) -> Tensor:
         """Core's own guidance, where a patch of another pack (such as core's CFG Override) has set the scale of this
