@@ -145,7 +145,7 @@ class SparseReport:
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
     """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
-    per expert where each has its own, one in all otherwise; prompt_seconds: from the queue to the decoded frames, where a
+    per expert where each has its own, one in all otherwise; prompt_seconds: from its begin to the decoded frames, where a
     host tells; attention: where it was chosen, two per expert; sparse: one per sparse phase; texts: where
     it is known how they were read; patches: by name, what else changes the network's work (compiled blocks, a host's patches),
     step caches apart; prompt: the host's name of the prompt that the run belongs to, where there is one."""
@@ -193,7 +193,7 @@ class RunReport:
             f"time: {self.total_seconds:.1f} s, {median(self.step_seconds):.3f} s per step (median)",
         ]
         if self.prompt_seconds is not None:
-            lines.append(f"whole prompt, with text and VAE: {self.prompt_seconds:.1f} s since it was queued")
+            lines.append(f"whole prompt, with text and VAE: {self.prompt_seconds:.1f} s since it began")
         if self.peak_memory_bytes is not None:
             lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
         lines += [line for part in self.attention for line in part.lines()]

@@ -18,7 +18,16 @@ from .low_noise import LowNoiseExpert
 from .native_run import GuiderSettings, NativeRun, native_plan
 from .run_report import native_report
 from .sockets import CATEGORY, NOT_CONNECTED, connected, guidance_inputs
-from .wan_model import check_conditioning, check_experts, check_frames, check_latent, check_one_device, condition_notes, wan_facts
+from .wan_model import (
+    check_conditioning,
+    check_experts,
+    check_frames,
+    check_latent,
+    check_one_device,
+    condition_notes,
+    told_notes,
+    wan_facts,
+)
 
 
 class WanGuider(comfy.samplers.CFGGuider):
@@ -32,7 +41,7 @@ class WanGuider(comfy.samplers.CFGGuider):
         guided = not all(scale is None or is_one(scale) for scale in scales)
         branches = {"positive": positive, **({"negative": negative} if guided else {})}
         check_conditioning(branches, self.facts)
-        self.notes = condition_notes(branches, self.facts)
+        self.notes = (*condition_notes(branches, self.facts), *told_notes(branches))
         _check_patches(settings.guidance, [model] if low_noise_model is None else [model, low_noise_model])
         self.low_noise = None
         if low_noise_model is not None:

@@ -19,6 +19,7 @@ from .checked import checked
 from .diffusers_lora import model_loras
 from .diffusers_network import DiffusersNetwork
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected
+from .wan_model import expert_notes
 
 
 class Stopwatch:
@@ -80,7 +81,8 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         total_seconds=run.stopwatch.seconds,
         peak_memory_bytes=run.stopwatch.peak_bytes,
         notes=(
-            *guider.notes, *_notes(run, guider.settings, variants), *_part_notes(run), *attention_notes(run),
+            *guider.notes, *_expert_notes(guider, run),
+            *_notes(run, guider.settings, variants), *_part_notes(run), *attention_notes(run),
             *(note for cache in caches for note in cache.notes()),
             *(run.compiled[expert].note() for expert in (guider, guider.low_noise) if expert in run.compiled),
             *_unused_training(guider, sparse),
@@ -114,6 +116,12 @@ def _ran_as(guidance: Guidance) -> tuple[str, str]:
     if apart == guided:
         return "sequential", "auto: ComfyUI ran the branches apart, for want of memory or because their shapes differ"
     return f"batched in {len(guided - apart)} of {len(guided)} guided steps", "auto: ComfyUI was short of memory in the others"
+
+
+def _expert_notes(guider: Any, run: Any) -> tuple[str, ...]:
+    low_noise = None if guider.low_noise is None else guider.low_noise.model_patcher
+    whole = run.adds_noise and is_one(run.schedule.sigmas[0]) and run.schedule.sigmas[-1] <= ROUNDING
+    return expert_notes(guider.model_patcher, low_noise, guider.facts, whole)
 
 
 def _notes(run: Any, settings: Any, variants: Any) -> list[str]:
@@ -168,14 +176,23 @@ def running_prompt() -> str | None:
 
 
 def seconds_since_queued() -> float | None:
-    """Of the prompt that runs now; None where none came through ComfyUI's queue."""
+    """Of the prompt that runs now, without waiting for prompts before it; None where none came through ComfyUI's queue."""
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     queue = getattr(server, "prompt_queue", None)
     if context is None or queue is None:
         return None
     running, _ = queue.get_current_queue_volatile()
     created = [item[3].get("create_time") for item in running if item[1] == context.prompt_id]
-    return time.time() - created[0] / 1000 if created and created[0] is not None else None
+    if not created or created[0] is None:
+        return None
+    return time.time() - max(created[0], _others_ended(queue)) / 1000
+
+
+def _others_ended(queue: Any) -> float:
+    """When the prompt before this one ended, in ms; 0 where ComfyUI's history has none."""
+    last = queue.get_history(max_items=1).values()
+    messages = [message for entry in last for _, message in (entry.get("status") or {}).get("messages", ())]
+    return max((message.get("timestamp", 0) for message in messages), default=0)
 
 
 class FastVideoRunReport(io.ComfyNode):

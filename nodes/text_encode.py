@@ -1,5 +1,7 @@
 """Text to two CONDITIONING by Wan's recipe: cleaned, no weight syntax, 512 rows of which the padding is zero."""
 
+import logging
+import re
 from typing import Any
 
 from comfy_api.latest import io
@@ -8,6 +10,10 @@ from fastvideo_core import TEXT_TOKENS, ConditioningError, clean_prompt
 
 from .checked import checked
 from .sockets import CATEGORY
+from .wan_model import NOTE
+
+WEIGHT = re.compile(r"\([^()]+:\s*-?\d+(\.\d+)?\s*\)")
+"""ComfyUI's syntax for how much a word weighs, which CLIPs of other models read."""
 
 
 class FastVideoTextEncode(io.ComfyNode):
@@ -53,7 +59,14 @@ def encode(clip: Any, prompt: str, branch: str) -> list[Any]:
             f"This CLIP gave {rows} rows for the {branch} prompt and Wan reads {TEXT_TOKENS}: it is not Wan's text encoder. "
             "Load umt5_xxl with core's CLIP loader and type wan."
         )
-    return clip.encode_from_tokens_scheduled(tokens)
+    encoded: list[Any] = clip.encode_from_tokens_scheduled(tokens)
+    weight = WEIGHT.search(prompt)
+    if weight is not None:
+        note = f"the {branch} prompt has {weight[0]!r}: Wan reads it as plain words, weights have no effect"
+        logging.warning("FastVideo Text Encode: %s", note)
+        for _, told in encoded:
+            told[NOTE] = note
+    return encoded
 
 
 NODES = [FastVideoTextEncode]

@@ -10,6 +10,9 @@ from comfy.model_base import WAN21, WAN22, ModelType
 from fastvideo_core import ConditioningError, RequestError, check_finite
 from fastvideo_core.wan import WanVariant, recognise
 
+NOTE = "fastvideo_note"
+"""Among what a CONDITIONING tells: a line for the run report."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WanFacts:
@@ -127,6 +130,20 @@ def condition_notes(conditionings: Mapping[str, Any], facts: WanFacts) -> tuple[
         f"the {' and the '.join(missing)} conditioning held no CLIP image tokens, which {facts.name} reads: core's network read "
         "the text in their place. Where the start image matters, connect CLIPVisionEncode to clip_vision_output of its node",
     )
+
+
+def told_notes(conditionings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the node that encoded a prompt had to say of it."""
+    return tuple(dict.fromkeys(entry[NOTE] for entries in conditionings.values() for _, entry in entries if NOTE in entry))
+
+
+def expert_notes(model: Any, low_noise_model: Any | None, facts: WanFacts, whole: bool) -> tuple[str, ...]:
+    """Set-ups that run and are seldom meant. whole: whether the run goes over all noise levels."""
+    if low_noise_model is not None:
+        same = low_noise_model.model is model.model and low_noise_model.patches_uuid == model.patches_uuid
+        return ("the same model is both experts: connect the low-noise file to low_noise_model, or nothing",) if same else ()
+    pairs = facts.variants(two_experts=True) if whole and facts.plain and not facts.variants(two_experts=False) else ()
+    return tuple(f"one expert of {row.title} sampled alone: connect the other one to low_noise_model" for row in pairs)
 
 
 def check_frames(conditionings: Mapping[str, Any], samples: torch.Tensor, facts: WanFacts) -> None:

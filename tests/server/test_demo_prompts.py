@@ -28,7 +28,7 @@ def test_demo_prompt_leaves_a_video_of_its_size_and_a_report(server: ComfyServer
     assert _video(file) == (17, (64, 64), 16)
     (report,) = server.history(identity)["outputs"][node_of(prompt, "FastVideoRunReport")]["text"]
     assert f"{STEPS} steps euler, latents 1x16x5x8x8, seed 0" in report
-    assert re.search(r"^whole prompt, with text and VAE: \d+\.\d s since it was queued$", report, re.M)
+    assert re.search(r"^whole prompt, with text and VAE: \d+\.\d s since it began$", report, re.M)
 
 
 def test_demo_of_two_experts_switches_once(server: ComfyServer) -> None:
