@@ -8,9 +8,10 @@ import functools
 import pytest
 import torch
 
-from tools.demo_model.evaluation import evaluate, held_out_prompts, psnr
+from tools.demo_model.evaluation import evaluate, evaluate_shortened, held_out_prompts, psnr
 from tools.demo_model.sampling import GUIDANCE, generate
 from tools.demo_model.shipped import shipped_models, shipped_vae
+from tools.demo_model.train_defaults import LEFT_OUT
 from tools.demo_model.vae import decode, encode
 from tools.demo_model.world import render
 
@@ -45,6 +46,11 @@ def test_image_to_video_keeps_the_frame_and_moves_it_as_the_prompt_says():
     assert found.shape >= 0.87
     assert found.motion >= 0.93
     assert found.everything >= 0.87
+
+
+@pytest.mark.parametrize("left_out", LEFT_OUT)
+def test_what_a_caption_leaves_out_is_the_default(left_out):
+    assert evaluate_shortened(shipped_models("t2v"), PROMPTS, left_out).everything >= 0.87
 
 
 def test_without_guidance_fewer_clips_are_right():

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from .captions import caption
+from .captions import ATTRIBUTES, DEFAULTS, caption, shortened
 from .judge import Verdict, judge
 from .sampling import GUIDANCE, DemoModels, generate
 from .world import Scene, render, sample_scene
 
 BATCH = 20
 FIRST_SEED = 1000
+SHORTENED_SEED = 7000
 VALIDATED = 100
 
 
@@ -52,6 +53,15 @@ def validate(models: DemoModels, image: bool = False, guidance: float = GUIDANCE
     return score.everything + (score.shape + score.motion) / 10
 
 
+def evaluate_shortened(models: DemoModels, count: int, left_out: str, image: bool = False) -> Score:
+    """As `evaluate`, of captions that leave one attribute out: the default is what counts as right."""
+    rng = random.Random(f"without {left_out}")
+    said = tuple(name for name in ATTRIBUTES if name != left_out)
+    scenes = [replace(sample_scene(rng), **{left_out: DEFAULTS[ATTRIBUTES.index(left_out)]}) for _ in range(count)]
+    texts = [shortened(scene.combination, said, rng)[0] for scene in scenes]
+    return _score(models, scenes, texts, range(SHORTENED_SEED, SHORTENED_SEED + count), image)
+
+
 def evaluate(
     models: DemoModels,
     count: int,
@@ -62,20 +72,32 @@ def evaluate(
     first: int = 0,
 ) -> Score:
     """Generates `count` clips, from prompt `first` on, and judges them; with `image`, the first frame of the scene is given."""
-    scenes, texts = _prompts(first + count, held_out)
+    scenes, texts = (values[first:] for values in _prompts(first + count, held_out))
+    seeds = range(FIRST_SEED + first, FIRST_SEED + first + count)
+    return _score(models, scenes, texts, seeds, image, guidance, negative)
+
+
+def _score(
+    models: DemoModels,
+    scenes: list[Scene],
+    texts: list[str],
+    seeds: range,
+    image: bool,
+    guidance: float = GUIDANCE,
+    negative: str = "",
+) -> Score:
     hits, errors = [], []
-    for start in range(first, first + count, BATCH):
-        batch = scenes[start : start + BATCH]
-        given = render(batch).to(models.transformer.device) if image else None
-        seeds = [FIRST_SEED + start + index for index in range(len(batch))]
-        clips = generate(models, texts[start : start + BATCH], seeds, guidance, negative, given).cpu()
-        hits += [_hits(scene, read(clip)) for scene, clip in zip(batch, clips, strict=True)]
+    for start in range(0, len(scenes), BATCH):
+        part = slice(start, start + BATCH)
+        given = render(scenes[part]).to(models.transformer.device) if image else None
+        clips = generate(models, texts[part], list(seeds[part]), guidance, negative, given).cpu()
+        hits += [_hits(scene, read(clip)) for scene, clip in zip(scenes[part], clips, strict=True)]
         if given is not None:
             errors += [psnr(clip[:, 0], frame[:, 0]) for clip, frame in zip(clips, given.cpu(), strict=True)]
     shares = torch.tensor(hits, dtype=torch.float64)
     colours, shape, motion = shares.mean(0).tolist()
-    first = sum(errors) / len(errors) if errors else None
-    return Score(colours, shape, motion, shares.all(1).double().mean().item(), first)
+    first_frame = sum(errors) / len(errors) if errors else None
+    return Score(colours, shape, motion, shares.all(1).double().mean().item(), first_frame)
 
 
 def read(clip: torch.Tensor) -> Verdict:

@@ -83,7 +83,11 @@ def settle_statistics(vae: AutoencoderKLWan, clips: torch.Tensor) -> None:
 
 def cached_latents(vae: AutoencoderKLWan, path: Path, count: int, seed: int) -> Latents:
     """Encodes `count` training clips, or reads the latents that an earlier run left at `path`."""
-    scenes = [sample_scene(random.Random(f"{seed} latents {index}")) for index in range(count)]
+    return encoded(vae, path, [sample_scene(random.Random(f"{seed} latents {index}")) for index in range(count)])
+
+
+def encoded(vae: AutoencoderKLWan, path: Path, scenes: list[Scene]) -> Latents:
+    """Latents of these scenes, encoded now or read from `path`."""
     return Latents(scenes, _cached(vae, path, scenes, lambda batch: batch))
 
 

@@ -13,11 +13,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-from .evaluation import evaluate, psnr
+from .engine import KINDS
+from .evaluation import evaluate, evaluate_shortened, psnr
 from .export import save_text_encoder, save_transformer, save_vae
 from .latents import cached_latents, settle_statistics, with_images
 from .sampling import GUIDANCE, STEPS, DemoModels
+from .shipped import shipped_models
 from .text import PromptEncoder, train_tokenizer
+from .train_defaults import LEFT_OUT, readers, shortened_clips, train_defaults
 from .train_text import train_text
 from .train_transformers import (
     BOUNDARY,
@@ -38,6 +41,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 VERSION = "1"
 CLIPS = 6000  # encoded once, with and without their later frames; the transformers learn from these
 MEASURED_CLIPS = 64
+SHORTENED_PROMPTS = 60
 SMALLEST_PSNR = 30.0  # dB on held-out clips; below it the transformers would learn a blurred world
 
 
@@ -50,6 +54,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument(
+        "--only-defaults", action="store_true", help="the text encoder's last stages, from the weights in --output"
+    )
     return parser.parse_args()
 
 
@@ -104,6 +111,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for folder in (options.checkpoints, options.output):
         folder.mkdir(parents=True, exist_ok=True)
+    if options.only_defaults:
+        finish({kind: shipped_models(kind, options.output) for kind in KINDS}, options)
+        return
     vae = trained_vae(options)
     save_vae(vae, options.output / "demo_wan_vae.safetensors", about("VAE", options))
     latents = cached_latents(vae, options.checkpoints / "clips.pt", CLIPS, options.seed)
@@ -124,9 +134,23 @@ def main() -> None:
     save(high, "high_noise", options)
     save(low, "low_noise", options)
 
-    report("t2v", DemoModels(vae, base.prompts, text.transformer), options)
-    report("i2v", DemoModels(vae, base.prompts, image), options, image=True)
-    report("two experts", DemoModels(vae, base.prompts, high, low, BOUNDARY), options)
+    by_kind = (
+        DemoModels(vae, base.prompts, text.transformer),
+        DemoModels(vae, base.prompts, image),
+        DemoModels(vae, base.prompts, high, low, BOUNDARY),
+    )
+    finish(dict(zip(KINDS, by_kind, strict=True)), options)
+
+
+def finish(models: dict[str, DemoModels], options: argparse.Namespace) -> None:
+    """Teaches the text encoder, which all share, what shortened captions stand for; then the judge's table."""
+    text, image, two = (models[kind] for kind in KINDS)
+    clips = shortened_clips(text.vae, options.checkpoints, options.seed)
+    taught_by = readers(text.transformer, image.transformer, two.transformer, two.low_noise)
+    train_defaults(text.prompts, taught_by, clips, options.checkpoints, options.seed)
+    save_text_encoder(text.prompts, options.output / "demo_umt5.safetensors", about("text encoder", options))
+    for kind in KINDS:
+        report(kind, replace(models[kind], prompts=text.prompts), options, image=kind == "i2v")
 
 
 def save(transformer: WanTransformer3DModel, name: str, options: argparse.Namespace) -> None:
@@ -139,6 +163,7 @@ def report(name: str, models: DemoModels, options: argparse.Namespace, image: bo
     for label, score in (
         (name, evaluate(models, options.prompts, image)),
         (f"{name}, no guidance", evaluate(models, options.prompts, image, guidance=1.0)),
+        *((f"{name}, no {left_out}", evaluate_shortened(models, SHORTENED_PROMPTS, left_out, image)) for left_out in LEFT_OUT),
     ):
         print(score.row(label), flush=True)
 
