@@ -12,7 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
-from fastvideo_core.attention import Situation, beside_exact, prepare, survey, takes_bias
+from fastvideo_core.attention import BACKENDS, Situation, beside_exact, impossible, prepare, survey, takes_bias
 
 from .attention_override import KEY, NAME, OVERRIDE, NativeAttention, check_override, marked_call, own_kernel_notes
 from .checked import checked
@@ -64,8 +64,13 @@ def _all_rows(cross_attention: str, situation: Situation, fold_text: bool) -> st
 
 def offered() -> dict[str, tuple[str, ...]]:
     """Every backend and why it cannot run on this machine with Wan's head_dim, those that can first."""
+    return survey(this_machine())
+
+
+def this_machine() -> Situation:
+    """Where ComfyUI computes, with Wan's head_dim."""
     device = comfy.model_management.get_torch_device()
-    return survey(Situation.on(device, torch.float32 if device.type == "cpu" else torch.bfloat16, 128))
+    return Situation.on(device, torch.float32 if device.type == "cpu" else torch.bfloat16, 128)
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,17 @@ class FastVideoAttention(io.ComfyNode):
             ],
             outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, self_attention: str = "auto", cross_attention: str = "auto") -> bool | str:
+        """ComfyUI asks before anything of the prompt runs: a dense video would be made before this node says no."""
+        for name, asked in (("self_attention", self_attention), ("cross_attention", cross_attention)):
+            if asked not in ("auto", *BACKENDS):
+                return f"{name}: {asked!r} is none of auto, {', '.join(BACKENDS)}"
+            reasons = () if asked == "auto" else impossible(asked, this_machine())
+            if reasons:
+                return f"{name}: {asked} cannot run on this machine: it {'; it '.join(reasons)}. Choose another one, or auto"
+        return True
 
     @classmethod
     @checked

@@ -9,10 +9,10 @@ from .lean import is_as_made, lean_attention
 from .probe import budget, exact_attention, faults, relative_error
 from .processors import attending
 from .requirements import MaskKind, Situation, mask_kind
-from .select import Attention, Choice, beside_exact, prepare, survey
+from .select import Attention, Choice, beside_exact, impossible, prepare, survey
 
 __all__ = [
     "AUTO_ORDER", "BACKENDS", "Attend", "AttendingExperts", "Attention", "AttentionAccount", "AttentionSettings", "Backend",
     "Choice", "FoldedText", "MaskKind", "Situation", "attending", "beside_exact", "budget", "exact_attention", "faults",
-    "is_as_made", "lean_attention", "mask_kind", "prepare", "relative_error", "survey", "takes_bias", "text_report",
+    "impossible", "is_as_made", "lean_attention", "mask_kind", "prepare", "relative_error", "survey", "takes_bias", "text_report",
 ]  # fmt: skip

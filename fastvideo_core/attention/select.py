@@ -10,7 +10,18 @@ from ..errors import NumericsError, RequestError
 from .backends import AUTO_ORDER, BACKENDS, Backend, backend
 from .dense import Attend
 from .probe import faults
-from .requirements import MASK_WORDS, Situation, mask_kind, where
+from .requirements import (
+    MASK_WORDS,
+    Capability,
+    Compiler,
+    Device,
+    Package,
+    Situation,
+    Torch,
+    mask_kind,
+    unmet,
+    where,
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,14 @@ def survey(situation: Situation) -> dict[str, tuple[str, ...]]:
     """Every backend, and why it cannot run there; nothing is imported or tried. Those that can come first."""
     reasons = {name: row.unmet(situation) for name, row in BACKENDS.items()}
     return dict(sorted(reasons.items(), key=lambda item: bool(item[1])))
+
+
+def impossible(name: str, situation: Situation) -> tuple[str, ...]:
+    """Why a backend runs with no model on this machine: packages, device, compiler; nothing where it may."""
+    of_machine = [
+        each for each in backend(name).requirements if isinstance(each, Package | Torch | Device | Capability | Compiler)
+    ]
+    return unmet(of_machine, situation)
 
 
 def _automatic(situation: Situation) -> Attention:

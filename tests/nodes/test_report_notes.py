@@ -5,7 +5,10 @@ import time
 from typing import Any
 
 import pytest
+from graphs import node, sampler_prompt, with_inputs
 from sampling import run_node
+
+from tools.comfy_in_process import PromptRefused
 
 HIGH_NOISE = {"in_channels": 36, "latent_channels": 16, "dim": 5120, "layers": 40, "image_tokens": 0, "plain": True}
 
@@ -58,3 +61,16 @@ def test_waiting_for_other_prompts_is_not_a_prompts_own_time(direct: Any, monkey
     done = {"prompt": (), "outputs": {}, "status": {"messages": [("execution_success", {"timestamp": now - 10_000})]}}
     queue.history["other"] = done
     assert 9 < module.seconds_since_queued() < 20
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [("flash_attn_3", "self_attention: flash_attn_3 cannot run on this machine: it needs"), ("magic", "'magic' is none of auto")],
+)
+def test_a_backend_that_cannot_run_here_is_refused_before_anything_runs(tiny: Any, asked: str, words: str) -> None:
+    """A comparison makes its dense video first."""
+    prompt = with_inputs(sampler_prompt(), "5", model=["a", 0])
+    attention = node("FastVideoAttention", model=["1", 0], self_attention=asked, cross_attention="auto")
+    with pytest.raises(PromptRefused, match=words):
+        tiny.run({**prompt, "a": attention})
+    tiny.run({**prompt, "a": with_inputs({"a": attention}, "a", self_attention="sdpa")["a"]})
