@@ -136,7 +136,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         lambda **given: compare(**{"a": frames(), "b": frames()} | given), ("a", "b", "data_range", "perceptual"),
     ),
     "tune": (
-        lambda **given: tune(**{"cache": "magcache", "target": 0.9, "dense_seconds": 1.0, "attempt": never} | given),
+        lambda **given: tune(**{"cache": "magcache", "target": 0.9, "attempt": never} | given),
         ("cache", "target"),
     ),
     "with_magcache": (with_magcache, ("settings", "table")),
