@@ -12,7 +12,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-PATIENCE = 120_000  # milliseconds
+PATIENCE = 240_000  # milliseconds: on a slow machine the page loads for minutes while other tests run beside it
 
 
 def chromium() -> str | None:
