@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from fastvideo_core import RequestError, cut
+from fastvideo_core import cut
 
 LAST = 10000
 """What core has for `end_at_step`: to the end, whatever the steps."""
@@ -23,11 +23,6 @@ class SamplerPart:
     start_at_step: int = 0
     end_at_step: int = LAST
     return_with_leftover_noise: str = "disable"
-
-    def __post_init__(self) -> None:
-        for name in ("add_noise", "return_with_leftover_noise"):
-            if getattr(self, name) not in ("enable", "disable"):
-                raise RequestError(f"{name} is {getattr(self, name)!r}: use enable or disable.")
 
     def levels(self, sigmas: Sequence[float]) -> tuple[float, ...]:
         """The noise levels of its steps. sigmas: of the whole run."""

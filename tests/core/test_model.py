@@ -1,5 +1,6 @@
 """A whole model: parts that belong together, conditioning against diffusers' pipelines, and frames from a folder on disk."""
 
+import copy
 import doctest
 import json
 from dataclasses import replace
@@ -161,7 +162,7 @@ def test_the_report_says_how_the_text_was_read(attention: AttentionSettings | No
 
 
 def test_the_report_says_why_all_rows_of_the_text_were_read() -> None:
-    ours = model_of("t2v")
+    ours = copy.deepcopy(model_of("t2v"))  # its network is changed below
     size = small(ours)
     conditioning = ours.condition("a cat", "", size)
     full = replace(conditioning, positive=torch.ones_like(conditioning.positive))

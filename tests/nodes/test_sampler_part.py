@@ -152,8 +152,8 @@ def test_a_cache_works_in_each_part_as_under_core(comfy: Any, load_wan: Any) -> 
     ({"start_at_step": 8}, r"start_at_step is 8 and end_at_step 10000, of 8 steps from 0 to 7: no step is left"),
     ({"start_at_step": 3, "end_at_step": 3}, r"start_at_step is 3 and end_at_step 3.*no step is left"),
     ({"end_at_step": 0}, r"no step is left. Set start_at_step below both, or leave this sampler out"),
-    ({"add_noise": "yes"}, r"add_noise is 'yes': use enable or disable"),
-    ({"return_with_leftover_noise": None}, r"return_with_leftover_noise is None: use enable or disable"),
+    ({"add_noise": "yes"}, r"add_noise input got 'yes': use one of enable, disable"),
+    ({"return_with_leftover_noise": None}, r"return_with_leftover_noise input got None"),
 ])  # fmt: skip
 def test_what_cannot_be_is_said(comfy: Any, load_wan: Any, inputs: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError, match=words):
