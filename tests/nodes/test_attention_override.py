@@ -81,14 +81,19 @@ def test_a_call_that_wants_full_precision_gets_an_exact_kernel(
 
     own = network.optimized_attention
 
-    def asking(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
-        return own(q, k, v, **call, **({"low_precision_attention": False} if k.shape[1] == 257 else {}))
+    def run(model: Any, tokens: int) -> tuple[Tensor, Any]:
+        """tokens: how many keys a call has that wants full precision."""
 
-    model = load_wan("i2v_clip")
-    plain, _ = run_node(comfy, model, "i2v_clip", steps=2)
-    everywhere, before = run_node(comfy, attended(comfy, model, "sdpa", "int8"), "i2v_clip", steps=2)
-    monkeypatch.setattr(network, "optimized_attention", asking)
-    ours, report = run_node(comfy, attended(comfy, model, "sdpa", "int8"), "i2v_clip", steps=2)
+        def asking(q: Tensor, k: Tensor, v: Tensor, **call: Any) -> Tensor:
+            out: Tensor = own(q, k, v, **{**call, "low_precision_attention": k.shape[1] != tokens})
+            return out
+
+        monkeypatch.setattr(network, "optimized_attention", asking)
+        return run_node(comfy, model, "i2v_clip", steps=2)
+
+    plain, _ = run(load_wan("i2v_clip"), 0)
+    everywhere, before = run(attended(comfy, load_wan("i2v_clip"), "sdpa", "int8"), 0)
+    ours, report = run(attended(comfy, load_wan("i2v_clip"), "sdpa", "int8"), 257)
     assert [(part.calls, part.exact_backend, part.exact_calls) for part in report.attention] == [(4, "", 0), (4, "sdpa", 4)]
     assert (before.attention[1].calls, before.attention[1].exact_calls) == (8, 0)
     assert "int8 (as asked), 4 calls and 4 by sdpa, where the network wants full precision, in 2 of the network" in report.text()
