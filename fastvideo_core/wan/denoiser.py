@@ -17,6 +17,7 @@ from ..schedule import TIMESTEPS, Expert, Phase
 from .at_work import at_work, check_idle
 from .embeddings import KeptEmbeddings, embeds_as_made, kept_embeddings
 from .fit import check_conditioning
+from .linear import LinearAccount
 from .memory import WAYS_OUT, activation_bytes, call_too_large, compute_dtype, free_bytes
 from .placement import check_onload_device, is_group_offloaded, placed, room
 
@@ -169,7 +170,8 @@ class WanExperts:
     afterwards, are on `offload_device`. A transformer with group offloading (diffusers' hooks) moves its own blocks. In a phase
     all of them belong to these experts alone.
     fold_text: see `text`. keep_keys: a folded text's keys and values in cross-attention, and the image tokens', are computed once
-    per phase and kept on `device` in it: 2 * blocks * branches * rows * dim values."""
+    per phase and kept on `device` in it: 2 * blocks * branches * rows * dim values.
+    linears: what linear layers are computed by on the CPU."""
 
     transformers: Mapping[Expert, "WanTransformer3DModel"]
     conditioning: Conditioning
@@ -178,6 +180,7 @@ class WanExperts:
     offload_device: torch.device
     fold_text: bool = True
     keep_keys: bool = True
+    linears: LinearAccount = field(default_factory=LinearAccount)
 
     def __post_init__(self) -> None:
         for expert, transformer in self.transformers.items():
@@ -191,7 +194,7 @@ class WanExperts:
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator[WanDenoiser]:
-        from .onednn import with_onednn
+        from .fast_linears import fast_linears
 
         transformer = self.transformers[phase.expert]
         with at_work(self.transformers.values()), ExitStack() as stack:
@@ -200,7 +203,7 @@ class WanExperts:
             conditioning = self.conditioning.to(self.device, compute_dtype(transformer))
             text = self.text(phase.expert)
             if self.device.type == "cpu":  # and not where the weights are, which may wait there for their call on a GPU
-                stack.enter_context(with_onednn(transformer))
+                stack.enter_context(fast_linears(transformer, self.linears))
             if is_as_made(transformer):
                 stack.enter_context(lean_attention(transformer, text))
             embeddings = self._kept_embeddings(transformer, stack)

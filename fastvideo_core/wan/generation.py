@@ -59,6 +59,7 @@ class Generation(Iterator[Step]):
         self._first = self._last = time.perf_counter()
         self._peak: int | None = None
         experts = WanExperts(model.transformers, conditioning, latent_shape, model.device, model.offload_device)
+        self._linears = experts.linears
         self._trained = [variant for network in model.transformers.values() for variant in trained_with(network)]
         self.attending = None if attention is None else AttendingExperts(experts, attention)
         self.cache = None if cache is None else cache(self)
@@ -132,6 +133,7 @@ class Generation(Iterator[Step]):
             patches=() if self.compiled is None else ("torch.compile",),
             notes=(
                 *unused_training(self._trained, sparse),
+                *self._linears.notes(),
                 *(() if self.compiled is None else (self.compiled.account.note(),)),
             ),
         )

@@ -12,12 +12,12 @@ from fastvideo_core import GivenFrame, SamplingRequest, seeded_noise
 from fastvideo_core.attention.processors import normalised
 from fastvideo_core.attention.rope import interleaved, rotated
 from fastvideo_core.wan.embeddings import kept_embeddings
-from fastvideo_core.wan.onednn import OneDNNGELU, OneDNNLinear, with_onednn
+from fastvideo_core.wan.fast_linears import FastGELU, FastLinear, fast_linears
+from fastvideo_core.wan.linear import LinearAccount
 
 VARIANTS = tiny.variants()
 every_variant = pytest.mark.parametrize("kind", list(VARIANTS))
 PHASE = SamplingRequest(steps=4, shift=5.0, guidance_scale=4.0, seed=1).plan().phases[0]
-HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
 def plain_velocity(network: WanTransformer3DModel, variant: tiny.Variant, latents: Tensor, sigma: float) -> Tensor:
@@ -106,8 +106,7 @@ def test_a_norm_in_place_is_the_norm() -> None:
         assert torch.equal(normalised(half, x.bfloat16()), half(x.bfloat16()))
 
 
-@pytest.mark.skipif(not HAS_ONEDNN, reason="torch was built without oneDNN")
-def test_linear_layers_by_onednn_are_as_exact_as_torchs_and_put_back() -> None:
+def test_fast_linear_layers_are_as_exact_as_torchs_and_put_back() -> None:
     network = tiny.t2v()
     kinds = [type(module) for module in network.modules()]
     layer, x = network.blocks[0].ffn.net[0], tiny.normal((2, 9, 24), 1)
@@ -115,8 +114,8 @@ def test_linear_layers_by_onednn_are_as_exact_as_torchs_and_put_back() -> None:
         exact = nn.functional.linear(*(values.double() for values in (x, layer.proj.weight, layer.proj.bias)))
         exact = nn.functional.gelu(exact, approximate="tanh")
         by_torch = layer(x)
-        with pytest.raises(KeyboardInterrupt), with_onednn(network):
-            assert type(layer) is OneDNNGELU and type(network.proj_out) is OneDNNLinear
+        with pytest.raises(KeyboardInterrupt), fast_linears(network, LinearAccount()):
+            assert type(layer) is FastGELU and type(network.proj_out) is FastLinear
             assert tiny.relative_error(layer(x), exact) < 4 * tiny.relative_error(by_torch, exact)
             assert list(network.state_dict()) == list(tiny.t2v().state_dict())
             raise KeyboardInterrupt
@@ -129,17 +128,16 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-@pytest.mark.skipif(not HAS_ONEDNN, reason="torch was built without oneDNN")
 def test_a_layer_of_another_class_keeps_its_own_way() -> None:
     layer, x = tiny.t2v().blocks[0].ffn.net[0], tiny.normal((2, 9, 24), 1)
     layer.proj.__class__ = Doubled
     with torch.no_grad():
         before = layer(x)
-        with with_onednn(layer):
+        with fast_linears(layer, LinearAccount()):
             assert torch.equal(layer(x), before)
 
 
 def test_layers_in_other_dtypes_are_left_alone() -> None:
     network = tiny.t2v().to(torch.bfloat16)
-    with with_onednn(network):
-        assert not any(isinstance(module, OneDNNLinear | OneDNNGELU) for module in network.modules())
+    with fast_linears(network, LinearAccount()):
+        assert not any(isinstance(module, FastLinear | FastGELU) for module in network.modules())

@@ -23,7 +23,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_contender_makes_the_same_video(weights: Path) -> None:
     results = measure(engine_contenders(Task(TINY, 3, CPU), weights), rounds=2, device=CPU)
     assert [result.name for result in results if result.difference is None] == [
-        "bare calls, both branches", "bare calls, both branches, oneDNN", "bare calls, branch by branch",
+        "bare calls, both branches", "bare calls, both branches, fast linears", "bare calls, branch by branch",
     ]  # fmt: skip
     assert all(result.difference < 1e-5 for result in results if result.difference is not None)
     assert all(len(result.seconds) == len(result.ratios) == len(result.outside) == 2 for result in results)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fastvideo_core import Conditioning, Guidance, GuidanceMode, GuidanceSettings, SamplingRequest, generate, seeded_noise
 from fastvideo_core.wan import WanExperts
+from fastvideo_core.wan.fast_linears import fast_linears
+from fastvideo_core.wan.linear import LinearAccount
 from fastvideo_core.wan.loading import load_transformer
-from fastvideo_core.wan.onednn import with_onednn
 
 from .sizes import Size
 
@@ -71,7 +72,7 @@ def engine_contenders(task: Task, file: Path) -> list[Contender]:
     both, single = "bare calls, both branches", "bare calls, branch by branch"
     return [
         Contender(both, both, network, bare_calls(task, network, branches=2)),
-        Contender(f"{both}, oneDNN", both, network, by_onednn(network, bare_calls(task, network, branches=2))),
+        Contender(f"{both}, fast linears", both, network, with_fast_linears(network, bare_calls(task, network, branches=2))),
         Contender("engine, batched", both, network, engine(task, network, "batched")),
         Contender("engine, batched, keys in every step", both, network, engine(task, network, "batched", keep_keys=False)),
         Contender("engine, batched, text unfolded", both, network, engine(task, network, "batched", fold_text=False)),
@@ -97,11 +98,11 @@ def bare_calls(task: Task, network: "WanTransformer3DModel", branches: int) -> C
     return run
 
 
-def by_onednn(network: "WanTransformer3DModel", run: Callable[[], None]) -> Callable[[], None]:
+def with_fast_linears(network: "WanTransformer3DModel", run: Callable[[], None]) -> Callable[[], None]:
     """With the one thing of the engine's that has nothing to do with Wan; on a GPU it is nothing."""
 
     def changed() -> None:
-        with with_onednn(network):
+        with fast_linears(network, LinearAccount()):
             run()
 
     return changed
