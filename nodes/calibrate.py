@@ -7,7 +7,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io, ui
 
-from fastvideo_core import GuidanceMode, GuidanceSettings, Phase, SamplingRequest
+from fastvideo_core import GuidanceMode, GuidanceSettings, Phase, RequestError, RunReport, SamplingRequest, is_one
 from fastvideo_core.step_cache import (
     Calibration,
     PhaseRatios,
@@ -25,6 +25,11 @@ from .sampler import sample
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected, guidance_inputs
 from .step_cache import Opened, with_cache
 
+NEEDS = (
+    "FastVideo Calibrate MagCache measures each branch as one prompt over the whole video, in every step. Connect one prompt to "
+    "positive and one to negative, not combined ones and none with an area, a mask or a range of steps of its own, and remove "
+    "context windows."
+)
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
 
 
@@ -39,12 +44,24 @@ class NativeCalibration:
     def open(self, generation: NativeGeneration) -> Opened:
         schedule, phase = generation.phase(None)
         self.opened = Calibration(schedule), phase
-        return Opened(self.opened[0], schedule, phase)
+        return Opened(self.opened[0], schedule, phase, needs=NEEDS)
 
-    def ratios(self) -> PhaseRatios:
-        """What was measured. Raises an error unless every step was."""
+    def ratios(self, report: RunReport) -> PhaseRatios:
+        """What was measured. Raises an error unless every step was; `report` tells why calls did not count."""
         calibration, phase = self.opened
-        return calibration.phase(phase)
+        try:
+            return calibration.phase(phase)
+        except RequestError as error:
+            raise RequestError(" ".join([f"{error} In this run:", "; ".join(report.notes) or "no notes.", NEEDS])) from error
+
+
+def check_one_prompt(**branches: list[Any]) -> None:
+    """branches: CONDITIONING of those that run."""
+    for branch, conditioning in branches.items():
+        ranges = [(entry.get("start_percent", 0.0), entry.get("end_percent", 1.0)) for _, entry in conditioning]
+        if ranges != [(0.0, 1.0)]:
+            found = "holds a range of steps" if len(ranges) == 1 else f"has {len(ranges)} parts"
+            raise RequestError(f"The {branch} conditioning {found}. {NEEDS}")
 
 
 def written(table: RatioTable) -> Path:
@@ -124,6 +141,8 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
             seed=seed,
             guidance=GuidanceSettings(mode=guidance_mode),
         )
+        guided = not all(is_one(phase.guidance_scale) for phase in request.plan().phases)
+        check_one_prompt(positive=positive, **({"negative": negative} if guided else {}))
         models = [model, low_noise_model] if two else [model]
         meters = [NativeCalibration() for _ in models]
         measuring = [with_cache(*pair) for pair in zip(models, meters, strict=True)]
@@ -131,7 +150,7 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
         table = measured_table(
             [fingerprint(network_weights(expert)) for expert in models],
             request,
-            [meter.ratios() for meter in meters],
+            [meter.ratios(report) for meter in meters],
             model.model.get_dtype_inference(),
             report.latent_shape,
         )

@@ -1,6 +1,7 @@
 """What a step cache is told of one generation on a native MODEL: noise levels, experts, sizes."""
 
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,20 @@ def generation_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> Na
         first_frame=denoise_mask is not None and bool((denoise_mask[:, :, 0] <= ROUNDING).any()),
         gate=1.0 if run is None else run.settings.guidance.gate,
     )
+
+
+def noise_level_in(guider: Any) -> Callable[[torch.Tensor], float]:
+    """What tells the noise level of a call of the network by core's timesteps (B,), in a run of `guider`."""
+    if not isinstance(guider, WanGuider | LowNoiseExpert):
+        return lambda timestep: float(timestep[0])
+    run = weakref.ref(guider.run)  # it holds what this is told to; a cycle would keep the MODELs
+
+    def level(timestep: torch.Tensor) -> float:
+        ours = run()
+        assert ours is not None  # calls come while it is open
+        return ours.level_of(timestep)
+
+    return level
 
 
 def network_weights(model: Any) -> dict[str, torch.Tensor]:

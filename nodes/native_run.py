@@ -123,6 +123,12 @@ class NativeRun:
         self._activate(self.low_noise)
         return self.low_noise, self._low_noise_options(self.low_noise, options)
 
+    def level_of(self, timestep: Tensor) -> float:
+        """The noise level of a call of the network, which is known where it is the prediction's own; that of a patch's pass at
+        another level is read from the device, which waits."""
+        moment = self._moment
+        return moment.sigma if moment is not None and timestep is moment.timestep else float(timestep[0])
+
     def denoised(self, expert: Any, latents: Tensor, timestep: Tensor, options: dict[str, Any]) -> Tensor:
         """What a core sampler asks for: the clean latents (B, C, T, H, W) seen from noise level `timestep` (B,)."""
         sigma, phase = self._level

@@ -36,7 +36,7 @@ from .attention_override import (
 from .diffusers_network import DiffusersNetwork
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
-from .native_generation import generation_of
+from .native_generation import generation_of, noise_level_in
 from .network_blocks import attention_blocks, wrapped_forwards
 from .network_call import Asked, lent
 from .network_guard import check_asked, guard_calls
@@ -85,7 +85,8 @@ class SparseWrapper:
         _check_override(own_options)
         _check_one_device(guider.model_patcher)
         generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
-        run = SparseRun(self.sparse, self.kernel, self.trained, *generation.phase(None))
+        level = noise_level_in(guider)
+        run = SparseRun(self.sparse, self.kernel, self.trained, *generation.phase(None), level)
         guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
         comfy.patcher_extension.add_wrapper_with_key(
             WrappersMP.DIFFUSION_MODEL, KEY, uncompiled(run.call), guider.model_options, is_model_options=True
@@ -108,8 +109,16 @@ class SparseRun:
     shorter than the video."""
 
     def __init__(
-        self, sparse: SparseSchedule, kernel: Kernel, trained: TrainedWeights | None, schedule: Schedule, phase: Phase
+        self,
+        sparse: SparseSchedule,
+        kernel: Kernel,
+        trained: TrainedWeights | None,
+        schedule: Schedule,
+        phase: Phase,
+        level: Callable[[Tensor], float],
     ) -> None:
+        """level: tells the noise level of a call by core's timesteps (B,)."""
+        self.level = level
         self.sparse, self.kernel, self.trained, self.schedule, self.phase = sparse, kernel, trained, schedule, phase
         self._sessions: dict[Size, SparseSession] = {}
         self._dense: Any = None  # the override that was there
@@ -131,7 +140,7 @@ class SparseRun:
         """Core's DIFFUSION_MODEL wrapper: one call of the network. x: (B, C, T, H, W)."""
         network = executor.class_obj
         session = self._session(x, network.patch_size)
-        session.begin(self.schedule.step_at(float(transformer_options["sigmas"][0])))
+        session.begin(self.schedule.step_at(self.level(transformer_options["sigmas"])))
         self._dense = transformer_options.get(OVERRIDE)
         call = SparseCall(dense=self._dense)
         marks = [(block.self_attn, self._mark(call, session, layer)) for layer, block in attention_blocks(network)]

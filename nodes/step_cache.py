@@ -23,10 +23,13 @@ from fastvideo_core.step_cache import BlockwiseSession, Sessions
 from .attached import STEP_CACHE
 from .guider import WanGuider
 from .low_noise import LowNoiseExpert
-from .native_generation import NativeGeneration, generation_of
+from .native_generation import NativeGeneration, generation_of, noise_level_in
 from .native_run import BRANCHES
 from .network_guard import guard_calls
 from .other_caches import check_no_other_cache
+
+WINDOWS = "they were context windows, which are not steps"
+PARTS = "they held a conditioning of several parts"
 
 Place = tuple[str, int]
 """Core's name of a block among the hooks."""
@@ -41,12 +44,16 @@ class OpenCache(Sessions, Protocol):
 
 
 class Opened(NamedTuple):
-    """A cache for one generation, and where in it the MODEL works. notes: for the report."""
+    """A cache for one generation, and where in it the MODEL works.
+
+    notes: for the report. needs: what to say where calls hold parts of a step, which this cache cannot do with.
+    """
 
     cache: OpenCache
     schedule: Schedule
     phase: Phase
     notes: tuple[str, ...] = ()
+    needs: str = ""
 
 
 class NativeCache(Protocol):
@@ -81,7 +88,7 @@ class CacheWrapper:
         generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
         opened, own_options = self.cache.open(generation), guider.model_options
         ours = isinstance(guider, WanGuider | LowNoiseExpert)
-        with CacheRun(opened, len(model.model.diffusion_model.blocks)) as run:
+        with CacheRun(opened, len(model.model.diffusion_model.blocks), noise_level_in(guider)) as run:
             guider.model_options = run.installed(own_options, generation.token_bytes)
             if ours:
                 guider.run.caches[guider] = run
@@ -105,8 +112,9 @@ def _check_one_device(name: str, model: Any) -> None:
 class CacheRun:
     """One generation of one MODEL through a cache."""
 
-    def __init__(self, opened: Opened, blocks: int) -> None:
-        self.opened, self.blocks = opened, blocks
+    def __init__(self, opened: Opened, blocks: int, level: Callable[[torch.Tensor], float]) -> None:
+        """level: tells the noise level of a call by core's timesteps (B,)."""
+        self.opened, self.blocks, self.level = opened, blocks, level
         self.passed: Counter[str] = Counter()  # why calls were none of ours
         self._stack = ExitStack()
         self._session: BlockwiseSession | None = None  # where the cache stands aside, and after the expert's steps
@@ -160,6 +168,8 @@ class CacheRun:
         arguments = (x, timestep, context, clip_fea, time_dim_concat, transformer_options)
         reason = uncompiled(self._announce, recursive=True)(transformer_options)
         if reason:
+            if self.opened.needs and reason in (WINDOWS, PARTS):
+                raise RequestError(f"{self.opened.needs} There were calls that did not count: {reason}.")
             self.passed[reason] += 1
             return executor(*arguments, **kwargs)
         self._asked = 0
@@ -196,11 +206,11 @@ class CacheRun:
         if session is None:
             return "they came after the expert's last step"
         if "context_window" in options:
-            return "they were context windows, which are not steps"
+            return WINDOWS
         indices, uuids = options["cond_or_uncond"], options["uuids"]
         if len(set(indices)) < len(indices) or not set(indices) <= {0, 1}:
-            return "they held a conditioning of several parts"
-        step = self._step(float(options["sigmas"][0]))
+            return PARTS
+        step = self._step(self.level(options["sigmas"]))
         if step is None:
             return "their noise level lay between two steps"
         if step not in self.opened.phase.steps:

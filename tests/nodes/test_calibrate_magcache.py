@@ -6,7 +6,8 @@ import pytest
 import torch
 from caching import plans, weights_of
 from graphs import node, sampler_prompt, with_inputs
-from sampling import SETTINGS, conditions_of, latent_of, run_node
+from sampling import SETTINGS, Calls, conditions_of, latent_of, run_node
+from test_composition import context_windows, scale_override
 from test_parity_engine import engine_conditioning
 
 from fastvideo_core import RequestError, SamplingRequest, seeded_noise
@@ -94,6 +95,31 @@ def test_a_model_with_a_cache_is_not_measured(comfy: Any, load_wan: Any, ratios:
     model = magcache.execute(load_wan(), True, {"preset": "auto"}, "resampled", False).args[0]
     with pytest.raises(RequestError, match="FastVideo MagCache and FastVideo Calibrate MagCache are on one MODEL"):
         measured(comfy, model)
+    assert list(ratios.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["combined", "range", "negative", "windows", "left out"])
+def test_what_cannot_be_measured_is_told(comfy: Any, load_wan: Any, ratios: Any, what: str) -> None:
+    """Before the run where it can be known, and in the first step where it is seen there."""
+    (positive, negative), model, changes = conditions_of("t2v"), load_wan(), {}
+    ranged = [[positive[0][0], {**positive[0][1], "start_percent": 0.0, "end_percent": 0.5}]]
+    words = {
+        "combined": "The positive conditioning has 2 parts. FastVideo Calibrate MagCache measures each branch as one prompt",
+        "negative": "The negative conditioning has 2 parts",
+        "range": "The positive conditioning holds a range of steps",
+        "windows": "remove context windows. There were calls that did not count: they were context windows",
+        "left out": "measured: positive 10, negative [0-9]+. Let the generation run to its end.* In this run: ",
+    }[what]
+    if what == "windows":
+        model, changes = context_windows(comfy, model), {"latent": latent_of("t2v", frames=7)}
+    if what == "left out":
+        model = scale_override(comfy, model)
+    prompts = {"combined": {"positive": [*positive, *negative]}, "negative": {"negative": [*positive, *negative]}}
+    changes |= {**prompts, "range": {"positive": ranged}}.get(what, {})
+    calls = Calls()
+    with pytest.raises(RequestError, match=words):
+        measured(comfy, calls.on(model, "DIFFUSION_MODEL"), **changes)
+    assert calls.counts["DIFFUSION_MODEL"] <= {"windows": 1, "left out": 10}.get(what, 0)
     assert list(ratios.iterdir()) == []
 
 
