@@ -73,8 +73,8 @@ def fastest(rows: int, inputs: int, outputs: int, biased: bool, gelu: bool, thre
     """Of `WAYS`, for a layer of this shape: measured once in a process, torch's own unless another is clearly faster. threads:
     of torch, with so many it is measured."""
     rows = min(rows, max(_LEAST_ROWS, _PRODUCTS // (inputs * outputs)))
-    x, weight = torch.full((rows, inputs), 1 / inputs), torch.ones(outputs, inputs)
-    bias = torch.zeros(outputs) if biased else None
+    x, weight = torch.full((rows, inputs), 1 / inputs, device="cpu"), torch.ones(outputs, inputs, device="cpu")
+    bias = torch.zeros(outputs, device="cpu") if biased else None
     seconds = _seconds({name: partial(way, x, weight, bias) for name, way in WAYS[gelu].items()}, threads)
     best = min(seconds, key=seconds.__getitem__)
     return best if seconds[best] < CLEARLY * seconds["torch"] else "torch"

@@ -43,7 +43,8 @@ def _cross_attention(tokens: int, rows: int, dim: int) -> int:
 
 
 def computed_flops(run: Callable[[], object]) -> int:
-    """What `run` computes, counted at torch's operators."""
+    """What `run` computes, counted at torch's operators, once it has measured its layers."""
+    run()
     with FlopCounterMode(display=False, custom_mapping=_uncounted()) as counter:
         run()
     return int(counter.get_total_flops())
