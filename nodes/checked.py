@@ -26,8 +26,8 @@ SOCKETS: Mapping[str, type] = MappingProxyType({
 AXES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"IMAGE": ("frames", "height", "width", "colours"), "SIGMAS": ("steps + 1",)}
 )
-MOST_NAMED = 30
-"""Entries of a combo that an error names; lists of files are longer."""
+MOST_NAMED = 300
+"""Characters of a combo's entries that an error names; lists of files are longer."""
 
 
 def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutput]:
@@ -72,8 +72,9 @@ def _value(asked: io.Input, name: str, value: Any) -> Any:
     if kind in ("INT", "FLOAT"):
         return _number(asked, name, value)
     if kind == "COMBO" and (not isinstance(value, str) or value not in asked.options):
-        few = len(asked.options) <= MOST_NAMED
-        raise _refused(name, value, f"use one of {', '.join(asked.options) if few else f'the {len(asked.options)} in its list'}.")
+        listed = ", ".join(asked.options)
+        named = listed if len(listed) <= MOST_NAMED else f"the {len(asked.options)} in its list"
+        raise _refused(name, value, f"use one of {named}.")
     if kind == "BOOLEAN" and not isinstance(value, bool):
         raise _refused(name, value, "it is on or off, true or false.")
     if kind == "STRING" and not isinstance(value, str):

@@ -83,8 +83,7 @@ class Raises(GatherKernel):
 class ReadsPadding(GatherKernel):
     def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> Any:
         plan = super().plan(tile_map, grid, query_width)
-        plan.allowed.fill_(True)
-        return plan
+        return replace(plan, valid=torch.ones_like(plan.valid))
 
 
 @pytest.mark.parametrize(

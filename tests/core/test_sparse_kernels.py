@@ -41,7 +41,7 @@ def test_gathering_a_few_tiles_at_a_time_changes_nothing(monkeypatch: pytest.Mon
     tokens = [grid.tiled(x) for x in (given.q, given.k, given.v)]
     plan = kernel.plan(some_map((1, 1, grid.count, grid.count)), grid)
     whole = kernel(*tokens, plan)
-    for copied in (1, 2 * cases.BATCH * cases.HEADS * plan.allowed.shape[-1] * cases.HEAD_DIM):
+    for copied in (1, 2 * cases.BATCH * cases.HEADS * plan.tiles.shape[-1] * grid.width * cases.HEAD_DIM):
         monkeypatch.setattr(gather, "_COPIED", copied)
         assert tiny.relative_error(kernel(*tokens, plan), whole) < 1e-14
 
@@ -88,5 +88,5 @@ def test_sorting_some_heads_at_a_time_changes_nothing(monkeypatch: pytest.Monkey
     scores = tiny.normal((2, 5, 9, 9), 6)
     whole = variant.most_mass(scores, 0.7, 2)
     for heads in (1, 2):
-        monkeypatch.setattr(variant, "_SORTED", heads * 2 * 81)
+        monkeypatch.setattr(variant, "_AT_A_TIME", heads * 2 * 81)
         assert torch.equal(variant.most_mass(scores, 0.7, 2), whole)

@@ -22,7 +22,7 @@ from ...checks import whole
 from .kernel import Kernel
 from .reference import masked_attention, token_mask
 from .tiles import Size, TileGrid
-from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, most_mass
+from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, in_slices, most_mass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +89,18 @@ class BidirectionalSparseAttention:
         """q: (B, H, N, S, D). Returns (B, H, N, K) positions in the tile, ascending, S where a tile keeps fewer than K; and
         (N, K) bool, whether there is one."""
         grid = self.grid
-        centre = (grid.counts // 2).reshape(1, 1, -1, 1, 1).expand(*q.shape[:3], 1, q.shape[4])
-        exact = q if q.dtype == torch.float64 else q.float()
-        likeness = torch.cosine_similarity(exact, exact.gather(3, centre), dim=-1)
+        likeness = torch.cat([self._likeness(part) for part in in_slices(q)], dim=1)
         likeness = likeness.masked_fill_(~grid.valid.reshape(grid.count, grid.width), torch.inf)
         places = self.settings.kept(grid.width)
         real = torch.arange(places, device=q.device) < self.kept.unsqueeze(-1)
         least_alike = likeness.argsort(dim=-1, stable=True)[..., :places]
         return least_alike.masked_fill(~real, grid.width).sort(dim=-1).values, real
+
+    def _likeness(self, q: Tensor) -> Tensor:
+        """To the tile's centre. q: (B, H, N, S, D). Returns (B, H, N, S)."""
+        centre = (self.grid.counts // 2).reshape(1, 1, -1, 1, 1).expand(*q.shape[:3], 1, q.shape[4])
+        exact = q if q.dtype == torch.float64 else q.float()
+        return torch.cosine_similarity(exact, exact.gather(3, centre), dim=-1)
 
     def _tile_map(self, q: Tensor, k: Tensor) -> Tensor:
         """q: (B, H, N, K, D) kept queries, zero where there is none; k: (B, H, N, D) means."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .tiles import TileGrid
+from .variant import in_slices
 
 _COPIED = 2**24
 """Values of k (and as many of v) that are copied at a time: 64 MiB in float32."""
@@ -19,32 +20,38 @@ _COPIED = 2**24
 
 @dataclass(frozen=True)
 class GatherPlan:
-    """tiles: (B or 1, H or 1, Nq, M) the tiles that each tile of queries attends, those that it may first, M of the longest
-    row. allowed: (B or 1, H or 1, Nq, M * S) bool, the places in them that count."""
+    """tiles: (B or 1, H or 1, Nq, M) int32, the tiles that each tile of queries attends, those that it may first, M of the
+    longest row. counts: (B or 1, H or 1, Nq), how many it may. valid: (N, S) bool, the places of a tile that hold a token."""
 
     tiles: Tensor
-    allowed: Tensor
+    counts: Tensor
+    valid: Tensor
 
     def of(self, heads: slice, first: int, rows: int) -> "GatherPlan":
         """Of some heads and tiles of queries."""
         some = heads if self.tiles.shape[1] > 1 else slice(None)
-        return GatherPlan(self.tiles[:, some, first : first + rows], self.allowed[:, some, first : first + rows])
+        part = slice(first, first + rows)
+        return GatherPlan(self.tiles[:, some, part], self.counts[:, some, part], self.valid)
+
+    def allowed(self) -> Tensor:
+        """(B or 1, H or 1, Nq, M * S) bool, the places in the tiles that count."""
+        chosen = torch.arange(self.tiles.shape[-1], device=self.tiles.device) < self.counts.unsqueeze(-1)
+        return (chosen.unsqueeze(-1) & self.valid[self.tiles]).flatten(-2)
 
 
 class GatherKernel:
     """See `Kernel`."""
 
     def plan(self, tile_map: Tensor, grid: TileGrid, query_width: int | None = None) -> GatherPlan:
-        longest = int(tile_map.sum(-1).max())
-        tiles = tile_map.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :longest]
-        valid = grid.valid.reshape(grid.count, grid.width)
-        allowed = tile_map.gather(-1, tiles).unsqueeze(-1) & valid[tiles]
-        return GatherPlan(tiles, allowed.flatten(-2))
+        counts = tile_map.sum(-1)
+        longest = int(counts.max())
+        tiles = torch.cat([_chosen_first(part, longest) for part in in_slices(tile_map)], dim=1)
+        return GatherPlan(tiles, counts, grid.valid.reshape(grid.count, grid.width))
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, plan: GatherPlan) -> Tensor:
         batch, places, heads, head_dim = q.shape
         rows, longest = plan.tiles.shape[2:]
-        width = plan.allowed.shape[-1] // longest
+        width = plan.valid.shape[-1]
         q = q.transpose(1, 2).reshape(batch, heads, rows, places // rows, head_dim)
         k, v = (x.transpose(1, 2).reshape(batch, heads, -1, width, head_dim) for x in (k, v))
         copied = batch * longest * width * head_dim  # for one tile of queries in one head
@@ -59,11 +66,16 @@ class GatherKernel:
         return out.flatten(2, 3).transpose(1, 2)
 
 
+def _chosen_first(tile_map: Tensor, longest: int) -> Tensor:
+    order = tile_map.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)
+    return order[..., :longest].to(torch.int32)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, plan: GatherPlan) -> Tensor:
     """q, k, v: (B, H, tiles, places, D). Returns as q."""
     batch, heads = q.shape[:2]
     tiles = plan.tiles.expand(batch, heads, -1, -1)
-    allowed = plan.allowed.expand(batch, heads, -1, -1).flatten(0, 1).unsqueeze(2)
+    allowed = plan.allowed().expand(batch, heads, -1, -1).flatten(0, 1).unsqueeze(2)
     b, h = torch.arange(batch, device=q.device)[:, None, None, None], torch.arange(heads, device=q.device)[:, None, None]
     keys, values = (x[b, h, tiles].flatten(3, 4).flatten(0, 1) for x in (k, v))
     out = nn.functional.scaled_dot_product_attention(q.flatten(0, 1), keys, values, attn_mask=allowed)

@@ -15,8 +15,8 @@ from ...errors import RequestError
 from .kernel import Kernel
 from .tiles import Size, TileGrid
 
-_SORTED = 2**24
-"""Scores that are sorted at a time: 128 MiB of indices."""
+_AT_A_TIME = 2**24
+"""Values: 128 MiB of indices of a sort, 64 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ def coarse_scores(q: Tensor, k: Tensor) -> Tensor:
     return scores
 
 
+def in_slices(x: Tensor) -> tuple[Tensor, ...]:
+    """x (B, H, ..) by some heads at a time, for what makes several tensors of its size."""
+    return torch.split(x, max(1, _AT_A_TIME // max(1, x[:, :1].numel())), dim=1)
+
+
 def top_tiles(scores: Tensor, count: int) -> Tensor:
     """The `count` best tiles of keys for each tile of queries, exactly; of equals the earlier one.
 
@@ -96,8 +101,7 @@ def most_mass(scores: Tensor, mass: float, at_least: int = 1) -> Tensor:
 
     Returns (B, H, Nq, N) bool.
     """
-    heads = max(1, _SORTED // max(1, scores[:, :1].numel()))
-    return torch.cat([_most_mass(part, mass, at_least) for part in torch.split(scores, heads, dim=1)], dim=1)
+    return torch.cat([_most_mass(part, mass, at_least) for part in in_slices(scores)], dim=1)
 
 
 def _most_mass(scores: Tensor, mass: float, at_least: int) -> Tensor:
