@@ -3,11 +3,11 @@
 from .account import AttentionAccount
 from .backends import AUTO_ORDER, BACKENDS, Backend
 from .dense import Attend
+from .exchange import attending
 from .experts import AttendingExperts, AttentionSettings, takes_bias
 from .folding import FoldedText, text_report
 from .lean import is_as_made, lean_attention
 from .probe import budget, exact_attention, faults, relative_error
-from .processors import attending
 from .requirements import MaskKind, Situation, mask_kind
 from .select import Attention, Choice, beside_exact, impossible, prepare, survey
 

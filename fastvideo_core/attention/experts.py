@@ -11,9 +11,9 @@ from ..report import AttentionReport, TextReport
 from ..schedule import Expert, Phase
 from .account import AttentionAccount
 from .backends import BACKENDS, backend
+from .exchange import attending
 from .folding import text_report
 from .lean import is_as_made
-from .processors import attending
 from .requirements import Situation
 from .select import prepare
 

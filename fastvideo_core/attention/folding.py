@@ -2,7 +2,7 @@
 value, and M of them weigh in softmax as one whose score is log M higher."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..report import TextReport
 from ..schedule import Expert
-from .processors import KeysValues
+
+KeysValues = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
+"""Keys and values, (B, L, H, D), of a `WanAttention` for rows (B, L, heads * D)."""
 
 STANDING = 2
 """Rows that stand for the zero ones. The bias is rounded to the network's dtype, in bfloat16 by up to 0.016, which one row

@@ -4,12 +4,12 @@ from .bsa import BSASettings
 from .experts import SparseExperts
 from .flex import FlexKernel
 from .gather import GatherKernel
-from .kernel import Kernel, KernelName, kernel_of
+from .kernel import Kernel, KernelName
 from .measure import OutputError, measured
 from .nabla import NABLASettings
 from .processor import sparse_attention
 from .schedule import SparseSchedule
-from .select import prepare_kernel
+from .select import kernel_of, prepare_kernel
 from .session import SparseSession
 from .sla import SLASettings
 from .sta import STASettings

@@ -25,11 +25,3 @@ class Kernel(Protocol):
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, plan: Any) -> Tensor:
         """q: (B, Pq, H, D), k, v: (B, P, H, D), in tile order. Returns (B, Pq, H, D); rows of padding are meaningless."""
         ...
-
-
-def kernel_of(name: KernelName) -> Kernel:
-    """flex: FlexAttention, compiled. gather: plain torch, for where nothing can be compiled."""
-    from .flex import FlexKernel
-    from .gather import GatherKernel
-
-    return GatherKernel() if name == "gather" else FlexKernel()

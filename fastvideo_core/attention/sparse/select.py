@@ -6,7 +6,9 @@ from types import MappingProxyType
 from ...errors import NumericsError, RequestError
 from ..backends import AMPERE, FLOATS
 from ..requirements import Capability, Compiler, Device, On, Requirement, Situation, Torch, unmet, where
-from .kernel import Kernel, KernelName, kernel_of
+from .flex import FlexKernel
+from .gather import GatherKernel
+from .kernel import Kernel, KernelName
 from .probe import faults
 from .schedule import SparseSchedule
 
@@ -28,6 +30,11 @@ KERNELS: MappingProxyType[KernelName, _Row] = MappingProxyType(
         "gather": _Row("plain torch", (), "Leave sparse attention out"),
     }
 )  # fmt: skip
+
+
+def kernel_of(name: KernelName) -> Kernel:
+    """flex: FlexAttention, compiled. gather: plain torch, for where nothing can be compiled."""
+    return GatherKernel() if name == "gather" else FlexKernel()
 
 
 def prepare_kernel(sparse: SparseSchedule, situation: Situation) -> Kernel:
