@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .report import RunReport
-from .step_times import Span, StepTimes, total
+from .report.step_times import Span, StepTimes, total
 
 
 @dataclass(frozen=True, kw_only=True)

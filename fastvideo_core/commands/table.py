@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from ..ab import Measured
 from ..quality import Comparison, FrameQuality
 from ..report import RunReport, SparseReport
+from ..report.step_times import StepTimes
 from ..speed import Speed
-from ..step_times import StepTimes
 
 Joined = Callable[[Sequence[float]], float]
 

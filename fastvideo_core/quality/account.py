@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..report import RunReport
+from ..report.step_times import StepTimes
 from ..speed import speed_up
-from ..step_times import StepTimes
 from .comparison import Comparison, FrameQuality
 from .plot import Curve, Panel
 

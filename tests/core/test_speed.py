@@ -20,8 +20,8 @@ from fastvideo_core import (
     speed_up_of_all,
     with_dbcache,
 )
+from fastvideo_core.report.step_times import Span, StepKind, StepTimes
 from fastvideo_core.step_cache import DBCacheSettings
-from fastvideo_core.step_times import Span, StepKind, StepTimes
 
 COMPUTED, SKIPPED = StepKind("single", "CC"), StepKind("single", "SS")
 

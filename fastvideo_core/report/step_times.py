@@ -5,10 +5,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from .report import PhaseReport, RunReport
+from .cache import CacheReport
+from .phases import PhaseReport
 
 TRIMMED = 4
 """One in so many of a kind's steps is left out of the spread at each end: it is that of the middle half."""
@@ -52,6 +52,19 @@ class Span(NamedTuple):
         return Span(self.middle * count, self.low * count, self.high * count)
 
 
+class TimedRun(Protocol):
+    """What a run's steps are told apart by: a `RunReport`."""
+
+    @property
+    def phases(self) -> Sequence[PhaseReport]: ...
+
+    @property
+    def caches(self) -> Sequence[CacheReport]: ...
+
+    @property
+    def step_seconds(self) -> Sequence[float]: ...
+
+
 @dataclass(frozen=True)
 class StepTimes:
     """The steps of one run, or of several of one sort together.
@@ -65,7 +78,7 @@ class StepTimes:
     late: float
 
     @classmethod
-    def of(cls, runs: "Sequence[RunReport]") -> "StepTimes":
+    def of(cls, runs: Sequence[TimedRun]) -> "StepTimes":
         kinds, seconds, first = Counter[StepKind](), defaultdict[StepKind, list[float]](list), []
         for index, (kind, took) in chain.from_iterable(map(_steps, runs)):
             kinds[kind] += 1
@@ -108,7 +121,7 @@ def median(values: Sequence[float]) -> float:
     return ordered[len(ordered) // 2] if ordered else 0.0
 
 
-def _steps(run: "RunReport") -> Iterator[tuple[int, tuple[StepKind, float]]]:
+def _steps(run: TimedRun) -> Iterator[tuple[int, tuple[StepKind, float]]]:
     """Each step's place in its phase, its kind and its seconds; a run that was stopped took fewer steps than it planned."""
     start = 0
     for phase in run.phases:
@@ -117,7 +130,7 @@ def _steps(run: "RunReport") -> Iterator[tuple[int, tuple[StepKind, float]]]:
         start += phase.steps
 
 
-def _letters(run: "RunReport", phase: "PhaseReport") -> list[str]:
+def _letters(run: TimedRun, phase: PhaseReport) -> list[str]:
     plans = [row.plan for cache in run.caches for row in cache.phases if row.expert == phase.expert]
     if plans:
         return ["".join(letters).replace("-", "") for letters in zip(*plans, strict=True)]

@@ -1,0 +1,81 @@
+"""What a run did, as data: read by people on the canvas and by programs as JSON. It states what ran, not what was asked."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from .attention import AttentionReport
+from .cache import CacheReport
+from .phases import PhaseReport
+from .sparse import SparseReport
+from .step_times import Span, StepTimes, median
+from .text import TextReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunReport:
+    """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
+    per expert where each has its own, one in all otherwise; prompt_seconds: from its begin to the decoded frames, where a
+    host tells; attention: where it was chosen, two per expert; sparse: one per sparse phase; texts: where
+    it is known how they were read; patches: by name, what else changes the network's work (compiled blocks, a host's patches),
+    step caches apart; prompt: the host's name of the prompt that the run belongs to, where there is one."""
+
+    model: str
+    variant: str
+    solver: str
+    sigmas: tuple[float, ...]
+    guidance_mode: str
+    guidance_reason: str
+    phases: tuple[PhaseReport, ...]
+    latent_shape: tuple[int, ...]
+    device: str
+    dtype: str
+    seed: int
+    step_seconds: tuple[float, ...]
+    total_seconds: float
+    peak_memory_bytes: int | None
+    notes: tuple[str, ...] = ()
+    caches: tuple[CacheReport, ...] = ()
+    prompt_seconds: float | None = None
+    attention: tuple[AttentionReport, ...] = ()
+    sparse: tuple[SparseReport, ...] = ()
+    texts: tuple[TextReport, ...] = ()
+    patches: tuple[str, ...] = ()
+    prompt: str | None = None
+
+    @property
+    def seconds_saved(self) -> Span | None:
+        """By step caches, as in `StepTimes.saved`."""
+        return StepTimes.of([self]).saved()
+
+    def json(self) -> str:
+        saved = self.seconds_saved
+        return json.dumps({**asdict(self), "seconds_saved": None if saved is None else saved._asdict()}, indent=2)
+
+    def text(self) -> str:
+        """The report as a person reads it."""
+        steps = len(self.step_seconds)
+        lines = [
+            f"{self.model} ({self.variant}), {self.dtype} on {self.device}",
+            f"{steps} steps {self.solver}, latents {'x'.join(map(str, self.latent_shape))}, seed {self.seed}",
+            *(phase.line() for phase in self.phases),
+            f"guidance: {self.guidance_mode} ({self.guidance_reason})",
+            f"time: {self.total_seconds:.1f} s, {median(self.step_seconds):.3f} s per step (median)",
+        ]
+        if self.prompt_seconds is not None:
+            lines.append(f"whole prompt, with text and VAE: {self.prompt_seconds:.1f} s since it began")
+        if self.peak_memory_bytes is not None:
+            lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
+        lines += [line for part in self.attention for line in part.lines()]
+        lines += [part.line() for part in self.texts]
+        lines += [part.line() for part in self.sparse]
+        lines += [line for cache in self.caches for line in cache.lines()]
+        if self.seconds_saved is not None:
+            lines.append(_saved_line(self.seconds_saved))
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def _saved_line(saved: Span) -> str:
+    if saved.low <= 0:
+        return f"time saved: not distinguishable from none ({saved.low:.2f} to {saved.high:.2f} s, by the spread of the steps)"
+    between = f"({saved.low:.2f} - {saved.high:.2f})"
+    return f"time saved: about {saved.middle:.2f} s {between}, by the medians of computed and skipped steps"

@@ -1,0 +1,27 @@
+"""What sparse self-attention did."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseReport:
+    """What sparse self-attention did in one phase.
+
+    settings: of the variant, as asked. sparse_calls, dense_calls: of self-attention, one per layer and call of the network.
+    density: mean share of the pairs of tokens that sparse calls computed; None where there was none.
+    """
+
+    expert: str
+    variant: str
+    settings: dict[str, object]
+    sparse_calls: int
+    dense_calls: int
+    density: float | None
+
+    def line(self) -> str:
+        """As a person reads it."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        calls = f"{self.sparse_calls} of {self.sparse_calls + self.dense_calls} calls"
+        density = "" if self.density is None else f", which computed {self.density:.1%} of the pairs of tokens"
+        head = f"sparse self-attention of the {self.expert.replace('_', '-')} expert: {self.variant} ({settings})"
+        return f"{head} in {calls}{density}"
