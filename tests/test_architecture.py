@@ -4,7 +4,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,12 @@ CORE = "fastvideo_core"
 HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview", "nodes", "server"}
 ACCELERATORS = ("step_cache", "attention", "parallel")
 LEAVES = (
-    "checks", "json_object", "schedule", "solvers", "guidance", "conditioning", "request", "errors", "report", "step_times",
+    "checks", "json_object", "schedule", "solvers", "guidance", "conditioning", "request", "errors", "report",
     "wan.variants",
 )  # fmt: skip
 MEASURED_ONCE = {f"{CORE}/wan/linear.py": ["cache"]}
 """Facts of the machine, which the process keeps; see ARCHITECTURE.md. Two networks of one shape compute alike by them."""
+SCHEMA = {"define_schema", "Schema"}
 CONTAINERS = {"list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict"}
 # Written in two parts: this file is tracked too.
 REGISTRIES = re.compile("pypi" r"\.org|python" r"hosted\.org|registry\.npm" r"js\.org")
@@ -91,10 +92,70 @@ def test_accelerators_do_not_know_each_other(area: str) -> None:
 
 @pytest.mark.parametrize("leaf", LEAVES)
 def test_leaves_need_torch_and_the_standard_library_only(leaf: str) -> None:
-    allowed = {f"{CORE}.{other}" for other in LEAVES}
-    used = {module for module, _, _ in imports(ROOT.joinpath(CORE, *leaf.split(".")).with_suffix(".py"))}
-    outside = {module for module in used - allowed if module.split(".")[0] not in {"torch", *sys.stdlib_module_names}}
-    assert outside == set()
+    file = f"{CORE}/{leaf.replace('.', '/')}"
+    paths = tracked(f"{file}.py", f"{file}/*.py")
+    assert paths
+    used = {module for path in paths for module, _, _ in imports(path)}
+    known = {module for module in used if any(f"{module}.".startswith(f"{CORE}.{other}.") for other in LEAVES)}
+    assert {module for module in used - known if module.split(".")[0] not in {"torch", *sys.stdlib_module_names}} == set()
+
+
+def imported(area: str) -> dict[str, set[str]]:
+    """Module -> the modules of its area that it imports. An absolute `nodes` is ComfyUI's nodes.py."""
+    paths = {module_of(path): path for path in tracked(f"{area}/*.py")}
+    graph: dict[str, set[str]] = {module: set() for module in paths}
+    for module, path in paths.items():
+        for found, name, relative in imports(path):
+            used = f"{found}.{name}" if f"{found}.{name}" in paths else found
+            if used in paths and (relative or area != "nodes"):
+                graph[module].add(used)
+    return graph
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> list[tuple[str, ...]]:
+    """Modules that import each other, over however many others: those that a module reaches and that reach it."""
+    reached = {module: reached_from(module, graph) for module in graph}
+    return sorted({tuple(sorted(b for b in reached[a] if a in reached[b])) for a in graph if a in reached[a]})
+
+
+def reached_from(module: str, graph: Mapping[str, Collection[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(graph[module])
+    while waiting:
+        if (one := waiting.pop()) not in found:
+            found.add(one)
+            waiting += graph[one]
+    return found
+
+
+def test_circles_are_found_over_any_number_of_modules() -> None:
+    graph = {"a": ["b"], "b": ["c", "d"], "c": ["a"], "d": ["e"], "e": [], "f": ["g", "a"], "g": ["f"]}
+    assert circles(graph) == [("a", "b", "c"), ("f", "g")]
+
+
+@pytest.mark.parametrize("area", [CORE, "tools"])
+def test_no_modules_import_each_other_not_even_for_types(area: str) -> None:
+    graph = imported(area)
+    assert any(graph.values())
+    assert circles(graph) == []
+
+
+def test_native_nodes_know_neither_the_graph_s_nodes_nor_schemas() -> None:
+    paths = tracked("nodes/native/*.py")
+    used = [(name_of(path), f"{module}.{name}") for path in paths for module, name, relative in imports(path) if relative]
+    assert [entry for entry in used if not f"{entry[1]}.".startswith("nodes.native.")] == []
+    trees = {name_of(path): ast.parse(path.read_text()) for path in paths}
+    schemas = [(file, words_of(node) & SCHEMA) for file, tree in trees.items() for node in ast.walk(tree)]
+    assert [entry for entry in schemas if entry[1]] == []
+
+
+def words_of(node: ast.AST) -> set[str]:
+    """What a node of a tree is called."""
+    return {word for field in ("id", "attr", "name") if isinstance(word := getattr(node, field, None), str)}
+
+
+def test_rules_reach_into_every_folder() -> None:
+    assert {name_of(path) for path in PRODUCT} >= {"__init__.py", "nodes/__init__.py", f"{CORE}/wan/loading/lora.py"}
 
 
 @parametrize(PRODUCT)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -25,9 +24,7 @@ from .compiled import CompileAccount, CompiledExperts, CompileSettings
 from .denoiser import TransformerExperts, WanExperts
 from .loading.trained_attention import trained_with, unused_training
 from .memory import compute_dtype
-
-if TYPE_CHECKING:
-    from .model import WanModel
+from .parts import Parts
 
 
 class Generation(Iterator[Step]):
@@ -37,7 +34,7 @@ class Generation(Iterator[Step]):
 
     def __init__(
         self,
-        model: "WanModel",
+        model: Parts,
         request: SamplingRequest,
         conditioning: Conditioning,
         size: VideoSize,

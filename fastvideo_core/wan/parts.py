@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import LoadError
 from ..json_object import read_json_file
@@ -13,11 +13,37 @@ from .vae import VideoVAE
 from .variants import WanVariant, recognise
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import WanTransformer3DModel
 
 Transformers = Mapping[Expert, "WanTransformer3DModel"]
 MASK_CHANNELS = 4
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+
+
+class Parts(Protocol):
+    """What a generation works with: a `WanModel`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def transformers(self) -> Transformers: ...
+
+    @property
+    def vae(self) -> VideoVAE: ...
+
+    @property
+    def device(self) -> "torch.device": ...
+
+    @property
+    def offload_device(self) -> "torch.device": ...
+
+    @property
+    def ratio_tables(self) -> tuple[Path, ...]: ...
 
 
 def read_index(folder: Path) -> dict[str, Any]:
