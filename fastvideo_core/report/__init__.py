@@ -2,12 +2,13 @@
 
 from .attention import AttentionReport
 from .cache import CachePhaseReport, CacheReport
+from .contribution import Contribution
 from .phases import PhaseReport, phase_reports, ran_as
-from .run import RunReport
+from .run import VERSION, RunReport
 from .sparse import SparseReport
 from .text import TextReport
 
 __all__ = [
-    "AttentionReport", "CachePhaseReport", "CacheReport", "PhaseReport", "RunReport", "SparseReport", "TextReport",
-    "phase_reports", "ran_as",
+    "VERSION", "AttentionReport", "CachePhaseReport", "CacheReport", "Contribution", "PhaseReport", "RunReport",
+    "SparseReport", "TextReport", "phase_reports", "ran_as",
 ]  # fmt: skip

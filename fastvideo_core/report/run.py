@@ -5,10 +5,14 @@ from dataclasses import asdict, dataclass
 
 from .attention import AttentionReport
 from .cache import CacheReport
+from .contribution import Contribution
 from .phases import PhaseReport
 from .sparse import SparseReport
 from .step_times import Span, StepTimes, median
 from .text import TextReport
+
+VERSION = 1
+"""Of the JSON, for programs that read it: another one where a key goes or means something else. Keys may come under the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +52,9 @@ class RunReport:
         return StepTimes.of([self]).saved()
 
     def json(self) -> str:
-        saved = self.seconds_saved
-        return json.dumps({**asdict(self), "seconds_saved": None if saved is None else saved._asdict()}, indent=2)
+        """`VERSION` as "version", the fields, and "seconds_saved"."""
+        saved = None if self.seconds_saved is None else self.seconds_saved._asdict()
+        return json.dumps({"version": VERSION, **asdict(self), "seconds_saved": saved}, indent=2)
 
     def text(self) -> str:
         """The report as a person reads it."""
@@ -65,10 +70,8 @@ class RunReport:
             lines.append(f"whole prompt, with text and VAE: {self.prompt_seconds:.1f} s since it began")
         if self.peak_memory_bytes is not None:
             lines.append(f"peak memory: {self.peak_memory_bytes / 2**30:.2f} GiB")
-        lines += [line for part in self.attention for line in part.lines()]
-        lines += [part.line() for part in self.texts]
-        lines += [part.line() for part in self.sparse]
-        lines += [line for cache in self.caches for line in cache.lines()]
+        parts = Contribution(attention=self.attention, texts=self.texts, sparse=self.sparse, caches=self.caches)
+        lines += parts.lines()
         if self.seconds_saved is not None:
             lines.append(_saved_line(self.seconds_saved))
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

@@ -1,18 +1,22 @@
 """The report states what ran: its figures come from the account of calls, and it reads well for people and programs."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import tiny
 
 from fastvideo_core import (
+    AttentionReport,
     CachePhaseReport,
     CacheReport,
+    Contribution,
     Guidance,
     GuidanceSettings,
     RunReport,
     SamplingRequest,
+    SparseReport,
+    TextReport,
     phase_reports,
     plan,
     ran_as,
@@ -58,6 +62,47 @@ def test_json_holds_every_figure() -> None:
     assert data["sigmas"] == list(made.sigmas)
     assert data["step_seconds"] == list(made.step_seconds)
     assert data["notes"] == ["a note"]
+
+
+ATTENTION = AttentionReport(
+    expert="single", part="self-attention", asked="auto", backend="sdpa", why="as asked", calls=6, network_calls=3, rejected={}
+)
+TEXT = TextReport(expert="single", rows=512, read=16, why="", keys_kept=True)
+SPARSE = SparseReport(expert="single", variant="STA", settings={"tile": 4}, sparse_calls=2, dense_calls=1, density=0.5)
+KEYS = {
+    "": "version model variant solver sigmas guidance_mode guidance_reason phases latent_shape device dtype seed step_seconds "
+    "total_seconds peak_memory_bytes notes caches prompt_seconds attention sparse texts patches prompt seconds_saved",
+    "phases": "expert steps first_sigma guidance_scale calls reused_negative",
+    "caches": "name settings phases aside bypassed blocks_ran blocks_asked peak_bytes",
+    "caches.phases": "expert branch plan computed skipped reasons",
+    "attention": "expert part asked backend why calls network_calls rejected exact_backend exact_calls",
+    "texts": "expert rows read why keys_kept",
+    "sparse": "expert variant settings sparse_calls dense_calls density",
+    "seconds_saved": "middle low high",
+}
+"""Of the JSON's version 1, in their order. One that goes, or means something else, is another version."""
+
+
+def test_the_json_has_the_keys_of_its_version() -> None:
+    caches = cached(high_noise_positive="CCS", high_noise_negative="CCS", low_noise_positive="CCS")
+    made = report(caches=caches, attention=(ATTENTION,), texts=(TEXT,), sparse=(SPARSE,), step_seconds=(1.0,) * 6)
+    data = json.loads(made.json())
+    assert next(iter(data.items())) == ("version", 1)
+    rows = {"": data, **{name: data[name][0] for name in ("phases", "caches", "attention", "texts", "sparse")}}
+    rows |= {"caches.phases": data["caches"][0]["phases"][0], "seconds_saved": data["seconds_saved"]}
+    assert {name: list(row) for name, row in rows.items()} == {name: keys.split() for name, keys in KEYS.items()}
+
+
+def test_contributions_are_joined_in_their_order_and_read_as_in_the_report() -> None:
+    first = Contribution(attention=(ATTENTION,), notes=("one thing",))
+    both = first + Contribution(attention=(replace(ATTENTION, part="cross-attention"),), texts=(TEXT,), notes=("another",))
+    assert [row.part for row in both.attention] == ["self-attention", "cross-attention"]
+    assert (both.texts, both.notes, both.caches, both.sparse) == ((TEXT,), ("one thing", "another"), (), ())
+    whole = Contribution(caches=cached(high_noise_positive="CCS"), sparse=(SPARSE,))
+    rows = {field.name: getattr(both + whole, field.name) for field in fields(Contribution)}
+    text = report(**rows).text().splitlines()
+    assert [line.removeprefix("note: ") for line in text if "time saved" not in line][6:] == (both + whole).lines()
+    assert len((both + whole).lines()) == 8
 
 
 def test_text_says_what_ran_line_by_line() -> None:
