@@ -18,6 +18,7 @@ _RESNET = {
     ".shortcut.": ".conv_shortcut.",
 }  # fmt: skip
 _LAYER = re.compile(r"(encoder|decoder)\.(down|up)samples\.(\d+)\.(?:(?:down|up)samples\.(\d+)\.)?(.+)")
+_ROW = re.compile(r"(encoder|decoder)\.(down|up)_blocks\.(\d+)\.(?:(resnets|upsamplers)\.(\d+)\.)?(.+)")
 _RESAMPLE = re.compile(r"encoder\.downsamples\.(?:(\d+)\.downsamples\.)?(\d+)\.resample\.1\.weight")
 _ALWAYS = {
     "encoder.conv1.weight", "encoder.head.0.gamma", "decoder.conv1.weight", "decoder.head.2.weight", "conv1.weight",
@@ -51,6 +52,30 @@ def _place(layer: re.Match[str], res_blocks: int) -> str:
         return f"{blocks}.{level}"
     level, in_level = divmod(level, resnets + 1)
     return f"{blocks}.{level}." + (f"resnets.{in_level}" if in_level < resnets else "upsamplers.0")
+
+
+def original_key(key: str, res_blocks: int) -> str:
+    """Wan 2.1's name for diffusers' `key`: the inverse of `diffusers_key`, which has `res_blocks`."""
+    part, _, rest = key.partition(".")
+    whole = next((original for original, name in _WHOLE.items() if name == part), None)
+    if whole is not None:
+        return f"{whole}.{rest}"
+    for original, name in _RESNET.items():
+        rest = rest.replace(name, original)
+    row = _ROW.fullmatch(f"{part}.{rest}")
+    if row is not None:
+        return f"{part}.{row[2]}samples.{_in_row(row, res_blocks)}.{row[6]}"
+    end = next((original for original, name in _ENDS.items() if rest.startswith(f"{name}.")), None)
+    return key if end is None else f"{part}.{end}{rest[len(_ENDS[end]) :]}"
+
+
+def _in_row(row: re.Match[str], res_blocks: int) -> int:
+    """The place of a layer among those of all levels."""
+    level, kind, index = int(row[3]), row[4], int(row[5] or 0)
+    if kind is None:  # the encoder, a row in diffusers too
+        return level
+    resnets = res_blocks + 1
+    return level * (resnets + 1) + (index if kind == "resnets" else resnets)
 
 
 def is_original(keys: Collection[str]) -> bool:

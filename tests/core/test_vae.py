@@ -14,7 +14,7 @@ from tiny import relative_error
 
 from fastvideo_core import ConditioningError, LoadError, VideoVAE
 from fastvideo_core.wan.vae import MEAN_48, STD_48
-from fastvideo_core.wan.vae_keys import config_of, diffusers_key
+from fastvideo_core.wan.vae_keys import config_of, diffusers_key, original_key
 
 FRAMES = torch.rand(1, 3, 9, 64, 96, generator=torch.Generator().manual_seed(3)) * 2 - 1
 VAES = {"2.1": tiny.vae, "2.2": tiny.vae_48}
@@ -80,6 +80,14 @@ def test_names_of_the_2_1_layout_are_those_that_diffusers_converts_to() -> None:
     ours = {diffusers_key(key, 2): value for key, value in originals.items()}
     assert ours.keys() == converted.keys()
     assert all(ours[key] is converted[key] for key in ours)
+
+
+@pytest.mark.parametrize(("make", "res_blocks"), [(tiny.vae, 1), (with_two_blocks, 2)])
+def test_names_of_the_2_1_layout_are_found_back(make, res_blocks: int) -> None:
+    network = make()
+    names = [original_key(key, res_blocks) for key in network.state_dict()]
+    assert set(names) == set(tiny_files.original_vae(network))
+    assert [diffusers_key(name, res_blocks) for name in names] == list(network.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ import random
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tools.comfy_in_process import ComfyInProcess
+from tools.demo_model.export import save_vae
 from tools.demo_model.shipped import FOLDER, shipped_text_encoder, shipped_transformer, shipped_vae
 from tools.demo_model.text import TEXT_DIM
 from tools.demo_model.transformer import TEXT_ROWS
@@ -29,6 +31,13 @@ def relative_error(found, expected):
 
 def test_the_files_are_small_enough_to_ship():
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= LARGEST
+
+
+def test_an_exported_vae_is_the_shipped_file_again(tmp_path):
+    save_vae(shipped_vae(), tmp_path / "vae.safetensors", {})
+    exported, shipped = load_file(tmp_path / "vae.safetensors"), load_file(FOLDER / "demo_wan_vae.safetensors")
+    assert list(exported) == list(shipped)
+    assert all(torch.equal(exported[name], shipped[name]) for name in shipped)
 
 
 @pytest.mark.parametrize(("name", "channels"), [("t2v", 16), ("i2v", 36), ("high_noise", 16), ("low_noise", 16)])

@@ -7,7 +7,6 @@ read them, with the size of a small transformer in the metadata entry `config`.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import torch
@@ -15,44 +14,12 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import save_file
 
 from fastvideo_core.wan.loading import original_keys
+from fastvideo_core.wan.vae_keys import original_key
 
 from .text import TEXT_DIM, PromptEncoder
 from .transformer import HEADS
 
-VAE_NAMES = (
-    (r"\.mid_block\.resnets\.0\.", ".middle.0."),
-    (r"\.mid_block\.attentions\.0\.", ".middle.1."),
-    (r"\.mid_block\.resnets\.1\.", ".middle.2."),
-    (r"coder\.norm_out\.", "coder.head.0."),
-    (r"coder\.conv_in\.", "coder.conv1."),
-    (r"coder\.conv_out\.", "coder.head.2."),
-    (r"\.down_blocks\.", ".downsamples."),
-    (r"^post_quant_conv\.", "conv2."),
-    (r"^quant_conv\.", "conv1."),
-    (r"(middle|samples)\.(\d+)\.norm1\.", r"\1.\2.residual.0."),
-    (r"(middle|samples)\.(\d+)\.conv1\.", r"\1.\2.residual.2."),
-    (r"(middle|samples)\.(\d+)\.norm2\.", r"\1.\2.residual.3."),
-    (r"(middle|samples)\.(\d+)\.conv2\.", r"\1.\2.residual.6."),
-    (r"\.conv_shortcut\.", ".shortcut."),
-)
 TEXT_SIZES = ("model_type", "vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")
-BLOCKS_PER_LEVEL = 3  # residual blocks of a decoder level with two blocks per encoder level
-
-
-def vae_name(name: str) -> str:
-    """The original name of a weight of diffusers' VAE; there a decoder's layers are counted through all levels."""
-    name = _flat_decoder(name)
-    for pattern, replacement in VAE_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _flat_decoder(name: str) -> str:
-    def position(found: re.Match[str]) -> str:
-        level, kind, index = int(found[1]), found[2], int(found[3])
-        return f"decoder.upsamples.{level * (BLOCKS_PER_LEVEL + 1) + (index if kind == 'resnets' else BLOCKS_PER_LEVEL)}."
-
-    return re.sub(r"^decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.", position, name)
 
 
 def save_transformer(model: WanTransformer3DModel, path: Path, about: dict[str, str]) -> None:
@@ -63,7 +30,8 @@ def save_transformer(model: WanTransformer3DModel, path: Path, about: dict[str, 
 
 def save_vae(vae: AutoencoderKLWan, path: Path, about: dict[str, str]) -> None:
     """Writes the VAE."""
-    _save({vae_name(name): value for name, value in vae.state_dict().items()}, path, about)
+    blocks = vae.config.num_res_blocks
+    _save({original_key(name, blocks): value for name, value in vae.state_dict().items()}, path, about)
 
 
 def save_text_encoder(prompts: PromptEncoder, path: Path, about: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,8 +13,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fastvideo_core.wan.loading import original_keys
+from fastvideo_core.wan.vae_keys import original_key
 
-from .export import vae_name
 from .sampling import DemoModels
 from .text import PromptEncoder
 from .train_transformers import BOUNDARY
@@ -26,7 +27,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
 
 def shipped_vae(folder: Path = FOLDER) -> AutoencoderKLWan:
     """The VAE in single precision."""
-    return _filled(build_vae(), load_file(folder / "demo_wan_vae.safetensors"), vae_name)
+    vae = build_vae()
+    renamed = partial(original_key, res_blocks=vae.config.num_res_blocks)
+    return _filled(vae, load_file(folder / "demo_wan_vae.safetensors"), renamed)
 
 
 def shipped_text_encoder(folder: Path = FOLDER) -> PromptEncoder:
