@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tools.comfy_folders import ComfyFolders
+
 Prompt = Mapping[str, Any]
 OnEvent = Callable[[str, Any], None]
 
@@ -65,7 +67,7 @@ class PromptRun:
         return list(dict.fromkeys(pairs))
 
 
-class ComfyInProcess:
+class ComfyInProcess(ComfyFolders):
     """The host. `base` gets ComfyUI's own folders: models, input, output, temp, user."""
 
     def __init__(self, tree: Path, base: Path) -> None:
@@ -101,17 +103,6 @@ class ComfyInProcess:
             loaded = asyncio.run(self._nodes.load_custom_node(str(folder), module_parent="custom_nodes"))
         if not loaded:
             raise ImportError(f"ComfyUI could not load {folder}:\n" + "\n".join(records))
-
-    def model_folder(self, kind: str) -> Path:
-        """The folder that model loaders list for `kind` ("diffusion_models", "vae", "text_encoders", "loras", ...)."""
-        folder = self.base / "models" / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def input_folder(self) -> Path:
-        folder = self.base / "input"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def reset(self) -> None:
         """Forget every cached node output, as a restart of the server would."""

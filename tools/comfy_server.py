@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.comfy_client import ComfyClient, PromptRefused, ServerError
+from tools.comfy_folders import ComfyFolders
 from tools.runtime.links import link_folder
 
 PACK = Path(__file__).resolve().parents[1]
 
 
-class ComfyServer(ComfyClient):
+class ComfyServer(ComfyClient, ComfyFolders):
     """A headless ComfyUI on a free port, with folders of its own, and the client of it.
 
     Args:
@@ -93,18 +94,6 @@ class ComfyServer(ComfyClient):
         shown = (item for node in self.history(prompt_id)["outputs"].values() for items in node.values() for item in items)
         saved = (item for item in shown if isinstance(item, dict) and item.get("type") == "output")
         return [self.output / item["subfolder"] / item["filename"] for item in saved]
-
-    def model_folder(self, kind: str) -> Path:
-        """The folder that model loaders list for `kind` ("diffusion_models", "vae", "text_encoders", "loras", ...)."""
-        folder = self.base / "models" / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def input_folder(self) -> Path:
-        """The folder of LoadImage."""
-        folder = self.base / "input"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def log_tail(self, lines: int = 40) -> str:
         """The end of the server's log."""

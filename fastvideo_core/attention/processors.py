@@ -39,7 +39,7 @@ class AttentionProcessor:
         q, k, v = (x.unflatten(2, (attn.heads, -1)) for x in (normalised(attn.norm_q, q), normalised(attn.norm_k, k), v))
         if rotary_emb is not None:
             q, k = rotated(q, rotary_emb), rotated(k, rotary_emb)
-        return _projected(attn, self.attend(q, k, v, attention_mask).flatten(2).type_as(q))
+        return projected(attn, self.attend(q, k, v, attention_mask).flatten(2).type_as(q))
 
     def _across(self, attn: Any, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         rows = TEXT_TOKENS if self.text is None else self.text.rows
@@ -49,7 +49,7 @@ class AttentionProcessor:
         if attn.add_k_proj is not None:
             k, v = self._kept(attn, "image", context[:, :-rows], image_keys_values)
             out = out + self.attend(q, k, v).flatten(2).type_as(q)
-        return _projected(attn, out)
+        return projected(attn, out)
 
     def _kept(self, attn: Any, part: str, rows: Tensor, compute: KeysValues) -> tuple[Tensor, Tensor]:
         kept = None if self.text is None else self.text.kept
@@ -70,9 +70,10 @@ def image_keys_values(attn: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
     return attn.norm_added_k(k).unflatten(2, (attn.heads, -1)), v.unflatten(2, (attn.heads, -1))
 
 
-def _projected(attn: Any, out: Tensor) -> Tensor:
-    projected: Tensor = attn.to_out[1](attn.to_out[0](out))
-    return projected
+def projected(attn: Any, out: Tensor) -> Tensor:
+    """What a `WanAttention` gives, of its attention's output; both (B, L, heads * D)."""
+    given: Tensor = attn.to_out[1](attn.to_out[0](out))
+    return given
 
 
 def normalised(norm: Any, x: Tensor) -> Tensor:

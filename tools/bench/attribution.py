@@ -3,7 +3,6 @@
 Each part is a clock less the clocks inside it, so that the parts sum up to the run.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .clock import ModuleClock, wait
+from .clock import ModuleClock, seconds_of, wait
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -109,8 +108,5 @@ def attributed(run: Callable[[], object], network: "WanTransformer3DModel", devi
     """The parts of one run's seconds."""
     wait(device)
     with PartsClock(network, device) as clock:
-        started = time.perf_counter()
-        run()
-        wait(device)
-        seconds = time.perf_counter() - started
+        seconds = seconds_of(run, device)
     return clock.parts(seconds)

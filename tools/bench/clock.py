@@ -67,11 +67,16 @@ def timed(run: Callable[[], object], network: nn.Module, device: torch.device) -
     gc.collect()
     wait(device)
     with ModuleClock(network, device) as clock:
-        started = time.perf_counter()
-        run()
-        wait(device)
-        seconds = time.perf_counter() - started
+        seconds = seconds_of(run, device)
     return seconds, clock.seconds
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Of a run, on a device that has nothing else to do."""
+    started = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - started
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ...errors import RequestError
+from ..processors import projected
 from ..rope import rotated
 from .session import SparseSession
 from .variant import Inputs
@@ -39,8 +40,7 @@ class SparseProcessor:
             given: Tensor = self.dense(attn, hidden_states, None, None, rotary_emb)
             return given
         out = self.session.attend(attention_inputs(attn, hidden_states, rotary_emb))
-        projected: Tensor = attn.to_out[1](attn.to_out[0](out.flatten(2)))
-        return projected
+        return projected(attn, out.flatten(2))
 
 
 def attention_inputs(attn: Any, hidden: Tensor, rope: tuple[Tensor, Tensor] | None) -> Inputs:
