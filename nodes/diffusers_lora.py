@@ -31,7 +31,7 @@ def add_lora(model: Any, path: Path, strength: float) -> "LoraReport":
             for patches in _patches(layer):
                 model.add_patches(patches, strength)
         else:
-            layer.apply(network.transformer, strength)
+            layer.apply(network.transformer, lora.name, strength)
     network.tables.take()
     report = lora.report(strength)
     model.set_attachments(LORAS, (*model_loras(model), report))

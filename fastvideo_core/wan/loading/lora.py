@@ -18,7 +18,8 @@ from ..placement import is_group_offloaded
 from .checkpoint import open_checkpoint
 from .keys import some
 from .lora_change import undo
-from .lora_layers import LayerChange, read_layers
+from .lora_layers import LayerChange, digest_of, read_layers
+from .lora_strengths import AppliedLora, forget, remember
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -76,7 +77,7 @@ def apply_lora(transformer: "WanTransformer3DModel", path: Path, strength: float
     Args:
         path: a safetensors file of any of the trainers in `lora_keys`.
         strength: factor of the whole change; 0 is the network without it.
-        name: for the report; None is the file's name.
+        name: for the report, and for `strengths`; None is the file's name.
 
     Raises:
         LoadError: nothing in the file fits the network, a shape differs, a pair is torn, or it is another kind of adapter.
@@ -87,8 +88,10 @@ def apply_lora(transformer: "WanTransformer3DModel", path: Path, strength: float
     check_idle(transformer, "A LoRA was to be applied")
     _check_not_offloaded(transformer)
     lora = read_lora(transformer, Path(path), name)
+    digest = digest_of(lora.layers)
     for layer in lora.layers:
-        layer.apply(transformer, strength)
+        layer.apply(transformer, lora.name, strength)
+    remember(transformer, AppliedLora(lora.name, strength, digest))
     report = lora.report(strength)
     _LOG.log(logging.WARNING if report.ignored else logging.INFO, "%s", report.line())
     return report
@@ -104,6 +107,7 @@ def remove_loras(transformer: "WanTransformer3DModel") -> None:
     _check_not_offloaded(transformer)
     for module in list(transformer.modules()):
         undo(module)
+    forget(transformer)
 
 
 def _check_not_offloaded(transformer: "WanTransformer3DModel") -> None:

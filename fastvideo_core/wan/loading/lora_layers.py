@@ -1,16 +1,18 @@
 """A LoRA file, read for one network: what it changes layer by layer, checked against the network before anything is touched."""
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import LoadError
 from .checkpoint import Checkpoint, StoredTensor
 from .keys import some
 from .kinds import kind_of
-from .lora_change import add_difference, add_low_rank, parameter_shapes
+from .lora_change import Difference, OfLora, add_difference, add_low_rank, parameter_shapes
 from .lora_fit import Parts, Shapes, check_fit
 from .lora_keys import Change, Part, changes, other_adapters
 from .lora_scale import AdapterScale
@@ -34,29 +36,42 @@ class LayerChange:
     def name(self) -> str:
         return self.parameter.removesuffix(".weight")
 
-    def apply(self, transformer: nn.Module, strength: float) -> None:
+    def apply(self, transformer: nn.Module, lora: str, strength: float) -> None:
         path, _, name = self.parameter.rpartition(".")
         module = transformer.get_submodule(path)
+        whole, part = OfLora(lora, strength), OfLora(lora, strength, self.factor)
         if "down" in self.parts:
-            self._apply_product(module, name, strength * self.factor)
-        self._apply_difference(module, name, "weight", strength)
-        self._apply_difference(module, "bias", "bias", strength)
-        self._apply_difference(module, "bias", "up_bias", strength * self.factor)
+            self._apply_product(module, name, part)
+        self._apply_difference(module, name, "weight", whole)
+        self._apply_difference(module, "bias", "bias", whole)
+        self._apply_difference(module, "bias", "up_bias", part)
 
-    def _apply_product(self, module: nn.Module, name: str, scale: float) -> None:
+    def _apply_product(self, module: nn.Module, name: str, lora: OfLora) -> None:
         down, up = self.value("down").flatten(1), self.value("up").flatten(1)
         if isinstance(module, nn.Linear):
-            add_low_rank(module, down, up, scale)
+            add_low_rank(module, down, up, lora)
         else:
-            add_difference(module, name, scale * (up @ down))
+            add_difference(module, name, Difference(lora, up @ down))
 
-    def _apply_difference(self, module: nn.Module, name: str, part: Part, scale: float) -> None:
-        if part in self.parts:
-            add_difference(module, name, scale * self.value(part))
+    def _apply_difference(self, module: nn.Module, name: str, part: Part, lora: OfLora) -> None:
+        if part in self.parts:  # a copy: the file, from which it is mapped, may change
+            add_difference(module, name, Difference(lora, self.parts[part].read().clone()))
 
     def value(self, part: Part) -> Tensor:
         """What the file has for that part, in float32."""
         return self.parts[part].read().float()
+
+
+def digest_of(layers: Iterable[LayerChange]) -> str:
+    """sha256 over what they change and by what: names, factors, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for layer in sorted(layers, key=lambda layer: layer.parameter):
+        digest.update(f"{layer.parameter} {layer.factor!r}\n".encode())
+        for part in sorted(layer.parts.keys() - {"alpha"}):
+            tensor = layer.parts[part].read()
+            digest.update(f"{part} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read_layers(transformer: nn.Module, checkpoint: Checkpoint) -> tuple[list[LayerChange], dict[str, str]]:
