@@ -18,6 +18,7 @@ from . import (
     text_encode,
     tune,
 )
+from .native.magcache import register_folder
 
 MODULES = (
     text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention,
@@ -27,7 +28,7 @@ MODULES = (
 
 class FastVideoExtension(ComfyExtension):
     async def on_load(self) -> None:
-        magcache.register_folder()
+        register_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for module in MODULES for node in module.NODES]

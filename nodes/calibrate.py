@@ -1,88 +1,21 @@
-"""Measuring a MODEL's ratio table: one dense generation, and a file that FastVideo MagCache finds by the model's weights."""
+"""FastVideo Calibrate MagCache: measures a MODEL's ratio table."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io, ui
 
-from fastvideo_core import GuidanceMode, GuidanceSettings, Phase, RequestError, RunReport, SamplingRequest, is_one
-from fastvideo_core.step_cache import (
-    Calibration,
-    PhaseRatios,
-    RatioTable,
-    fingerprint,
-    measured_table,
-    plan_magcache,
-    recommended,
-)
+from fastvideo_core import GuidanceMode, GuidanceSettings, SamplingRequest, is_one
+from fastvideo_core.step_cache import fingerprint, measured_table
 
 from .checked import checked
-from .magcache import RATIOS
-from .native_generation import NativeGeneration, network_weights
-from .sampler import sample
+from .native.cache import with_cache
+from .native.calibrate import NativeCalibration, check_one_prompt, told, written
+from .native.generation import network_weights
+from .native.sample import sample
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected, guidance_inputs
-from .step_cache import Opened, with_cache
 
-NEEDS = (
-    "FastVideo Calibrate MagCache measures each branch as one prompt over the whole video, in every step. Connect one prompt to "
-    "positive and one to negative, not combined ones and none with an area, a mask or a range of steps of its own, and remove "
-    "context windows."
-)
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
-
-
-class NativeCalibration:
-    """Measures one generation of one MODEL, as a cache that never skips."""
-
-    name = "FastVideo Calibrate MagCache"
-
-    def __init__(self) -> None:
-        self.opened: tuple[Calibration, Phase]
-
-    def open(self, generation: NativeGeneration) -> Opened:
-        schedule, phase = generation.phase(None)
-        self.opened = Calibration(schedule), phase
-        return Opened(self.opened[0], schedule, phase, needs=NEEDS)
-
-    def ratios(self, report: RunReport) -> PhaseRatios:
-        """What was measured. Raises an error unless every step was; `report` tells why calls did not count."""
-        calibration, phase = self.opened
-        try:
-            return calibration.phase(phase)
-        except RequestError as error:
-            raise RequestError(" ".join([f"{error} In this run:", "; ".join(report.notes) or "no notes.", NEEDS])) from error
-
-
-def check_one_prompt(**branches: list[Any]) -> None:
-    """branches: CONDITIONING of those that run."""
-    for branch, conditioning in branches.items():
-        ranges = [(entry.get("start_percent", 0.0), entry.get("end_percent", 1.0)) for _, entry in conditioning]
-        if ranges != [(0.0, 1.0)]:
-            found = "holds a range of steps" if len(ranges) == 1 else f"has {len(ranges)} parts"
-            raise RequestError(f"The {branch} conditioning {found}. {NEEDS}")
-
-
-def written(table: RatioTable) -> Path:
-    """Puts the table where FastVideo MagCache looks for it."""
-    folder = Path(folder_paths.get_folder_paths(RATIOS)[0])
-    folder.mkdir(parents=True, exist_ok=True)
-    file, part = folder / f"{table.name}.json", folder / f"{table.name}.part"
-    part.write_text(table.json(), "utf-8")
-    return part.replace(file)
-
-
-def told(table: RatioTable, file: Path, request: SamplingRequest) -> str:
-    """For people: what was measured, and what MagCache does with it in a generation like this one."""
-    settings = recommended(table)
-    spread = max(value for phase in table.phases for row in phase.deviation.values() for value in row)
-    plan = plan_magcache(request.plan(), table, settings, joint=True).text()
-    return (
-        f"Measured {table.steps} steps; the ratios spread by {spread:.3f} over the tokens at most. FastVideo MagCache finds the "
-        f"table by the model's weights: {file}\nWith preset auto (threshold {settings.threshold:g}, max_skips "
-        f"{settings.max_skips}, retention {settings.retention:g}) a generation like this one is planned as\n{plan}"
-    )
 
 
 class FastVideoCalibrateMagCache(io.ComfyNode):

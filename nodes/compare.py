@@ -18,7 +18,7 @@ from fastvideo_core.quality import (
 )
 
 from .checked import checked
-from .run_report import running_prompt
+from .native.prompt import running_prompt
 from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected
 
 OVERSHOOT = 0.5

@@ -1,30 +1,18 @@
-"""DBCache with TaylorSeer as a node: MODEL in, MODEL out."""
+"""FastVideo DBCache: MODEL in, MODEL out."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from fastvideo_core import DBCacheSettings
-from fastvideo_core.step_cache import DBCACHE_PRESETS, DBCache
+from fastvideo_core.step_cache import DBCACHE_PRESETS
 
 from .checked import checked
-from .native_generation import NativeGeneration
+from .native.cache import with_cache
+from .native.dbcache import NativeDBCache
+from .native.facts import wan_facts
 from .sockets import CATEGORY
-from .step_cache import Opened, with_cache
-from .wan_model import wan_facts
-
-
-@dataclass(frozen=True)
-class NativeDBCache:
-    """What the node puts on a MODEL."""
-
-    settings: DBCacheSettings
-    name: str = "FastVideo DBCache"
-
-    def open(self, generation: NativeGeneration) -> Opened:
-        schedule, phase = generation.phase(None)
-        return Opened(DBCache(schedule, self.settings), schedule, phase)
 
 
 class FastVideoDBCache(io.ComfyNode):

@@ -6,6 +6,8 @@ from comfy_api.latest import io
 
 from fastvideo_core import RunReport
 
+from .native.part import LAST
+
 CATEGORY = "FastVideo"
 
 RunReportSocket = io.Custom("FASTVIDEO_RUN_REPORT")
@@ -46,6 +48,30 @@ def guidance_inputs() -> list[io.Input]:
             "guidance_rescale", default=0.0, min=0.0, max=1.0, step=0.05, advanced=True,
             tooltip="Keeps the guided prediction's contrast near the positive branch's: 0 is off, 0.7 is usual against "
             "overexposure at high guidance scales. Not together with a gate below 1.",
+        ),
+    ]  # fmt: skip
+
+
+def part_inputs() -> list[io.Input]:
+    """Optional, for prompts that were saved before there were any."""
+    return [
+        io.Combo.Input(
+            "add_noise", options=["enable", "disable"], default="enable", optional=True, advanced=True,
+            tooltip="disable: the latent comes from a sampler that left noise in it, and this one goes on from there.",
+        ),
+        io.Int.Input(
+            "start_at_step", default=0, min=0, max=LAST, optional=True, advanced=True,
+            tooltip="First step of the run that this sampler makes, counted from 0. All samplers of a chain get the same steps "
+            "and shift.",
+        ),
+        io.Int.Input(
+            "end_at_step", default=LAST, min=0, max=LAST, optional=True, advanced=True,
+            tooltip="Step before which this sampler ends, and where the next one starts. Beyond the last one: to the end.",
+        ),
+        io.Combo.Input(
+            "return_with_leftover_noise", options=["disable", "enable"], default="disable", optional=True, advanced=True,
+            tooltip="enable: what is left of the noise at end_at_step stays in the latent, for the next sampler. disable: the "
+            "last step removes it.",
         ),
     ]  # fmt: skip
 

@@ -20,11 +20,11 @@ from fastvideo_core.attention.sparse import (
 )
 
 from .checked import checked
-from .diffusers_model import transformer_folders
+from .native.facts import wan_facts
+from .native.files import transformer_folders
+from .native.sparse import with_sparse_attention
+from .native.trained_weights import NONE, weights_of
 from .sockets import CATEGORY
-from .sparse_override import with_sparse_attention
-from .trained_weights import NONE, weights_of
-from .wan_model import wan_facts
 
 
 def _window(values: Mapping[str, Any]) -> tuple[int, int, int]:

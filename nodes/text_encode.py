@@ -9,8 +9,8 @@ from comfy_api.latest import io
 from fastvideo_core import TEXT_TOKENS, ConditioningError, clean_prompt
 
 from .checked import checked
+from .native.facts import NOTE
 from .sockets import CATEGORY
-from .wan_model import NOTE
 
 WEIGHT = re.compile(r"\([^()]+:\s*-?\d+(\.\d+)?\s*\)")
 """ComfyUI's syntax for how much a word weighs, which CLIPs of other models read."""

@@ -25,11 +25,11 @@ from fastvideo_core import (
 from fastvideo_core.quality import compare, plot
 
 from .checked import checked
-from .dbcache import NativeDBCache
-from .magcache import NativeMagCache
-from .sampler import sample
+from .native.cache import with_cache
+from .native.dbcache import NativeDBCache
+from .native.magcache import NativeMagCache
+from .native.sample import sample
 from .sockets import CATEGORY, NOT_CONNECTED, connected, guidance_inputs
-from .step_cache import with_cache
 
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
 

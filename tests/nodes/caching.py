@@ -24,7 +24,7 @@ def module_of(host: Any, name: str) -> Any:
 
 
 def fingerprint_of(host: Any, model: Any) -> Fingerprint:
-    return fingerprint(module_of(host, "native_generation").network_weights(model))
+    return fingerprint(module_of(host, "native.generation").network_weights(model))
 
 
 def weights_of(host: Any, model: Any) -> str:

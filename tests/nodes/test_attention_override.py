@@ -194,7 +194,7 @@ def core_options(host: Any, model: Any, name: str) -> dict[str, Any]:
     """Transformer options inside a call of the network."""
     return {
         **attended(host, model, name, name).model_options["transformer_options"],
-        "fastvideo_call": module_of(host, "network_call").NetworkCall(),
+        "fastvideo_call": module_of(host, "native.call").NetworkCall(),
     }
 
 

@@ -38,7 +38,7 @@ def tables(comfy: Any, load_wan: Any) -> None:
 
 def compiled(host: Any, model: Any) -> Any:
     """As the node does it, with a backend that traces and guards as any other, and needs no compiler."""
-    return module_of(host, "compile").with_compile(model, CompileSettings(backend="eager"))
+    return module_of(host, "native.compile").with_compile(model, CompileSettings(backend="eager"))
 
 
 def place(host: Any, load_wan: Any, where: str, kind: str = "t2v") -> Any:
@@ -100,7 +100,7 @@ def test_other_networks_under_core_own_sampler(comfy: Any, load_wan: Any, kind: 
 
 
 def test_control_blocks_of_vace_are_compiled_too(comfy: Any, vace: Any) -> None:
-    keys = list(module_of(comfy, "compile").block_keys(vace.model.diffusion_model))
+    keys = list(module_of(comfy, "native.compile").block_keys(vace.model.diffusion_model))
     assert len(keys) == 4 + 2
     assert relative_error(run_ksampler(compiled(comfy, vace), steps=3), run_ksampler(vace, steps=3)) < 1e-5
 

@@ -145,9 +145,9 @@ def test_a_part_of_a_schedule_is_known_by_its_levels(comfy: Any, load_wan: Any, 
 
 def part_of(host: Any, model: Any, levels: list[float]) -> Any:
     """A sampler's part of a schedule."""
-    native = module_of(host, "native_generation")
+    native = module_of(host, "native.generation")
     return native.NativeGeneration(
-        model=shifted(model, 5.0), facts=module_of(host, "wan_model").wan_facts(model), sigmas=tuple(levels), guidance_scale=4.0,
+        model=shifted(model, 5.0), facts=module_of(host, "native.facts").wan_facts(model), sigmas=tuple(levels), guidance_scale=4.0,
         planned=None, partial=True, latent_shape=(1, 16, 3, 8, 8), first_frame=False, gate=1.0,
     )  # fmt: skip
 

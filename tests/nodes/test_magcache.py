@@ -266,7 +266,7 @@ def test_weights_have_one_hash_at_both_doors(comfy: Any, load_wan: Any) -> None:
 def test_the_demo_model_ships_calibrated(comfy: Any, kind: str, experts: int) -> None:
     models = comfy.node_classes["FastVideoLoadDemoWan"].execute(model=kind).args[:experts]
     name = "_".join(weights_of(comfy, model) for model in models)
-    folders = module_of(comfy, "magcache").table_folders()
+    folders = module_of(comfy, "native.magcache").table_folders()
     assert [file.stem for folder in folders for file in folder.glob(f"{name}.json")] == [name]
 
 

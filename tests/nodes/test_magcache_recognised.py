@@ -17,13 +17,13 @@ SIZES = {"1.3B": {"dim": 1536, "layers": 30}, "5B": {"dim": 3072, "layers": 30},
 def table(host: Any, model: Any, size: str, width: int = 832, height: int = 480, **changes: Any) -> str:
     """The table of a run of a network of that size, which lends its weights from a tiny one that nobody measured."""
     facts = {name: changes.pop(name) for name in tuple(changes) if name in ("name", "in_channels", "image_tokens", "plain")}
-    generation = module_of(host, "native_generation").generation_of(
+    generation = module_of(host, "native.generation").generation_of(
         _Guider(model), torch.ones(1, 16, 21, height // 8, width // 8), torch.linspace(1, 0, 9), None
     )
     known = replace(generation.facts, **SIZES[size], **facts)
     if size == "5B":
         known = replace(known, in_channels=48, latent_channels=48)
-    return str(module_of(host, "magcache").table_of(replace(generation, facts=known, **changes)).name)
+    return str(module_of(host, "native.magcache").table_of(replace(generation, facts=known, **changes)).name)
 
 
 class _Guider:
@@ -75,5 +75,5 @@ def test_a_run_that_begins_or_ends_inside_a_schedule_is_a_part(
 ) -> None:
     """As KSampler (Advanced) with return_with_leftover_noise, and without add_noise."""
     sigmas = torch.linspace(1, last, 5)
-    read = module_of(comfy, "native_generation").generation_of
+    read = module_of(comfy, "native.generation").generation_of
     assert read(_Guider(load_wan("t2v", 8)), torch.full((1, 16, 3, 8, 8), noise), sigmas, None).partial is partial

@@ -99,7 +99,7 @@ def test_the_second_expert_is_told_the_shapes_of_its_latents(comfy: Any, load_wa
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 8.0, 12.0])
 def test_the_sampler_moves_noise_levels_as_core_own_node(comfy: Any, load_wan: Any, shift: float) -> None:
-    sampler = module_of(comfy, "sampler")
+    sampler = module_of(comfy, "native.sample")
     ours, core = sampler.with_shift(load_wan(), shift), shifted(load_wan(), shift)
     found, expected = (given.get_model_object("model_sampling") for given in (ours, core))
     assert torch.equal(found.sigmas, expected.sigmas)
@@ -116,6 +116,6 @@ def test_a_model_keeps_the_noise_scale_that_newer_cores_have(comfy: Any, load_wa
     scaled = shifted(load_wan(), 5.0)
     sampling = scaled.get_model_object("model_sampling")
     getattr(sampling, "set_noise_scale", lambda _: None)(0.5)
-    given = (module_of(comfy, "sampler").with_shift(scaled, 3.0), shifted(scaled, 3.0))
+    given = (module_of(comfy, "native.sample").with_shift(scaled, 3.0), shifted(scaled, 3.0))
     ours, core = (getattr(each.get_model_object("model_sampling"), "noise_scale", None) for each in given)
     assert ours == core == (0.5 if hasattr(sampling, "set_noise_scale") else None)

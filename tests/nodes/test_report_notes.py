@@ -28,7 +28,7 @@ def test_one_model_as_both_experts_is_noted(direct: Any, load_wan: Any) -> None:
 @pytest.mark.parametrize(("whole", "count"), [(True, 1), (False, 0)])
 def test_one_expert_of_two_alone_is_noted(direct: Any, load_wan: Any, whole: bool, count: int) -> None:
     """By its size, where no single model has it: Wan 2.2 I2V A14B's. Not where it is one of several chained samplers."""
-    module = own_module(direct, "wan_model")
+    module = own_module(direct, "native.facts")
     facts = module.WanFacts(name="WAN21", **HIGH_NOISE)
     notes = module.expert_notes(load_wan(), None, facts, whole)
     assert len(notes) == count and all("I2V" in note and "connect the other one to low_noise_model" in note for note in notes)
@@ -40,7 +40,7 @@ def test_one_expert_of_two_alone_is_noted(direct: Any, load_wan: Any, whole: boo
 def test_weights_of_words_are_noted(direct: Any, load_wan: Any, prompt: str, noted: bool) -> None:
     clip = direct.node_classes["FastVideoLoadDemoWan"].execute("t2v").args[2]
     positive, _ = direct.node_classes["FastVideoTextEncode"].execute(clip, prompt, "").args
-    notes = own_module(direct, "wan_model").told_notes({"positive": positive})
+    notes = own_module(direct, "native.facts").told_notes({"positive": positive})
     expected = ("the positive prompt has '(red:1.5)': Wan reads it as plain words, weights have no effect",)
     assert notes == (expected if noted else ())
 
@@ -51,7 +51,7 @@ def test_waiting_for_other_prompts_is_not_a_prompts_own_time(direct: Any, monkey
 
     from execution import PromptQueue
 
-    module, now = own_module(direct, "run_report"), 1000 * time.time()
+    module, now = own_module(direct, "native.prompt"), 1000 * time.time()
     queue = PromptQueue(SimpleNamespace(queue_updated=lambda: None))
     monkeypatch.setattr(module.PromptServer, "instance", SimpleNamespace(prompt_queue=queue), raising=False)
     monkeypatch.setattr(module, "get_executing_context", lambda: SimpleNamespace(prompt_id="mine"))

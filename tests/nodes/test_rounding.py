@@ -54,7 +54,7 @@ def test_the_guider_and_step_caches_take_them(direct: Any, load_wan: Any) -> Non
 def test_a_mask_of_the_first_frame_may_be_a_hair_above_0(direct: Any, load_wan: Any, level: float, given: bool) -> None:
     """As resizing leaves it."""
     package = direct.node_classes["FastVideoSampler"].__module__.rpartition(".")[0]
-    generation_of = import_module(f"{package}.native_generation").generation_of
+    generation_of = import_module(f"{package}.native.generation").generation_of
     mask = latent_of("ti2v")["noise_mask"]
     mask[:, :, :1] = level
     guider = core_guider(load_wan("ti2v"), "ti2v")

@@ -118,7 +118,7 @@ def fresh_wan(comfy: Any, load_wan: Any) -> Any:
 )  # fmt: skip
 def test_published_checkpoints_are_recognised(comfy: Any, facts: dict[str, int], two: bool, titles: list[str]) -> None:
     measures = {"latent_channels": 16, "image_tokens": 0, **facts}
-    wan = own_module(comfy, "wan_model").WanFacts(name="WAN21", plain=True, **measures)
+    wan = own_module(comfy, "native.facts").WanFacts(name="WAN21", plain=True, **measures)
     assert [row.title for row in wan.variants(two)] == titles
 
 
@@ -134,6 +134,6 @@ def test_unusual_shift_or_boundary_is_noted(comfy: Any, shift: float, boundary: 
 
     run = SimpleNamespace(extra_calls=0, schedule=SimpleNamespace(steps=steps))
     settings = SimpleNamespace(shift=shift, boundary=boundary)
-    notes = own_module(comfy, "run_report")._notes(run, settings, [VARIANTS["wan2.2_t2v_A14B"]])
+    notes = own_module(comfy, "native.report")._notes(run, settings, [VARIANTS["wan2.2_t2v_A14B"]])
     assert bool(notes) == noted
     assert not noted or notes == ["shift or boundary differ from the published ones (Wan 2.2 T2V A14B: shift 12, boundary 0.875)"]

@@ -1,15 +1,9 @@
-"""Where a step cache meets a generation on a native MODEL.
+"""One generation of one MODEL through a step cache: each call of the network announced, and something around each block."""
 
-The MODEL carries one wrapper, which opens a run and, for its duration, announces each call of the network and stands around
-each block. Core makes the options of a run anew for each: nothing stays.
-"""
-
-import logging
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import comfy.model_patcher
@@ -21,12 +15,10 @@ from fastvideo_core import Branch, CacheReport, Phase, RequestError, Schedule
 from fastvideo_core.step_cache import BlockwiseSession, Sessions
 
 from .attached import STEP_CACHE
-from .guider import WanGuider
-from .low_noise import LowNoiseExpert
-from .native_generation import NativeGeneration, generation_of, noise_level_in
-from .native_run import BRANCHES
-from .network_guard import guard_calls
-from .other_caches import check_no_other_cache
+from .call import BRANCHES
+from .guard import guard_calls
+from .taking_part import Contribution, Participant
+from .uncompiled import uncompiled
 
 WINDOWS = "they were context windows, which are not steps"
 PARTS = "they held a conditioning of several parts"
@@ -56,60 +48,7 @@ class Opened(NamedTuple):
     needs: str = ""
 
 
-class NativeCache(Protocol):
-    """What a cache node puts on a MODEL: frozen settings."""
-
-    @property
-    def name(self) -> str: ...
-
-    def open(self, generation: NativeGeneration) -> Opened:
-        """Raises an error where it cannot serve this generation."""
-        ...
-
-
-def with_cache(model: Any, cache: NativeCache) -> Any:
-    """A clone of the MODEL that runs through `cache`."""
-    clone = model.clone()
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, STEP_CACHE, CacheWrapper(cache))
-    return clone
-
-
-@dataclass(frozen=True)
-class CacheWrapper:
-    """Core's OUTER_SAMPLE wrapper: one call is one generation."""
-
-    cache: NativeCache
-
-    def __call__(self, executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
-        guider = executor.class_obj
-        model = guider.model_patcher
-        check_no_other_cache(self.cache, guider.model_options, model.model.diffusion_model, STEP_CACHE)
-        _check_one_device(self.cache.name, model)
-        generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
-        opened, own_options = self.cache.open(generation), guider.model_options
-        ours = isinstance(guider, WanGuider | LowNoiseExpert)
-        with CacheRun(opened, len(model.model.diffusion_model.blocks), noise_level_in(guider)) as run:
-            guider.model_options = run.installed(own_options, generation.token_bytes)
-            if ours:
-                guider.run.caches[guider] = run
-            try:
-                result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-            finally:
-                guider.model_options = own_options
-        if not ours:
-            logging.info("%s", "\n".join([*run.report().lines(), *run.notes()]))
-        return result
-
-
-def _check_one_device(name: str, model: Any) -> None:
-    if model.get_additional_models_with_key("multigpu"):
-        raise RequestError(
-            f"{name} is on a MODEL that a MultiGPU node spreads over several GPUs: they run the branches at the same time, and a "
-            "cache needs one after the other. Remove one of the two nodes."
-        )
-
-
-class CacheRun:
+class CacheRun(Participant):
     """One generation of one MODEL through a cache."""
 
     def __init__(self, opened: Opened, blocks: int, level: Callable[[torch.Tensor], float]) -> None:
@@ -133,19 +72,20 @@ class CacheRun:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def phase_over(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """The expert's steps are over: what the cache holds is freed."""
         self._session = None
         self._stack.close()
 
-    def report(self) -> CacheReport:
+    def contribution(self, expert: str) -> Contribution:
         report = self.opened.cache.report()
-        return replace(report, bypassed=report.bypassed + self.passed.total())
-
-    def notes(self) -> list[str]:
-        name = self.opened.cache.report().name
-        passed = [f"{name} did nothing for {count} calls: {reason}" for reason, count in self.passed.items()]
-        return [*self.opened.notes, *passed]
+        passed = (f"{report.name} did nothing for {count} calls: {reason}" for reason, count in self.passed.items())
+        return Contribution(
+            caches=(replace(report, bypassed=report.bypassed + self.passed.total()),), notes=(*self.opened.notes, *passed)
+        )
 
     def installed(self, options: dict[str, Any], token_bytes: int) -> dict[str, Any]:
         """The options of a run, with this cache in them. token_bytes: of one branch's tokens."""
@@ -259,12 +199,6 @@ class CacheRun:
                 f"{self.opened.cache.report().name} saw {self._asked} of the network's {self.blocks} blocks in a call: a patch "
                 "of another pack replaced the network's forward or its block hooks during the run. Remove it or the cache."
             )
-
-
-def uncompiled(function: Callable[..., Any], recursive: bool = False) -> Callable[..., Any]:
-    """Decisions stay out of compiled graphs; what the function calls may be compiled, unless recursive. Where nothing has been
-    compiled in this process, torch's compiler is not even imported, which would take a second."""
-    return torch.compiler.disable(function, recursive=recursive) if "torch._dynamo" in sys.modules else function
 
 
 def _reserving(held_bytes: int) -> Callable[..., Any]:

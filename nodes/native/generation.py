@@ -10,9 +10,8 @@ import torch
 from fastvideo_core import ROUNDING, Phase, Schedule, plan, plan_part
 
 from .diffusers_network import DiffusersNetwork
-from .guider import WanGuider
-from .low_noise import LowNoiseExpert
-from .wan_model import WanFacts, wan_facts
+from .facts import WanFacts, wan_facts
+from .taking_part import run_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +65,10 @@ class NativeGeneration:
 def generation_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> NativeGeneration:
     """What an OUTER_SAMPLE wrapper sees. guider: core's or ours; noise: (B, C, T, H, W)."""
     levels = tuple(sigmas.tolist())
-    run = guider.run if isinstance(guider, WanGuider | LowNoiseExpert) else None
+    run = run_of(guider)
     planned = None
-    if run is not None and run.settings.boundary is not None:
-        planned = (run.schedule, run.schedule.phases[isinstance(guider, LowNoiseExpert)])
+    if run is not None and len(run.schedule.phases) > 1:
+        planned = (run.schedule, run.phases_of(guider)[0])
     return NativeGeneration(
         model=guider.model_patcher,
         facts=wan_facts(guider.model_patcher),
@@ -79,20 +78,21 @@ def generation_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> Na
         partial=levels[-1] > ROUNDING or not bool(torch.any(noise)),
         latent_shape=tuple(noise.shape),
         first_frame=denoise_mask is not None and bool((denoise_mask[:, :, 0] <= ROUNDING).any()),
-        gate=1.0 if run is None else run.settings.guidance.gate,
+        gate=1.0 if run is None else run.gate,
     )
 
 
 def noise_level_in(guider: Any) -> Callable[[torch.Tensor], float]:
     """What tells the noise level of a call of the network by core's timesteps (B,), in a run of `guider`."""
-    if not isinstance(guider, WanGuider | LowNoiseExpert):
+    run = run_of(guider)
+    if run is None:
         return lambda timestep: float(timestep[0])
-    run = weakref.ref(guider.run)  # it holds what this is told to; a cycle would keep the MODELs
+    ours = weakref.ref(run)  # it holds what this is told to; a cycle would keep the MODELs
 
     def level(timestep: torch.Tensor) -> float:
-        ours = run()
-        assert ours is not None  # calls come while it is open
-        return ours.level_of(timestep)
+        run = ours()
+        assert run is not None  # calls come while it is open
+        return run.level_of(timestep)
 
     return level
 

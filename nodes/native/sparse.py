@@ -4,7 +4,6 @@ In core's network each self-attention call of a generation gets an `optimized_at
 Attention's if there is one; networks of diffusers get the session, and exchange their processors. Nothing stays afterwards.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,11 +15,16 @@ import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from fastvideo_core import Phase, RequestError, Schedule, SparseReport
+from fastvideo_core import Phase, RequestError, Schedule
 from fastvideo_core.attention.sparse import Inputs, Kernel, SparseSchedule, SparseSession, prepare_kernel
 
 from .attention import situation_of
-from .attention_override import (
+from .blocks import attention_blocks, wrapped_forwards
+from .call import Asked, lent
+from .diffusers_network import DiffusersNetwork
+from .generation import generation_of, noise_level_in
+from .guard import check_asked, guard_calls
+from .override import (
     OVERRIDE,
     SPARSE,
     CoreAttention,
@@ -33,15 +37,9 @@ from .attention_override import (
     other_attention,
     own_kernel_notes,
 )
-from .diffusers_network import DiffusersNetwork
-from .guider import WanGuider
-from .low_noise import LowNoiseExpert
-from .native_generation import generation_of, noise_level_in
-from .network_blocks import attention_blocks, wrapped_forwards
-from .network_call import Asked, lent
-from .network_guard import check_asked, guard_calls
-from .step_cache import uncompiled
+from .taking_part import Contribution, Participant, taking_part
 from .trained_weights import TrainedWeights
+from .uncompiled import uncompiled
 
 NAME = "FastVideo Sparse Attention"
 KEY = "fastvideo_sparse_attention"
@@ -81,45 +79,29 @@ class SparseWrapper:
 
     def __call__(self, executor: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj
-        own_options = guider.model_options
-        _check_override(own_options)
+        _check_override(guider.model_options)
         _check_one_device(guider.model_patcher)
         generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
-        level = noise_level_in(guider)
-        run = SparseRun(self.sparse, self.kernel, self.trained, *generation.phase(None), level)
-        guider.model_options = comfy.model_patcher.create_model_options_clone(own_options)
-        comfy.patcher_extension.add_wrapper_with_key(
-            WrappersMP.DIFFUSION_MODEL, KEY, uncompiled(run.call), guider.model_options, is_model_options=True
-        )
-        guard_calls(guider.model_options, KEY, NAME, lambda: run.called)
-        try:
-            result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-        finally:
-            guider.model_options = own_options
-        if isinstance(guider, WanGuider | LowNoiseExpert):
-            guider.run.sparse[guider] = run.reports()
-        else:
-            lines = [report.line() for report in run.reports()]
-            logging.info("%s", "\n".join([*lines, *own_kernel_notes(NAME, guider.model_patcher)]))
-        return result
+        run = SparseRun(self, generation.phase(None), guider.model_patcher, noise_level_in(guider))
+        with taking_part(guider, run):
+            guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
+            comfy.patcher_extension.add_wrapper_with_key(
+                WrappersMP.DIFFUSION_MODEL, KEY, uncompiled(run.call), guider.model_options, is_model_options=True
+            )
+            guard_calls(guider.model_options, KEY, NAME, lambda: run.called)
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 
 
-class SparseRun:
+class SparseRun(Participant):
     """One generation of one MODEL. What depends on the video's size is made at the first call of that size: context windows are
     shorter than the video."""
 
     def __init__(
-        self,
-        sparse: SparseSchedule,
-        kernel: Kernel,
-        trained: TrainedWeights | None,
-        schedule: Schedule,
-        phase: Phase,
-        level: Callable[[Tensor], float],
+        self, asked: SparseWrapper, part: tuple[Schedule, Phase], model: Any, level: Callable[[Tensor], float]
     ) -> None:
-        """level: tells the noise level of a call by core's timesteps (B,)."""
-        self.level = level
-        self.sparse, self.kernel, self.trained, self.schedule, self.phase = sparse, kernel, trained, schedule, phase
+        """part: where in the generation the MODEL works. level: tells the noise level of a call by core's timesteps (B,)."""
+        self.sparse, self.kernel, self.trained = asked.sparse, asked.kernel, asked.trained
+        (self.schedule, self.phase), self.model, self.level = part, model, level
         self._sessions: dict[Size, SparseSession] = {}
         self._dense: Any = None  # the override that was there
 
@@ -127,13 +109,16 @@ class SparseRun:
     def called(self) -> bool:
         return bool(self._sessions)
 
-    def reports(self) -> tuple[SparseReport, ...]:
-        """One for each size."""
+    def contribution(self, expert: str) -> Contribution:
+        """A row for each size."""
         more = {} if self.trained is None else {"trained_weights": self.trained.name}
         if is_core_backend(self._dense):
             more["dense_attention"] = core_backend_of(self._dense)
         reports = (session.report() for session in self._sessions.values())
-        return tuple(replace(each, settings={**each.settings, **more}) for each in reports)
+        return Contribution(
+            sparse=tuple(replace(each, settings={**each.settings, **more}) for each in reports),
+            notes=tuple(own_kernel_notes(NAME, self.model)),
+        )
 
     def call(self, executor: Any, x: Tensor, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
              transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip

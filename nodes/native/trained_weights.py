@@ -11,9 +11,9 @@ from torch import nn
 from fastvideo_core import RequestError
 from fastvideo_core.wan.loading import NetworkSize, load_trained_attention
 
-from .diffusers_model import model_file, transformer_folders
 from .diffusers_network import DiffusersNetwork
-from .wan_model import WanFacts
+from .facts import WanFacts
+from .files import model_file, transformer_folders
 
 NONE = "none"
 

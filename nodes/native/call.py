@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from fastvideo_core import Branch
 from fastvideo_core.attention import FoldedText
 
+BRANCHES: tuple[Branch, Branch] = ("positive", "negative")  # ComfyUI numbers them 0 and 1
 CALL = "fastvideo_call"
 """Among a call's transformer options: its `NetworkCall`."""
 

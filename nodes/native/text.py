@@ -17,8 +17,8 @@ from torch import Tensor
 from fastvideo_core import RequestError, TextReport
 from fastvideo_core.attention import FoldedText, text_report
 
-from .network_blocks import attention_blocks, wrapped_forwards
-from .network_call import NetworkCall
+from .blocks import attention_blocks, wrapped_forwards
+from .call import NetworkCall
 
 CHANGED = "the network's cross-attention was changed"
 

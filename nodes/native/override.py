@@ -9,19 +9,18 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-import comfy.ldm.modules.attention
 import torch
 from torch import Tensor
 
-from fastvideo_core import AttentionReport, RequestError, TextReport
+from fastvideo_core import RequestError
 from fastvideo_core.attention import Attention, AttentionAccount
 
-from .folded_text import GenerationText, bias_of, reading
-from .network_blocks import attention_blocks, has_own_kernel, wrapped_forwards
-from .network_call import CALL, NetworkCall, lent
-from .network_guard import check_asked
+from .blocks import attention_blocks, has_own_kernel, wrapped_forwards
+from .call import CALL, NetworkCall, lent
+from .guard import check_asked
+from .text import GenerationText, bias_of, reading
 
 NAME = "FastVideo Attention"
 KEY = "fastvideo_attention"
@@ -158,30 +157,6 @@ def is_core_backend(override: Any) -> bool:
 def core_backend_of(override: Any) -> str:
     """The name of that function."""
     return str(inspect.getclosurevars(override).nonlocals["optimized_attention"].__name__)
-
-
-def attention_reports(run: Any, guider: Any) -> tuple[AttentionReport, ...]:
-    """Of a NativeRun of our guider."""
-    return tuple(report for of, name in _experts(guider) if of in run.attention for report in run.attention[of].reports(name))
-
-
-def text_reports(run: Any, guider: Any) -> tuple[TextReport, ...]:
-    """Of a NativeRun of our guider, where the attention was chosen."""
-    return tuple(report for of, name in _experts(guider) if of in run.texts for report in run.texts[of].reports(name))
-
-
-def _experts(guider: Any) -> tuple[tuple[Any, Literal["single", "high_noise", "low_noise"]], ...]:
-    return (guider, "single" if guider.low_noise is None else "high_noise"), (guider.low_noise, "low_noise")
-
-
-def attention_notes(run: Any) -> list[str]:
-    """What core would have run, where that is another attention than torch's."""
-    core = comfy.ldm.modules.attention.optimized_attention.__name__
-    started = [] if not run.attention or core == "attention_pytorch" else [core]
-    notes = [f"ComfyUI was started with {name}, which FastVideo Attention replaces on its MODEL" for name in started]
-    for node, experts in ((NAME, run.attention), ("FastVideo Sparse Attention", run.sparse)):
-        notes += (note for expert in experts for note in own_kernel_notes(node, expert.model_patcher))
-    return list(dict.fromkeys(notes))
 
 
 def own_kernel_notes(node: str, model: Any) -> list[str]:

@@ -5,7 +5,7 @@ Everything that other packs attach to a MODEL acts as under core's KSampler, bec
 
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -25,22 +25,15 @@ from fastvideo_core import (
     Phase,
     Prediction,
     Schedule,
-    SparseReport,
     guide,
     plan,
 )
-from fastvideo_core.attention import AttentionAccount
-from fastvideo_core.wan import CompileAccount
 
-from .folded_text import GenerationText
-from .low_noise import LowNoiseExpert
-from .network_call import lent
-from .run_report import Stopwatch
+from .call import BRANCHES, lent
+from .expert import LowNoiseExpert
+from .stopwatch import Stopwatch
+from .taking_part import Contribution, Participant
 
-if TYPE_CHECKING:
-    from .step_cache import CacheRun
-
-BRANCHES: tuple[Branch, Branch] = ("positive", "negative")  # ComfyUI numbers them 0 and 1
 CFG_PATCHES = ("sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre_cfg_function")
 
 
@@ -92,16 +85,29 @@ class NativeRun:
         self.guidance = Guidance(self.schedule, settings.guidance, lambda *branches: own._combine(*branches))
         self.stopwatch = Stopwatch(guider.model_patcher.load_device)
         self.exact_sigma: float | None = None  # set by the engine's loop, which knows it; otherwise read from the device
-        self.caches: dict[Any, CacheRun] = {}  # of the experts that have a step cache
-        self.attention: dict[Any, AttentionAccount] = {}  # of the experts whose attention was chosen
-        self.texts: dict[Any, GenerationText] = {}  # of the same experts
-        self.sparse: dict[Any, tuple[SparseReport, ...]] = {}  # of the experts whose self-attention was sparse
-        self.compiled: dict[Any, CompileAccount] = {}  # of the experts whose blocks are compiled
+        self._joined: dict[Any, list[Participant]] = {}  # of each expert
         self.extra_calls = 0  # passes that patches of other packs added
         self._active: Any = guider
         self._level: tuple[float, Phase] = (self.schedule.sigmas[0], self.schedule.phases[0])
         self._moment: _Moment | None = None
         self._combining = False  # while patches of other packs join the branches, maybe with passes of their own
+
+    @property
+    def gate(self) -> float:
+        return self.settings.guidance.gate
+
+    def phases_of(self, guider: Any) -> tuple[Phase, ...]:
+        if self.low_noise is None:
+            return self.schedule.phases
+        return (self.schedule.phases[guider is self.low_noise],)
+
+    def join(self, guider: Any, participant: Participant) -> None:
+        self._joined.setdefault(guider, []).append(participant)
+
+    def contributions(self) -> list[Contribution]:
+        """Of those who took part, expert by expert."""
+        names = {self.guider: self.schedule.phases[0].expert, self.low_noise: "low_noise"}
+        return [part.contribution(name) for guider, name in names.items() for part in self._joined.get(guider, ())]
 
     def count_calls_of(self, expert: Any) -> None:
         """Counts the network's calls where they happen, inside all wrappers: what a cache skips was not called."""
@@ -182,8 +188,8 @@ class NativeRun:
     def _activate(self, expert: Any) -> None:
         if expert is self._active:
             return
-        if self._active in self.caches:
-            self.caches[self._active].close()  # before the other expert's weights come
+        for participant in self._joined.get(self._active, ()):
+            participant.phase_over()  # before the other expert's weights come
         if isinstance(expert, LowNoiseExpert) and expert.inner_model is None:
             expert.load()
         else:  # a sampler went back over the boundary

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import comfy.model_patcher
 import comfy.patcher_extension
@@ -11,18 +11,30 @@ import comfy.samplers
 import torch
 from comfy.patcher_extension import WrappersMP
 
-if TYPE_CHECKING:
-    from .native_run import NativeRun
+from .taking_part import ExpertGuider, Run
 
 
-class LowNoiseExpert(comfy.samplers.CFGGuider):
+class ExpertRun(Run, Protocol):
+    """The generation that an expert works in."""
+
+    def count_calls_of(self, expert: Any) -> None:
+        """To be called before its first call."""
+        ...
+
+    def denoised(self, expert: Any, latents: Any, timestep: Any, options: dict[str, Any]) -> Any:
+        """What a core sampler asks for."""
+        ...
+
+
+class LowNoiseExpert(ExpertGuider):
     """Core's guider of the second MODEL. Its wrappers see a whole run; its weights are loaded when they are needed."""
 
+    run: ExpertRun
     conds: dict[str, list[Any]]  # of the run that is open: core makes them in `sample`
     merged: tuple[list[Any], dict[str, Any]] | None  # what the sampler added, and this expert's options with it
 
     def sample_around(
-        self, run: "NativeRun", sample: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
+        self, run: ExpertRun, sample: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """sample: the first expert's `CFGGuider.sample`, which runs inside this expert's run."""
         self.run, self.inner_sampling = run, sample

@@ -14,9 +14,9 @@ from fastvideo_core.attention import attending, is_as_made, lean_attention
 from fastvideo_core.attention.sparse import sparse_attention
 from fastvideo_core.wan import installed
 
-from .attention_override import SPARSE, Override, override_in
 from .core_names import give_core_names
 from .diffusers_asked import placed, refuse_unread
+from .override import SPARSE, Override, override_in
 
 
 class DiffusersNetwork(nn.Module):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fastvideo_core import RequestError
 
-from .attention_override import OVERRIDE, override_in
-from .network_blocks import wrapped_forwards
+from .blocks import wrapped_forwards
+from .override import OVERRIDE, override_in
 
 READ_BEFORE = ("denoise_mask",)  # core's model turns it into timesteps per frame before it calls the network
 NETWORK = "diffusion_model."

@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP
 
 from fastvideo_core import RequestError
 
-from .network_call import Asked
+from .call import Asked
 
 
 def guard_calls(options: dict[str, Any], key: str, node: str, came: Callable[[], bool]) -> None:

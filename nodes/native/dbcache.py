@@ -1,0 +1,21 @@
+"""DBCache with TaylorSeer on a native MODEL."""
+
+from dataclasses import dataclass
+
+from fastvideo_core import DBCacheSettings
+from fastvideo_core.step_cache import DBCache
+
+from .cache_run import Opened
+from .generation import NativeGeneration
+
+
+@dataclass(frozen=True)
+class NativeDBCache:
+    """What the node puts on a MODEL."""
+
+    settings: DBCacheSettings
+    name: str = "FastVideo DBCache"
+
+    def open(self, generation: NativeGeneration) -> Opened:
+        schedule, phase = generation.phase(None)
+        return Opened(DBCache(schedule, self.settings), schedule, phase)

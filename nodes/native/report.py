@@ -1,0 +1,121 @@
+"""The run report, made from a finished generation of our guiders."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastvideo_core import ROUNDING, Guidance, RunReport, SparseReport, is_one, phase_reports
+
+from .attached import attached
+from .diffusers_lora import model_loras
+from .diffusers_network import DiffusersNetwork
+from .facts import expert_notes
+from .prompt import running_prompt
+
+
+def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[int, ...]) -> RunReport:
+    """The report of a finished NativeRun of a WanGuider. sampler: the core SAMPLER that drove it."""
+    variants = guider.facts.variants(guider.low_noise is not None)
+    mode, reason = _ran_as(run.guidance)
+    parts = run.contributions()
+    sparse = tuple(row for part in parts for row in part.sparse)
+    return RunReport(
+        model=guider.facts.name,
+        variant=" or ".join(row.title for row in variants) or "not a published size",
+        solver=_solver_name(sampler),
+        sigmas=run.schedule.sigmas,
+        guidance_mode=mode,
+        guidance_reason=reason,
+        phases=phase_reports(run.guidance),
+        latent_shape=shape,
+        device=str(guider.model_patcher.load_device),
+        dtype=str(guider.model_patcher.model.get_dtype_inference()).removeprefix("torch."),
+        seed=seed,
+        step_seconds=tuple(run.stopwatch.laps),
+        total_seconds=run.stopwatch.seconds,
+        peak_memory_bytes=run.stopwatch.peak_bytes,
+        notes=(
+            *guider.notes, *_expert_notes(guider, run),
+            *_notes(run, guider.settings, variants), *_part_notes(run),
+            *dict.fromkeys(note for part in parts for note in part.notes),
+            *_unused_training(guider, sparse),
+            *_partial_loras(guider),
+        ),
+        caches=tuple(row for part in parts for row in part.caches),
+        attention=tuple(row for part in parts for row in part.attention),
+        sparse=sparse,
+        texts=tuple(row for part in parts for row in part.texts),
+        patches=tuple(name for expert in (guider, guider.low_noise) if expert for name in attached(expert.model_patcher)),
+        prompt=running_prompt(),
+    )  # fmt: skip
+
+
+def _solver_name(sampler: Any) -> str:
+    """ "euler" of core's sampler function `sample_euler`; the class of a sampler that is none of core's."""
+    function = getattr(sampler, "sampler_function", sampler)
+    return str(getattr(function, "__name__", type(function).__name__)).removeprefix("sample_")
+
+
+def _ran_as(guidance: Guidance) -> tuple[str, str]:
+    """How the guided steps ran, and why."""
+    guided = {call.step for call in guidance.calls if "negative" in call.branches}
+    if not guided:
+        return "off", "no step ran the negative branch"
+    apart = {call.step for call in guidance.calls if call.step in guided and len(set(call.branches)) < 2}
+    if guidance.settings.mode != "auto":
+        return ("sequential" if apart else "batched"), "as asked"
+    if not apart:
+        return "batched", "auto: ComfyUI joins the branches when 1.5 times the estimated memory is free"
+    if apart == guided:
+        return "sequential", "auto: ComfyUI ran the branches apart, for want of memory or because their shapes differ"
+    return f"batched in {len(guided - apart)} of {len(guided)} guided steps", "auto: ComfyUI was short of memory in the others"
+
+
+def _expert_notes(guider: Any, run: Any) -> tuple[str, ...]:
+    low_noise = None if guider.low_noise is None else guider.low_noise.model_patcher
+    whole = run.adds_noise and is_one(run.schedule.sigmas[0]) and run.schedule.sigmas[-1] <= ROUNDING
+    return expert_notes(guider.model_patcher, low_noise, guider.facts, whole)
+
+
+def _notes(run: Any, settings: Any, variants: Any) -> list[str]:
+    notes = []
+    if run.extra_calls:
+        notes.append(f"patches of other packs added {run.extra_calls} passes of their own")
+    published = {(row.shift, row.boundary) for row in variants}
+    if settings.shift and run.schedule.steps > 8 and published and (settings.shift, settings.boundary) not in published:
+        rows = "; ".join(
+            f"{row.title}: shift {row.shift:g}" + (f", boundary {row.boundary:g}" if row.boundary else "") for row in variants
+        )
+        notes.append(f"shift or boundary differ from the published ones ({rows})")
+    return notes
+
+
+def _part_notes(run: Any) -> list[str]:
+    """Where the noise of a part of a run comes from, and what becomes of it."""
+    first, last = run.schedule.sigmas[0], run.schedule.sigmas[-1]
+    notes = []
+    if not run.adds_noise:
+        notes.append(f"no noise was added: the latent was taken to have that of noise level {first:.4g}")
+    elif not is_one(first):
+        notes.append(f"noise was added to the latent, up to noise level {first:.4g}")
+    if last > ROUNDING:
+        notes.append(f"the latent has the noise of level {last:.4g} left, for a sampler that goes on there and adds none")
+    return notes
+
+
+def _unused_training(guider: Any, reports: tuple[SparseReport, ...]) -> tuple[str, ...]:
+    """Only diffusers' network has a place for such weights."""
+    models = [expert.model_patcher for expert in (guider, guider.low_noise) if expert is not None]
+    networks = [model.model.diffusion_model for model in models]
+    transformers = [network.transformer for network in networks if isinstance(network, DiffusersNetwork)]
+    if not transformers:
+        return ()
+    from fastvideo_core.wan.loading import trained_with, unused_training  # imports diffusers, which takes seconds
+
+    return unused_training([variant for network in transformers for variant in trained_with(network)], reports)
+
+
+def _partial_loras(guider: Any) -> Iterator[str]:
+    """Of LoRAs that FastVideo Load Diffusers Model added: those of which a part was ignored."""
+    for expert in (guider, guider.low_noise):
+        loras = () if expert is None else model_loras(expert.model_patcher)
+        yield from (lora.line() for lora in loras if lora.ignored)
