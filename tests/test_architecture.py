@@ -133,7 +133,7 @@ def test_circles_are_found_over_any_number_of_modules() -> None:
     assert circles(graph) == [("a", "b", "c"), ("f", "g")]
 
 
-@pytest.mark.parametrize("area", [CORE, "tools"])
+@pytest.mark.parametrize("area", [CORE, "nodes", "tools"])
 def test_no_modules_import_each_other_not_even_for_types(area: str) -> None:
     graph = imported(area)
     assert any(graph.values())

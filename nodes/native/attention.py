@@ -10,12 +10,13 @@ import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from fastvideo_core import Contribution
 from fastvideo_core.attention import AttentionAccount, Situation, beside_exact, prepare, survey, takes_bias
 
 from .diffusers_network import DiffusersNetwork
 from .guard import guard_calls
 from .override import KEY, NAME, OVERRIDE, NativeAttention, check_override, marked_call, own_kernel_notes
-from .taking_part import Contribution, Participant, taking_part
+from .taking_part import Participant, taking_part
 from .text import GenerationText
 
 

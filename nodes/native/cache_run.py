@@ -11,13 +11,13 @@ import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from fastvideo_core import Branch, CacheReport, Phase, RequestError, Schedule
+from fastvideo_core import Branch, CacheReport, Contribution, Phase, RequestError, Schedule
 from fastvideo_core.step_cache import BlockwiseSession, Sessions
 
 from .attached import STEP_CACHE
 from .call import BRANCHES
 from .guard import guard_calls
-from .taking_part import Contribution, Participant
+from .taking_part import Participant
 from .uncompiled import uncompiled
 
 WINDOWS = "they were context windows, which are not steps"

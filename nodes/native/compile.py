@@ -13,7 +13,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY
 from torch import nn
 
-from fastvideo_core import CompileSettings, RequestError
+from fastvideo_core import CompileSettings, Contribution, RequestError
 from fastvideo_core.wan import CompileAccount
 
 from .attention import situation_of
@@ -21,7 +21,7 @@ from .blocks import has_own_kernel
 from .diffusers_network import DiffusersNetwork
 from .guard import guard_calls, network_name
 from .override import OVERRIDE, CoreAttention
-from .taking_part import Contribution, Participant, taking_part
+from .taking_part import Participant, taking_part
 
 NAME = "FastVideo Compile"
 KEY = "fastvideo_compile"

@@ -16,8 +16,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
     """The report of a finished NativeRun of a WanGuider. sampler: the core SAMPLER that drove it."""
     variants = guider.facts.variants(guider.low_noise is not None)
     mode, reason = _ran_as(run.guidance)
-    parts = run.contributions()
-    sparse = tuple(row for part in parts for row in part.sparse)
+    parts = run.contribution()
     return RunReport(
         model=guider.facts.name,
         variant=" or ".join(row.title for row in variants) or "not a published size",
@@ -36,14 +35,14 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         notes=(
             *guider.notes, *_expert_notes(guider, run),
             *_notes(run, guider.settings, variants), *_part_notes(run),
-            *dict.fromkeys(note for part in parts for note in part.notes),
-            *_unused_training(guider, sparse),
+            *dict.fromkeys(parts.notes),
+            *_unused_training(guider, parts.sparse),
             *_partial_loras(guider),
         ),
-        caches=tuple(row for part in parts for row in part.caches),
-        attention=tuple(row for part in parts for row in part.attention),
-        sparse=sparse,
-        texts=tuple(row for part in parts for row in part.texts),
+        caches=parts.caches,
+        attention=parts.attention,
+        sparse=parts.sparse,
+        texts=parts.texts,
         patches=tuple(name for expert in (guider, guider.low_noise) if expert for name in attached(expert.model_patcher)),
         prompt=running_prompt(),
     )  # fmt: skip

@@ -20,6 +20,7 @@ from fastvideo_core import (
     Branch,
     Call,
     CapacityError,
+    Contribution,
     Guidance,
     GuidanceSettings,
     Phase,
@@ -32,7 +33,7 @@ from fastvideo_core import (
 from .call import BRANCHES, lent
 from .expert import LowNoiseExpert
 from .stopwatch import Stopwatch
-from .taking_part import Contribution, Participant
+from .taking_part import Participant
 
 CFG_PATCHES = ("sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre_cfg_function")
 
@@ -104,10 +105,11 @@ class NativeRun:
     def join(self, guider: Any, participant: Participant) -> None:
         self._joined.setdefault(guider, []).append(participant)
 
-    def contributions(self) -> list[Contribution]:
-        """Of those who took part, expert by expert."""
+    def contribution(self) -> Contribution:
+        """Of all who took part, expert by expert."""
         names = {self.guider: self.schedule.phases[0].expert, self.low_noise: "low_noise"}
-        return [part.contribution(name) for guider, name in names.items() for part in self._joined.get(guider, ())]
+        parts = (part.contribution(name) for guider, name in names.items() for part in self._joined.get(guider, ()))
+        return sum(parts, Contribution())
 
     def count_calls_of(self, expert: Any) -> None:
         """Counts the network's calls where they happen, inside all wrappers: what a cache skips was not called."""

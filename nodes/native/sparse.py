@@ -15,7 +15,7 @@ import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from fastvideo_core import Phase, RequestError, Schedule
+from fastvideo_core import Contribution, Phase, RequestError, Schedule
 from fastvideo_core.attention.sparse import Inputs, Kernel, SparseSchedule, SparseSession, prepare_kernel
 
 from .attention import situation_of
@@ -37,7 +37,7 @@ from .override import (
     other_attention,
     own_kernel_notes,
 )
-from .taking_part import Contribution, Participant, taking_part
+from .taking_part import Participant, taking_part
 from .trained_weights import TrainedWeights
 from .uncompiled import uncompiled
 

@@ -8,31 +8,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import comfy.samplers
 from torch import Tensor
 
-from fastvideo_core import AttentionReport, CacheReport, Phase, Schedule, SparseReport, TextReport
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contribution:
-    """What one who took part has for the run's report."""
-
-    caches: tuple[CacheReport, ...] = ()
-    attention: tuple[AttentionReport, ...] = ()
-    texts: tuple[TextReport, ...] = ()
-    sparse: tuple[SparseReport, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def lines(self) -> list[str]:
-        """As a person reads it."""
-        attention = (line for row in self.attention for line in row.lines())
-        texts, sparse = (row.line() for row in self.texts), (row.line() for row in self.sparse)
-        caches = (line for row in self.caches for line in row.lines())
-        return [*attention, *texts, *sparse, *caches, *self.notes]
+from fastvideo_core import Contribution, Phase, Schedule
 
 
 class Participant(ABC):
