@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -17,7 +18,7 @@ from .conditioning import Conditioning, GivenFrame
 from .errors import NumericsError, RequestError
 from .guidance import Denoiser, Guidance
 from .request import SamplingRequest
-from .schedule import Expert, Phase, Schedule
+from .schedule import Phase, Schedule
 from .solvers import Solver, make_solver
 
 
@@ -37,12 +38,16 @@ class Experts(Protocol):
     """The weights of one model, ready to denoise under one conditioning."""
 
     @property
-    def names(self) -> Collection[Expert]:
+    def names(self) -> Collection[str]:
         """Those that the model has."""
         ...
 
+    def loaded(self, expert: str) -> AbstractContextManager[object]:
+        """Around all phases in a row of one expert: the only place where its weights move."""
+        ...
+
     def active(self, phase: Phase) -> AbstractContextManager[Denoiser]:
-        """The denoiser of one phase: the only place where an expert's weights move."""
+        """The denoiser of one phase, while its expert is loaded."""
         ...
 
 
@@ -86,11 +91,13 @@ def generate(
         frame = frame.to(latents)  # here, for each copy to the device waits for it
         latents = frame.impose(latents)
         solver = HoldingFrame(solver, frame)
-    for phase in schedule.phases:
-        with experts.active(phase) as denoiser:
-            for step in denoise(partial(guidance.velocity, denoiser), latents, solver, schedule, phase):
-                latents = step.latents
-                yield step if frame is None else replace(step, denoised=frame.impose(step.denoised))
+    for expert, phases in groupby(schedule.phases, key=lambda phase: phase.expert):
+        with experts.loaded(expert):
+            for phase in phases:
+                with experts.active(phase) as denoiser:
+                    for step in denoise(partial(guidance.velocity, denoiser), latents, solver, schedule, phase):
+                        latents = step.latents
+                        yield step if frame is None else replace(step, denoised=frame.impose(step.denoised))
     check_finite(latents, "The generation")
 
 
@@ -111,13 +118,13 @@ def seeded_noise(shape: tuple[int, ...], seed: int, device: torch.device | str =
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), device="cpu").to(device)
 
 
-def check_experts(schedule: Schedule, names: Collection[Expert]) -> None:
-    """Raises RequestError, before any step, when the schedule does not ask for exactly the experts of the model."""
-    asked = [phase.expert for phase in schedule.phases]
-    if set(asked) != set(names):
+def check_experts(schedule: Schedule, names: Collection[str]) -> None:
+    """Raises RequestError, before any step, when the schedule asks for an expert that the model has not."""
+    asked = list(dict.fromkeys(phase.expert for phase in schedule.phases))
+    if not set(asked) <= set(names):
         raise RequestError(
             f"The schedule asks for the experts {', '.join(asked)}; the model has {', '.join(names)}. A model with a "
-            "high_noise and a low_noise expert needs a boundary, and a single one must not have any."
+            "high_noise and a low_noise expert needs a boundary, and a single one must not have any; phases name their experts."
         )
 
 

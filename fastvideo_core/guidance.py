@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .checks import one_of, part_of, put, share
 from .errors import CapacityError, RequestError
-from .schedule import Expert, Phase, Schedule
+from .schedule import Phase, Schedule
 
 Branch = Literal["positive", "negative"]
 GuidanceMode = Literal["auto", "batched", "sequential"]
@@ -90,7 +90,7 @@ class Call:
     """One transformer call: in which step, and over which branches."""
 
     step: int
-    expert: Expert
+    expert: str
     branches: tuple[Branch, ...]
 
 

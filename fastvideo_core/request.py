@@ -7,7 +7,20 @@ from typing import get_args
 from .checks import number, of_kind, one_of, put, whole
 from .errors import RequestError
 from .guidance import GuidanceSettings
-from .schedule import Schedule, check_boundary, check_shift, check_sigmas, check_steps, plan, shifted_sigmas
+from .schedule import (
+    GUIDANCE_SCALE,
+    PhaseSettings,
+    Schedule,
+    by_boundary,
+    check_boundary,
+    check_phases,
+    check_shift,
+    check_sigmas,
+    check_steps,
+    plan,
+    plan_phases,
+    shifted_sigmas,
+)
 from .solvers import SolverName
 
 
@@ -49,6 +62,8 @@ class VideoSize:
 class SamplingRequest:
     """How to sample. Everything about noise levels, experts, guidance and solver; nothing about weights.
 
+    phases: which expert works where, with its guidance scale, from noise to video; or in their place:
+    guidance_scale: of the single expert, or of the high-noise one.
     low_noise_guidance_scale: of the low-noise expert; the same as `guidance_scale` when None.
     sigmas: steps + 1 noise levels to use instead of those that steps and shift give.
     boundary: noise level at which the low-noise expert takes over; None for one expert.
@@ -56,15 +71,17 @@ class SamplingRequest:
 
     steps: int
     shift: float
-    guidance_scale: float
+    guidance_scale: float | None = None
     low_noise_guidance_scale: float | None = None
     boundary: float | None = None
     solver: SolverName = "unipc"
     seed: int = 0
     sigmas: Sequence[float] | None = None
     guidance: GuidanceSettings = field(default_factory=GuidanceSettings)
+    phases: Sequence[PhaseSettings] | None = None
 
     def __post_init__(self) -> None:
+        self._check_phases()
         self._check_kinds()
         if not 0 <= whole("seed", self.seed, "it must be a whole number in 0 .. 2**64 - 1.") < 2**64:
             raise RequestError(f"seed is {self.seed}: it must lie in 0 .. 2**64 - 1.")
@@ -84,12 +101,34 @@ class SamplingRequest:
         """The noise levels, steps + 1."""
         return shifted_sigmas(self.steps, self.shift) if self.sigmas is None else tuple(self.sigmas)
 
+    @property
+    def settings(self) -> tuple[PhaseSettings, ...]:
+        """The phases, in whichever way they were asked for."""
+        if self.guidance_scale is None:
+            return tuple(self.phases or ())
+        return by_boundary(self.guidance_scale, self.low_noise_guidance_scale, self.boundary)
+
+    def _check_phases(self) -> None:
+        """One way of asking, and not half of the other."""
+        if self.phases is None:
+            if self.guidance_scale is None:
+                raise RequestError("There is neither a guidance_scale nor phases: give one of them. Guidance scale 1 is off.")
+            return
+        names = ("guidance_scale", "low_noise_guidance_scale", "boundary")
+        both = [f"{name} is {getattr(self, name)!r:.80}" for name in names if getattr(self, name) is not None]
+        if both:
+            raise RequestError(
+                f"phases are given and {' and '.join(both)}: each phase has its own guidance scale and noise levels. Leave out "
+                "the phases or all of the others."
+            )
+        put(self, phases=check_phases(self.phases))
+
     def _check_kinds(self) -> None:
         one_of("solver", self.solver, get_args(SolverName))
         for name in ("guidance_scale", "low_noise_guidance_scale"):
             scale = getattr(self, name)
-            if scale is not None or name == "guidance_scale":
-                number(name, scale, "it must be a finite number (1 is off, Wan uses 3 to 6).")
+            if scale is not None:
+                number(name, scale, GUIDANCE_SCALE)
         if self.sigmas is not None:
             check_sigmas(self.sigmas)
         check_steps(self.steps)
@@ -99,4 +138,6 @@ class SamplingRequest:
         of_kind("guidance", self.guidance, GuidanceSettings, "give GuidanceSettings(...).")
 
     def plan(self) -> Schedule:
+        if self.guidance_scale is None:
+            return plan_phases(self.levels, self.settings)
         return plan(self.levels, self.guidance_scale, self.low_noise_guidance_scale, self.boundary)

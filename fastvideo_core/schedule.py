@@ -4,21 +4,21 @@
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
 from numbers import Real
-from typing import Literal
+from types import MappingProxyType
 
 from torch import Tensor
 
-from .checks import ROUNDING, is_one, number, settled, whole
+from .checks import ROUNDING, is_one, number, of_kind, put, settled, whole
 from .errors import RequestError
-
-Expert = Literal["single", "high_noise", "low_noise"]
 
 SHIFT = "it must be a positive number (Wan uses 3 to 12)."
 BOUNDARY = "it must lie between 0 and 1 (Wan 2.2: T2V 0.875, I2V 0.9)."
+GUIDANCE_SCALE = "it must be a finite number (1 is off, Wan uses 3 to 6)."
+UNTIL = "it is the noise level down to which the phase works, from 0 to below 1."
 TIMESTEPS = 1000
 """Wan is trained on t = 1000 * sigma (Wan-Video/Wan2.1, wan/configs/shared_config.py, num_train_timesteps)."""
 
@@ -59,13 +59,41 @@ def check_boundary(boundary: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Phase:
-    """A maximal run of steps with the same expert and guidance scale."""
+class PhaseSettings:
+    """What one phase of a generation shall be. Phases are given from noise to video.
 
-    expert: Expert
+    expert: the name of its network; one may have several phases.
+    until: noise level down to which (inclusive) it works; 0 in the last one. A step is the first phase's, in order, that works at
+        the level on which it begins.
+    loras: name of an applied LoRA -> its strength in this phase; all others act as they were applied.
+    """
+
+    expert: str
+    guidance_scale: float
+    until: float = 0.0
+    loras: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def __post_init__(self) -> None:
+        of_kind("expert", self.expert, str, "give the name of one of the model's transformers.")
+        scale, until = number("guidance_scale", self.guidance_scale, GUIDANCE_SCALE), number("until", self.until, UNTIL)
+        if not 0 <= until < 1:
+            raise RequestError(f"until is {until}: {UNTIL}")
+        of_kind("loras", self.loras, Mapping, "give {name of an applied LoRA: its strength in this phase}.")
+        strengths = {
+            name: number(f"The strength of LoRA {name}", value, "a finite number.") for name, value in self.loras.items()
+        }
+        put(self, guidance_scale=scale, until=until, loras=MappingProxyType(strengths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Steps in a row that have all in common: expert, guidance scale, the strengths of LoRAs."""
+
+    expert: str
     start: int
     stop: int
     guidance_scale: float
+    loras: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     @property
     def steps(self) -> range:
@@ -156,23 +184,81 @@ def plan(
         partial: whether other samplers run the other noise levels, so that these may all be one expert's.
     """
     levels = check_sigmas(sigmas)
-    if boundary is None:
-        return Schedule(levels, (Phase(expert="single", start=0, stop=len(levels) - 1, guidance_scale=guidance_scale),))
-    check_boundary(boundary)
-    low_scale = guidance_scale if low_noise_guidance_scale is None else low_noise_guidance_scale
-    experts: list[Expert] = ["high_noise" if at_least(level, boundary) else "low_noise" for level in levels[:-1]]
-    scale_of = {"high_noise": guidance_scale, "low_noise": low_scale}
-    phases = []
-    for expert, group in groupby(range(len(experts)), key=experts.__getitem__):
-        steps = list(group)
-        phases.append(Phase(expert=expert, start=steps[0], stop=steps[-1] + 1, guidance_scale=scale_of[expert]))
-    if len(phases) < 2 and not partial:
-        idle = "low-noise" if phases[0].expert == "high_noise" else "high-noise"
+    if boundary is not None:
+        check_boundary(boundary)
+    schedule = plan_phases(levels, by_boundary(guidance_scale, low_noise_guidance_scale, boundary), partial=True)
+    if boundary is not None and len(schedule.phases) < 2 and not partial:
+        idle = "low-noise" if schedule.phases[0].expert == "high_noise" else "high-noise"
         raise RequestError(
-            f"With {len(experts)} steps from sigma {levels[0]:.3f} to {levels[-2]:.3f} and boundary {boundary:g} the "
+            f"With {schedule.steps} steps from sigma {levels[0]:.3f} to {levels[-2]:.3f} and boundary {boundary:g} the "
             f"{idle} expert has no step. Use more steps, another shift or boundary, or connect one expert only."
         )
-    return Schedule(levels, tuple(phases))
+    return schedule
+
+
+def by_boundary(
+    guidance_scale: float, low_noise_guidance_scale: float | None, boundary: float | None
+) -> tuple[PhaseSettings, ...]:
+    """The phases of one expert, or of two that change at a boundary; arguments as in `plan`."""
+    if boundary is None:
+        return (PhaseSettings(expert="single", guidance_scale=guidance_scale),)
+    low_scale = guidance_scale if low_noise_guidance_scale is None else low_noise_guidance_scale
+    return (
+        PhaseSettings(expert="high_noise", guidance_scale=guidance_scale, until=boundary),
+        PhaseSettings(expert="low_noise", guidance_scale=low_scale),
+    )
+
+
+def plan_phases(sigmas: Sequence[float], phases: Sequence[PhaseSettings], *, partial: bool = False) -> Schedule:
+    """Cuts a generation into phases.
+
+    Args:
+        sigmas: steps + 1 noise levels, decreasing.
+        phases: from noise to video.
+        partial: whether other samplers run the other noise levels: phases without a step are then left out.
+
+    Raises:
+        RequestError: levels or phases are not in order, or a phase has no step.
+    """
+    levels, settings = check_sigmas(sigmas), check_phases(phases)
+    working = [next(i for i, part in enumerate(settings) if at_least(level, part.until)) for level in levels[:-1]]
+    idle = sorted(set(range(len(settings))) - set(working))
+    if idle and not partial:
+        raise RequestError(_without_steps(levels[:-1], settings, idle[0]))
+    planned = []
+    for index, group in groupby(range(len(working)), key=working.__getitem__):
+        steps, part = list(group), settings[index]
+        planned.append(
+            Phase(expert=part.expert, start=steps[0], stop=steps[-1] + 1, guidance_scale=part.guidance_scale, loras=part.loras)
+        )
+    return Schedule(levels, tuple(planned))
+
+
+def check_phases(phases: Sequence[PhaseSettings]) -> tuple[PhaseSettings, ...]:
+    """Accepts phases whose noise levels strictly decrease to 0."""
+    if not isinstance(phases, Sequence) or not phases or not all(isinstance(part, PhaseSettings) for part in phases):
+        raise RequestError(f"phases is {phases!r:.80}: give one PhaseSettings(...) or more, from noise to video.")
+    untils = [part.until for part in phases]
+    for number_, (before, after) in enumerate(pairwise(untils), start=2):
+        if at_least(after, before):
+            raise RequestError(
+                f"Phase {number_ - 1} works until noise level {before:g} and phase {number_} until {after:g}: each phase goes on "
+                "below the one before. Give them from noise to video, each with a lower until."
+            )
+    if untils[-1] > 0:
+        raise RequestError(f"The last phase works until noise level {untils[-1]:g}, and none below. Set its until to 0.")
+    return tuple(phases)
+
+
+def _without_steps(levels: Sequence[float], phases: Sequence[PhaseSettings], index: int) -> str:
+    """levels: on which the steps begin."""
+    top, until = phases[index - 1].until if index else 1.0, phases[index].until
+    near = [f"{level:.4g}" for level in (*[x for x in levels if at_least(x, top)][-1:], *[x for x in levels if x < until][:1])]
+    return (
+        f"Phase {index + 1} of {len(phases)} ({phases[index].expert} from noise level {top:g} to {until:g}) has no step: the "
+        f"{len(levels)} steps begin on {levels[0]:.4g} to {levels[-1]:.4g}, next to it on {' and '.join(near)}. Move its "
+        "until or that of the phase before, use more steps or another shift, or leave the phase out."
+    )
 
 
 def cut(sigmas: Sequence[float], start: int, stop: int, leftover_noise: bool) -> tuple[float, ...]:
@@ -205,6 +291,6 @@ def plan_part(sigmas: Sequence[float], guidance_scale: float, boundary: float) -
     check_boundary(boundary)
     high = [at_least(level, boundary) for level in levels[:-1]]
     over = high[0] != high[-1]
-    expert: Expert = "high_noise" if (levels[-1] > ROUNDING if over else high[0]) else "low_noise"
+    expert = "high_noise" if (levels[-1] > ROUNDING if over else high[0]) else "low_noise"
     phase = Phase(expert=expert, start=0, stop=len(high), guidance_scale=guidance_scale)
     return Schedule(levels, (phase,), part_of=len(high))

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from ..report import AttentionReport
-from ..schedule import Expert
 from .select import Attention
 
 
@@ -45,7 +44,7 @@ class AttentionAccount:
     def of(cls, self_attention: Attention, cross_attention: Attention) -> "AttentionAccount":
         return cls(Counted(self_attention), Counted(cross_attention))
 
-    def reports(self, expert: Expert) -> tuple[AttentionReport, ...]:
+    def reports(self, expert: str) -> tuple[AttentionReport, ...]:
         """One for each of the two."""
         parts = (("self-attention", self.self_attention), ("cross-attention", self.cross_attention))
         return tuple(

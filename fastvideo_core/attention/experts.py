@@ -1,14 +1,14 @@
 """Where attention backends meet a generation on diffusers' network: experts that compute with the chosen ones."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ..checks import one_of, yes_or_no
 from ..conditioning import TEXT_TOKENS
 from ..report import AttentionReport, TextReport
-from ..schedule import Expert, Phase
+from ..schedule import Phase
 from .account import AttentionAccount
 from .backends import BACKENDS, backend
 from .exchange import attending
@@ -55,16 +55,19 @@ class AttendingExperts:
         self._accounts = {name: _account(self.experts, name, settings) for name in experts.names}
 
     @property
-    def names(self) -> Collection[Expert]:
+    def names(self) -> Collection[str]:
         return self.experts.names
 
     @property
-    def transformers(self) -> "Mapping[Expert, WanTransformer3DModel]":
+    def transformers(self) -> "Mapping[str, WanTransformer3DModel]":
         return self.experts.transformers
 
     @property
     def device(self) -> "torch.device":
         return self.experts.device
+
+    def loaded(self, expert: str) -> AbstractContextManager[None]:
+        return self.experts.loaded(expert)
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator["WanDenoiser"]:
@@ -83,14 +86,14 @@ def text_reports(experts: "WanExperts", compiled: bool) -> tuple[TextReport, ...
     return tuple(text_report(name, TEXT_TOKENS, experts.text(name), _all_rows(experts, name)) for name in experts.names)
 
 
-def _all_rows(experts: "WanExperts", name: Expert) -> str:
+def _all_rows(experts: "WanExperts", name: str) -> str:
     """Why an expert would read all rows of any text."""
     if not experts.fold_text:
         return "the backend of cross-attention takes no bias"
     return "" if is_as_made(experts.transformers[name]) else "its attention was changed"
 
 
-def _account(experts: "WanExperts", name: Expert, settings: AttentionSettings) -> AttentionAccount:
+def _account(experts: "WanExperts", name: str, settings: AttentionSettings) -> AttentionAccount:
     situation = situation_of(experts, name)
     across = situation if experts.text(name) is None else replace(situation, mask="bias")
     return AttentionAccount.of(prepare(settings.self_attention, situation), prepare(settings.cross_attention, across))
@@ -100,13 +103,13 @@ class _Placed(Protocol):
     """`WanExperts` or `AttendingExperts`."""
 
     @property
-    def transformers(self) -> "Mapping[Expert, WanTransformer3DModel]": ...
+    def transformers(self) -> "Mapping[str, WanTransformer3DModel]": ...
 
     @property
     def device(self) -> "torch.device": ...
 
 
-def situation_of(experts: _Placed, name: Expert) -> Situation:
+def situation_of(experts: _Placed, name: str) -> Situation:
     """Where an expert computes attention without a mask."""
     from ..wan.memory import compute_dtype
 

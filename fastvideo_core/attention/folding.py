@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..report import TextReport
-from ..schedule import Expert
 
 KeysValues = Callable[[Any, Tensor], tuple[Tensor, Tensor]]
 """Keys and values, (B, L, H, D), of a `WanAttention` for rows (B, L, heads * D)."""
@@ -55,7 +54,7 @@ class FoldedText:
         return cls(rows, bias.to(device))
 
 
-def text_report(expert: Expert, rows: int, text: FoldedText | None, why: str = "") -> TextReport:
+def text_report(expert: str, rows: int, text: FoldedText | None, why: str = "") -> TextReport:
     """Of texts with so many rows. why: they were not folded; as a rule, because they are too long."""
     if text is None:
         return TextReport(expert=expert, rows=rows, read=rows, why=why or "too few of them are zero", keys_kept=False)

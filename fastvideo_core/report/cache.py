@@ -7,10 +7,12 @@ from dataclasses import dataclass
 class CachePhaseReport:
     """What a step cache did in one branch of one phase.
 
+    first_step: of the phase, from 0 in the run; an expert may have several phases.
     plan: a letter per step: C computed, S skipped, - where the branch did not run. reasons: why steps computed, and how many.
     """
 
     expert: str
+    first_step: int
     branch: str
     plan: str
     computed: int

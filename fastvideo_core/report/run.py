@@ -19,9 +19,10 @@ VERSION = 1
 class RunReport:
     """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
     per expert where each has its own, one in all otherwise; prompt_seconds: from its begin to the decoded frames, where a
-    host tells; attention: where it was chosen, two per expert; sparse: one per sparse phase; texts: where
-    it is known how they were read; patches: by name, what else changes the network's work (compiled blocks, a host's patches),
-    step caches apart; prompt: the host's name of the prompt that the run belongs to, where there is one."""
+    host tells; networks: distinct ones that worked, each read from disk once; moves: how often the weights of one were brought
+    to the device, 0 where that is not counted; attention: where it was chosen, two per expert; sparse: one per sparse phase;
+    texts: where it is known how they were read; patches: by name, what else changes the network's work (compiled blocks, a
+    host's patches), step caches apart; prompt: the host's name of the prompt that the run belongs to, where there is one."""
 
     model: str
     variant: str
@@ -45,6 +46,8 @@ class RunReport:
     texts: tuple[TextReport, ...] = ()
     patches: tuple[str, ...] = ()
     prompt: str | None = None
+    networks: int = 0
+    moves: int = 0
 
     @property
     def seconds_saved(self) -> Span | None:
@@ -66,6 +69,8 @@ class RunReport:
             f"guidance: {self.guidance_mode} ({self.guidance_reason})",
             f"time: {self.total_seconds:.1f} s, {median(self.step_seconds):.3f} s per step (median)",
         ]
+        if self.networks and len(self.phases) > 1:
+            lines.append(f"networks: {self.networks}, their weights brought to the device {self.moves} times")
         if self.prompt_seconds is not None:
             lines.append(f"whole prompt, with text and VAE: {self.prompt_seconds:.1f} s since it began")
         if self.peak_memory_bytes is not None:

@@ -125,13 +125,14 @@ def _steps(run: TimedRun) -> Iterator[tuple[int, tuple[StepKind, float]]]:
     """Each step's place in its phase, its kind and its seconds; a run that was stopped took fewer steps than it planned."""
     start = 0
     for phase in run.phases:
-        kinds = [StepKind(phase.expert, letters) for letters in _letters(run, phase)]
+        kinds = [StepKind(phase.expert, letters) for letters in _letters(run, phase, start)]
         yield from enumerate(zip(kinds, run.step_seconds[start : start + phase.steps], strict=False))
         start += phase.steps
 
 
-def _letters(run: TimedRun, phase: PhaseReport) -> list[str]:
-    plans = [row.plan for cache in run.caches for row in cache.phases if row.expert == phase.expert]
+def _letters(run: TimedRun, phase: PhaseReport, start: int) -> list[str]:
+    """start: the phase's first step."""
+    plans = [row.plan for cache in run.caches for row in cache.phases if row.first_step == start]
     if plans:
         return ["".join(letters).replace("-", "") for letters in zip(*plans, strict=True)]
     branches = sum(int(size) * count for size, count in phase.calls.items())

@@ -16,7 +16,7 @@ from ..generate import generate
 from ..guidance import Branch, Guidance
 from ..report import CacheReport
 from ..request import SamplingRequest
-from ..schedule import Expert, Phase, Schedule
+from ..schedule import Phase, Schedule
 from ..wan.at_work import check_idle
 from ..wan.loading.keys import original_keys
 from ..wan.loading.lora_change import before_loras, tensors_of
@@ -153,8 +153,14 @@ def calibrate(request: SamplingRequest, experts: "WanExperts", conditioning: Con
         noise: (B, C, T, H, W) float32, standard normal.
 
     Raises:
-        RequestError: the guidance has a gate, behind which the negative branch would not be measured.
+        RequestError: the request has phases of its own, or the guidance a gate, behind which the negative branch would not be
+            measured.
     """
+    if request.phases is not None:
+        raise RequestError(
+            "The request has phases, and a ratio table is of one expert from noise to video, or of two with one boundary. "
+            "Calibrate with a guidance_scale, and for two experts a boundary; the table then serves any phases."
+        )
     if request.guidance.gate < 1:
         raise RequestError(f"gate is {request.guidance.gate:g}: a calibration measures both branches in every step. Set it to 1.")
     schedule = request.plan()
@@ -195,20 +201,24 @@ def measured_table(
     )
 
 
-def fingerprints(transformers: Mapping[Expert, nn.Module]) -> tuple[Fingerprint, ...]:
-    """Of each expert's `WanTransformer3DModel`, the high-noise one's first. LoRAs do not change them: a table serves its
+def fingerprints(transformers: Mapping[str, nn.Module]) -> tuple[Fingerprint, ...]:
+    """Of each expert's `WanTransformer3DModel`, in order, the low-noise one's last. LoRAs do not change them: a table serves its
     checkpoint with any of them.
 
     Raises:
         RequestError: a network is at work: then it has other modules in the place of its own.
     """
-    experts: tuple[Expert, ...] = ("single", "high_noise", "low_noise")
-    networks = [transformers[expert] for expert in experts if expert in transformers]
+    networks = [transformers[expert] for expert in in_order(transformers)]
     for network in networks:
         check_idle(network, "The weights' hash was asked for, the name of a ratio table")
     return tuple(fingerprint(original_keys(before_loras(tensors_of(network)))) for network in networks)
 
 
-def weights_hash(transformers: Mapping[Expert, nn.Module]) -> str:
+def in_order(experts: Iterable[str]) -> list[str]:
+    """In which tables name them."""
+    return sorted(experts, key=lambda expert: expert == "low_noise")
+
+
+def weights_hash(transformers: Mapping[str, nn.Module]) -> str:
     """The name of a table: the networks' hashes, joined by an underscore."""
     return joined_name(fingerprints(transformers))

@@ -31,7 +31,7 @@ def ratio_table(
     """The table of a model.
 
     Args:
-        weights: of the model's experts, or of one of two.
+        weights: of the model's experts, the low-noise one's last, or of one of two.
         folders: where calibrated tables lie.
         variants: what the model may be, as `recognise` tells.
         two_experts: whether the generation has two; a table of one expert is of no use to it, nor the other way round.
@@ -98,4 +98,6 @@ def _agreement(wanted: Sequence[Fingerprint], measured: Sequence[Fingerprint], t
         return 0.0
     if len(wanted) == 1:
         return max(wanted[0].agreement(network) for network in measured)
+    if len(wanted) != len(measured):
+        return 0.0
     return min(one.agreement(other) for one, other in zip(wanted, measured, strict=True))

@@ -30,12 +30,11 @@ class DBCacheSettings:
         the step computes; 0 is off. None: 5 divided by the steps of the generation, 0.3 at most.
     first_blocks: how many blocks always run and decide (F). None: 8, and in networks of less than 30 blocks in proportion.
     last_blocks: how many blocks at the end always run (B).
-    warmup_steps: first steps of a phase that always compute; of the high-noise phase, or of the single one. None: a fifth
-        of the phase.
-    low_noise_warmup_steps: of the low-noise phase; the same as `warmup_steps` when None.
+    warmup_steps: first steps of each phase that always compute. None: a fifth of the phase.
+    low_noise_warmup_steps: of phases of the expert low_noise; the same as `warmup_steps` when None.
     max_skips: steps in a row that may be skipped; any when None.
-    max_skipped_steps: steps of a phase that may be skipped; of the high-noise phase, or of the single one; any when None.
-    low_noise_max_skipped_steps: of the low-noise phase; the same as `max_skipped_steps` when None.
+    max_skipped_steps: steps of each phase that may be skipped; any when None.
+    low_noise_max_skipped_steps: of phases of the expert low_noise; the same as `max_skipped_steps` when None.
     taylor_order: highest derivative with which the middle blocks' residual is continued; 0 reuses it as it is.
     residuals_on_cpu: whether the residuals wait in the computer's memory, not on the GPU.
     """

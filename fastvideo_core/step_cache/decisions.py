@@ -53,6 +53,7 @@ class PhaseDecisions:
         mine = [decision for decision in self.decisions if branch in decision.branches]
         return CachePhaseReport(
             expert=self.phase.expert,
+            first_step=self.phase.start,
             branch=branch,
             plan=self.actions(branch),
             computed=self.count(branch, "compute"),

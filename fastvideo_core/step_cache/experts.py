@@ -4,7 +4,7 @@ Neither the loop nor the guidance nor the denoiser knows: before each call the s
 """
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import CapacityError
 from ..guidance import Branch, Denoiser, Prediction
-from ..schedule import Expert, Phase, Schedule
+from ..schedule import Phase, Schedule
 from ..wan.blocks import installed
 from .session import CacheSession, Sessions
 
@@ -49,8 +49,11 @@ class CachedExperts:
     cache: Sessions
 
     @property
-    def names(self) -> Collection[Expert]:
+    def names(self) -> Collection[str]:
         return self.experts.names
+
+    def loaded(self, expert: str) -> AbstractContextManager[object]:
+        return self.experts.loaded(expert)
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator[Denoiser]:

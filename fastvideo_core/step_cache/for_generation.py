@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checks import of_kind
-from ..wan.parts import recognised
+from ..errors import LoadError
+from ..wan.parts import PAIR, recognised
 from .cache_dit import CacheDiT
-from .calibration import fingerprints
-from .choose import ratio_table, recommended
+from .calibration import fingerprints, in_order
+from .choose import calibrated_tables, ratio_table, recommended
 from .dbcache import DBCache
 from .dbcache_settings import DBCACHE_PRESETS, DBCacheSettings
-from .ratios import RatioTable
+from .ratios import Networks, RatioTable, read_table
 from .residuals import MagCache
 from .settings import MagCacheSettings
 
@@ -39,7 +40,7 @@ def with_magcache(
 
     def make(generation: "Generation") -> MagCache:
         chosen = table or table_of(generation, tables)
-        return MagCache(generation.guidance.schedule, chosen, settings or recommended(chosen))
+        return MagCache(generation.guidance.schedule, chosen, settings or recommended(chosen), networks_of(generation))
 
     return make
 
@@ -63,24 +64,41 @@ def with_cache_dit(settings: DBCacheSettings | None = None) -> "Callable[[Genera
 def _fitting(settings: DBCacheSettings | None, generation: "Generation") -> DBCacheSettings:
     """Raises RequestError where they leave none of the network's blocks to skip."""
     chosen = settings or DBCACHE_PRESETS["auto"]
-    for transformer in generation.model.transformers.values():
+    for transformer in generation.transformers.values():
         chosen.outer_blocks(len(transformer.blocks))
     return chosen
 
 
+def networks_of(generation: "Generation") -> Networks:
+    """The experts that work in a generation, with their weights."""
+    return dict(zip(in_order(generation.transformers), fingerprints(generation.transformers), strict=True))
+
+
 def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> RatioTable:
-    """The ratio table that fits a generation. tables: folders with calibrated ones, beside
+    """The ratio table that fits a generation: the one of its experts together. tables: folders with calibrated ones, beside
     `model.ratio_tables`.
 
     Raises:
         LoadError: there is none.
     """
-    model = generation.model
+    model, folders = generation.model, [*map(Path, tables), *generation.model.ratio_tables]
+    weights, names = list(networks_of(generation).values()), set(generation.transformers)
+    two_experts = len(names) > 1 or names < PAIR <= set(model.transformers)
+    if len(names) > 1 and names != PAIR:
+        orders = (weights, weights[::-1])  # their names do not tell which of two is the high-noise one
+        measured = [file for order in orders for file in calibrated_tables(order, folders, two_experts=True)]
+        if not measured:
+            raise LoadError(
+                f"MagCache has no ratio table for the experts {', '.join(names)} together: published tables are for high_noise "
+                "and low_noise of one checkpoint, and each table serves one expert or two. Name the two of a Wan 2.2 checkpoint "
+                "so, calibrate both, use with_dbcache(), or give `table`."
+            )
+        return read_table(measured[0])
     return ratio_table(
-        fingerprints(model.transformers),
-        [*map(Path, tables), *model.ratio_tables],
+        weights,
+        folders,
         recognised(model.transformers),
-        two_experts=len(model.transformers) > 1,
+        two_experts=two_experts,
         pixels=generation.size.width * generation.size.height,
         first_frame=generation.conditioning.first_frame is not None,
     )

@@ -6,15 +6,15 @@ the sum of this over the steps skipped in a row is the error that the threshold 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..checks import part_of
 from ..errors import RequestError
 from ..guidance import BOTH, Branch
 from ..schedule import Phase, Schedule
 from .decisions import CachePlan, Decision, PhaseDecisions, reason_to_stand_aside
-from .ratios import RatioTable
-from .reading import phase_ratios
+from .ratios import Networks, RatioTable
+from .reading import phase_ratios, row_of, served
 from .settings import MagCacheSettings
 
 
@@ -105,15 +105,27 @@ class PhaseRule:
         return f"{branch}: {self._settings.max_skips} steps skipped in a row" if drift.skips > self._settings.max_skips else ""
 
 
-def make_rule(schedule: Schedule, phase: Phase, table: RatioTable, settings: MagCacheSettings) -> PhaseRule:
-    """A fresh rule for one phase of one generation."""
-    return PhaseRule(phase, phase_ratios(table, schedule, phase, settings.mode), settings)
+def make_rule(
+    schedule: Schedule, phase: Phase, table: RatioTable, settings: MagCacheSettings, networks: Networks | None = None
+) -> PhaseRule:
+    """A fresh rule for one phase of one generation. networks: as for `plan_magcache`."""
+    ratios = phase_ratios(table, schedule, phase, settings.mode, networks)
+    measured = row_of(table, schedule, phase, networks).expert
+    return PhaseRule(replace(phase, expert=measured), ratios, settings)
 
 
-def plan_magcache(schedule: Schedule, table: RatioTable, settings: MagCacheSettings, joint: bool, gate: float = 1.0) -> CachePlan:
-    """What MagCache will do in a generation.
+def plan_magcache(
+    schedule: Schedule,
+    table: RatioTable,
+    settings: MagCacheSettings,
+    joint: bool,
+    gate: float = 1.0,
+    networks: Networks | None = None,
+) -> CachePlan:
+    """What MagCache will do in a generation, in the phases of the experts that the table serves.
 
     Args:
+        networks: these experts, with their weights; None for all of the schedule, by name and noise level.
         joint: whether both branches run in one call (batched guidance) and so decide together.
         gate: as in `GuidanceSettings`: from this fraction of the steps only the positive branch runs.
 
@@ -122,12 +134,12 @@ def plan_magcache(schedule: Schedule, table: RatioTable, settings: MagCacheSetti
     """
     aside = reason_to_stand_aside(schedule, settings.threshold)
     phases = []
-    for phase in schedule.phases:
+    for phase in served(schedule, networks):
         calls = _calls(phase, part_of(schedule.steps, gate), joint)
         if aside:
             decisions = [Decision(step, branches, "compute", aside) for step, branches in calls]
         else:
-            rule = make_rule(schedule, phase, table, settings)
+            rule = make_rule(schedule, phase, table, settings, networks)
             decisions = [rule.decide(step, branches) for step, branches in calls]
         phases.append(PhaseDecisions(phase, tuple(decisions)))
     return CachePlan("MagCache", tuple(phases), aside)

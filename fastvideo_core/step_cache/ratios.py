@@ -15,12 +15,16 @@ from ..checks import number, one_of
 from ..errors import LoadError, RequestError
 from ..guidance import BOTH, Branch
 from ..json_object import made_of, read_json_file
-from ..schedule import Expert, check_shift, plan, shifted_sigmas
-from .fingerprint import Fingerprint, read_fingerprint
+from ..schedule import at_least, check_shift, plan, shifted_sigmas
+from .fingerprint import SAME, Fingerprint, read_fingerprint
 from .settings import MagCacheSettings
 
+EXPERTS = ("single", "high_noise", "low_noise")
+"""The names under which tables hold them."""
 PerStep = Mapping[Branch, tuple[float, ...]]
 """One number per step of a phase, for each branch."""
+Networks = Mapping[str, Fingerprint]
+"""Experts by name, and the weights of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,7 @@ class PhaseRatios:
         residuals. Both are empty where the source does not state them.
     """
 
-    expert: Expert
+    expert: str
     sigmas: tuple[float, ...]
     ratios: PerStep
     deviation: PerStep = field(default_factory=dict)
@@ -71,13 +75,44 @@ class RatioTable:
     def steps(self) -> int:
         return len(self.sigmas) - 1
 
-    def phase(self, expert: Expert) -> PhaseRatios:
+    def row(self, expert: str, level: float, network: Fingerprint | None = None) -> PhaseRatios:
+        """What was measured of an expert, whatever its name: on its weights; else the row of its name; else that of its noise
+        level.
+
+        Args:
+            level: noise level on which it begins to work.
+            network: its weights; None where they are not known.
+
+        Raises:
+            RequestError: none of the rows is its.
+        """
+        here = expert if expert in EXPERTS else self._expert_at(level)
+        like = [
+            row for weights, row in zip(self.weights, self.phases, strict=False) if network and network.agreement(weights) >= SAME
+        ]
+        if like:
+            return min(like, key=lambda row: row.expert != here)
+        if network is not None and self.weights and expert not in EXPERTS:
+            raise RequestError(
+                f"The ratio table {self.name} was measured on other weights than those of the expert {expert} ({network.name}). "
+                "Use the table of this model, or calibrate it."
+            )
+        return self.phase(here)
+
+    def _expert_at(self, level: float) -> str:
+        if self.boundary is None:
+            return "single"
+        return "high_noise" if at_least(level, self.boundary) else "low_noise"
+
+    def phase(self, expert: str) -> PhaseRatios:
         for phase in self.phases:
             if phase.expert == expert:
                 return phase
+        if self.boundary is None:
+            raise RequestError(f"The ratio table {self.name} is of one expert, the schedule has two. Use a table of this model.")
         raise RequestError(
-            f"The ratio table {self.name} holds the experts {', '.join(phase.expert for phase in self.phases)}, not "
-            f"{expert}. Use the table of this model, or calibrate it."
+            f"The ratio table {self.name} is of two experts, the schedule has one. Set boundary to {self.boundary:g}, or "
+            "use a table of this model."
         )
 
     def json(self) -> str:

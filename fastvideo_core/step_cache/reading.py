@@ -8,27 +8,43 @@ from itertools import accumulate, pairwise
 from ..errors import RequestError
 from ..guidance import Branch
 from ..schedule import Phase, Schedule, at_least
-from .ratios import PhaseRatios, RatioTable
+from .ratios import Networks, PhaseRatios, RatioTable
 from .settings import MagCacheMode
 
 SAME_SPACING = 2e-3
 """How far a noise level may lie from the table's, before the shift: ComfyUI's schedulers read levels off a table of 1000."""
 
 
-def phase_ratios(table: RatioTable, schedule: Schedule, phase: Phase, mode: MagCacheMode) -> Mapping[Branch, tuple[float, ...]]:
+def phase_ratios(
+    table: RatioTable, schedule: Schedule, phase: Phase, mode: MagCacheMode, networks: Networks | None = None
+) -> Mapping[Branch, tuple[float, ...]]:
     """The ratio of each step of `phase` to the step before; the first is 1, and an expert switch is never in between.
+
+    Args:
+        networks: the experts that the table serves, with their weights; None for all of the schedule, by name and noise level.
 
     Raises:
         RequestError: the table was measured with other experts, boundary, shift or steps than this mode allows.
     """
-    check_boundary(table, schedule)
+    check_boundary(table, schedule, networks)
     if mode != "resampled":
         check_spacing(table, schedule, mode)
-    measured = table.phase(phase.expert)
+    measured = row_of(table, schedule, phase, networks)
     levels = schedule.sigmas[phase.start : phase.stop]
     if mode == "resampled":
         return {branch: resampled(measured, branch, levels) for branch in measured.ratios}
     return {branch: nearest(values, len(levels)) for branch, values in measured.ratios.items()}
+
+
+def row_of(table: RatioTable, schedule: Schedule, phase: Phase, networks: Networks | None = None) -> PhaseRatios:
+    """Arguments as for `phase_ratios`; see `RatioTable.row`."""
+    network = None if networks is None else networks[phase.expert]
+    return table.row(phase.expert, schedule.sigmas[phase.start], network)
+
+
+def served(schedule: Schedule, networks: Networks | None) -> tuple[Phase, ...]:
+    """The phases of the experts that a table serves."""
+    return tuple(phase for phase in schedule.phases if networks is None or phase.expert in networks)
 
 
 def nearest(values: Sequence[float], steps: int) -> tuple[float, ...]:
@@ -61,21 +77,18 @@ def _interpolated(level: float, levels: Sequence[float], heights: Sequence[float
     return heights[left] + part * (heights[right] - heights[left])
 
 
-def check_boundary(table: RatioTable, schedule: Schedule) -> None:
-    """Raises RequestError unless the schedule has the table's experts, and a whole one changes them where the table's generation
-    did. In a chain of samplers an expert may go on beyond what was measured: its ratios go on straight there, which on the demo
-    pair does as much good as elsewhere (tests/quality/limits.py)."""
-    if table.boundary is None:
-        if any(phase.expert != "single" for phase in schedule.phases):
-            raise RequestError(f"The ratio table {table.name} is of one expert, the schedule has two. Use a table of this model.")
-        return
-    for phase in schedule.phases:
-        if phase.expert == "single":
-            raise RequestError(
-                f"The ratio table {table.name} is of two experts, the schedule has one. Set boundary to {table.boundary:g}, or "
-                "use a table of this model."
-            )
-        if steps_beyond(table, schedule, phase) and schedule.part_of is None:
+def check_boundary(table: RatioTable, schedule: Schedule, networks: Networks | None = None) -> None:
+    """Raises RequestError unless the table has the experts of the schedule that it serves, and a whole one has each of their
+    phases on its side of the boundary. In a chain of samplers an expert may go on beyond what was measured: its ratios go on
+    straight there, which on the demo pair does as much good as elsewhere (tests/quality/limits.py)."""
+    phases = served(schedule, networks)
+    rows = {phase.expert: row_of(table, schedule, phase, networks) for phase in phases}
+    if table.boundary is None and len(rows) > 1 and not table.weights:
+        raise RequestError(
+            f"The ratio table {table.name} is of one expert, the schedule has {', '.join(rows)}. Use a table of this model."
+        )
+    for phase in phases:
+        if steps_beyond(table, schedule, phase, networks) and schedule.part_of is None:
             first, last = schedule.sigmas[phase.start], schedule.sigmas[phase.stop - 1]
             raise RequestError(
                 f"The ratio table {table.name} was measured with boundary {table.boundary:g}; here the {phase.expert} expert "
@@ -83,12 +96,13 @@ def check_boundary(table: RatioTable, schedule: Schedule) -> None:
             )
 
 
-def steps_beyond(table: RatioTable, schedule: Schedule, phase: Phase) -> int:
-    """How many steps an expert makes on the other side of the boundary at which it was measured."""
+def steps_beyond(table: RatioTable, schedule: Schedule, phase: Phase, networks: Networks | None = None) -> int:
+    """How many steps of a phase lie on the other side of the boundary at which its expert was measured."""
     if table.boundary is None:
         return 0
+    high = row_of(table, schedule, phase, networks).expert == "high_noise"
     levels = schedule.sigmas[phase.start : phase.stop]
-    return sum(at_least(level, table.boundary) != (phase.expert == "high_noise") for level in levels)
+    return sum(at_least(level, table.boundary) != high for level in levels)
 
 
 def check_spacing(table: RatioTable, schedule: Schedule, mode: MagCacheMode) -> None:

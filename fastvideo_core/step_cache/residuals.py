@@ -12,7 +12,7 @@ from ..report import CacheReport
 from ..schedule import Phase, Schedule
 from .decisions import CachePlan, Decision, PhaseDecisions
 from .magcache import PhaseRule, make_rule, plan_magcache
-from .ratios import RatioTable
+from .ratios import Networks, RatioTable
 from .session import BlockwiseSession, cache_report
 from .settings import MagCacheSettings
 
@@ -145,15 +145,17 @@ class _Call:
 
 
 class MagCache:
-    """MagCache during one generation. Afterwards `done` tells what each call did and why.
+    """MagCache during one generation. Afterwards `done` tells what each call did and why. networks: as for `plan_magcache`.
 
     Raises:
         RequestError: the table does not fit the schedule.
     """
 
-    def __init__(self, schedule: Schedule, table: RatioTable, settings: MagCacheSettings) -> None:
-        self.schedule, self.table, self.settings = schedule, table, settings
-        self.aside = plan_magcache(schedule, table, settings, joint=True).aside
+    def __init__(
+        self, schedule: Schedule, table: RatioTable, settings: MagCacheSettings, networks: Networks | None = None
+    ) -> None:
+        self.schedule, self.table, self.settings, self.networks = schedule, table, settings, networks
+        self.aside = plan_magcache(schedule, table, settings, joint=True, networks=networks).aside
         self._sessions: dict[Phase, MagCacheSession] = {}
 
     @contextmanager
@@ -161,7 +163,7 @@ class MagCache:
         if self.aside:
             yield None
             return
-        rule = make_rule(self.schedule, phase, self.table, self.settings)
+        rule = make_rule(self.schedule, phase, self.table, self.settings, self.networks)
         session = self._sessions[phase] = MagCacheSession(
             rule, self.settings.residuals_on_cpu, self.settings.trend, self.schedule.sigmas
         )
@@ -172,7 +174,7 @@ class MagCache:
 
     def plan(self, joint: bool, gate: float = 1.0) -> CachePlan:
         """What it will do; as `plan_magcache`."""
-        return plan_magcache(self.schedule, self.table, self.settings, joint, gate)
+        return plan_magcache(self.schedule, self.table, self.settings, joint, gate, self.networks)
 
     @property
     def done(self) -> CachePlan:

@@ -17,8 +17,8 @@ class MagCacheSettings:
 
     threshold: sum of the estimated errors over skipped steps that makes the next step compute; 0 is off.
     max_skips: steps in a row that may be skipped (the paper's K).
-    retention: fraction of a phase's first steps that always compute; of the high-noise phase, or of the single one.
-    low_noise_retention: of the low-noise phase; the same as `retention` when None.
+    retention: fraction of a phase's first steps that always compute.
+    low_noise_retention: of phases whose ratios are those of the table's low-noise expert; the same as `retention` when None.
     mode: how a ratio table is read. "resampled" reads it by noise level, for any steps, shift and scheduler; "nearest"
         by step number, as MagCache's authors do for other step counts; "official" wants the table's own schedule.
     trend: how far a skipped step continues the residual's last change, in proportion to the noise level: 0 reuses the residual

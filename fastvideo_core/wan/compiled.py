@@ -2,7 +2,7 @@
 block's code serves all of them, for weights are its inputs."""
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from ..attention.requirements import Compiler, Situation
 from ..checks import of_kind, one_of
 from ..errors import RequestError
 from ..guidance import Branch, Prediction
-from ..schedule import Expert, Phase
+from ..schedule import Phase
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -102,8 +102,11 @@ class CompiledExperts:
     account: CompileAccount
 
     @property
-    def names(self) -> Collection[Expert]:
+    def names(self) -> Collection[str]:
         return self.experts.names
+
+    def loaded(self, expert: str) -> AbstractContextManager[object]:
+        return self.experts.loaded(expert)
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator[CompiledDenoiser]:

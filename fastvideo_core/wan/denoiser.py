@@ -13,13 +13,13 @@ from ..attention.lean import is_as_made, lean_attention
 from ..conditioning import TEXT_TOKENS, Conditioning
 from ..errors import CapacityError
 from ..guidance import Branch, Prediction
-from ..schedule import TIMESTEPS, Expert, Phase
+from ..schedule import TIMESTEPS, Phase
 from .at_work import at_work, check_idle
 from .embeddings import KeptEmbeddings, embeds_as_made, kept_embeddings
 from .fit import check_conditioning
 from .linear import LinearAccount
 from .memory import WAYS_OUT, activation_bytes, call_too_large, compute_dtype, free_bytes
-from .placement import check_onload_device, is_group_offloaded, placed, room
+from .placement import MoveAccount, check_onload_device, is_group_offloaded, placed, room
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -159,21 +159,23 @@ class TransformerExperts(Protocol):
     """`WanExperts`, or what works around them."""
 
     @property
-    def names(self) -> Collection[Expert]: ...
+    def names(self) -> Collection[str]: ...
+
+    def loaded(self, expert: str) -> AbstractContextManager[object]: ...
 
     def active(self, phase: Phase) -> AbstractContextManager[TransformerDenoiser]: ...
 
 
 @dataclass(frozen=True)
 class WanExperts:
-    """One or two transformers under one conditioning. Only the expert at work is on `device`; the other one, and both
-    afterwards, are on `offload_device`. A transformer with group offloading (diffusers' hooks) moves its own blocks. In a phase
-    all of them belong to these experts alone.
+    """Transformers under one conditioning. Only the expert that is loaded is on `device`; the others, and all of them afterwards,
+    are on `offload_device`. A transformer with group offloading (diffusers' hooks) moves its own blocks. While one is loaded all
+    of them belong to these experts alone.
     fold_text: see `text`. keep_keys: a folded text's keys and values in cross-attention, and the image tokens', are computed once
     per phase and kept on `device` in it: 2 * blocks * branches * rows * dim values.
-    linears: what linear layers are computed by on the CPU."""
+    linears: what linear layers are computed by on the CPU. moves: what was loaded."""
 
-    transformers: Mapping[Expert, "WanTransformer3DModel"]
+    transformers: Mapping[str, "WanTransformer3DModel"]
     conditioning: Conditioning
     latent_shape: tuple[int, ...]
     device: torch.device
@@ -181,6 +183,7 @@ class WanExperts:
     fold_text: bool = True
     keep_keys: bool = True
     linears: LinearAccount = field(default_factory=LinearAccount)
+    moves: MoveAccount = field(default_factory=MoveAccount)
 
     def __post_init__(self) -> None:
         for expert, transformer in self.transformers.items():
@@ -189,17 +192,25 @@ class WanExperts:
             check_conditioning(transformer, self.conditioning, self.latent_shape, expert)
 
     @property
-    def names(self) -> Collection[Expert]:
+    def names(self) -> Collection[str]:
         return self.transformers.keys()
+
+    @contextmanager
+    def loaded(self, expert: str) -> Iterator[None]:
+        transformer = self.transformers[expert]
+        with at_work(self.transformers.values()), ExitStack() as stack:
+            self.moves.networks.add(id(transformer))
+            if not is_group_offloaded(transformer):
+                self.moves.moves += 1
+                stack.enter_context(placed(transformer, self.device, self.offload_device, WAYS_OUT))
+            yield
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator[WanDenoiser]:
         from .fast_linears import fast_linears
 
         transformer = self.transformers[phase.expert]
-        with at_work(self.transformers.values()), ExitStack() as stack:
-            if not is_group_offloaded(transformer):
-                stack.enter_context(placed(transformer, self.device, self.offload_device, WAYS_OUT))
+        with ExitStack() as stack:
             conditioning = self.conditioning.to(self.device, compute_dtype(transformer))
             text = self.text(phase.expert)
             if self.device.type == "cpu":  # and not where the weights are, which may wait there for their call on a GPU
@@ -209,7 +220,7 @@ class WanExperts:
             embeddings = self._kept_embeddings(transformer, stack)
             yield WanDenoiser(transformer, conditioning, self.latent_shape, text, embeddings)
 
-    def text(self, expert: Expert) -> FoldedText | None:
+    def text(self, expert: str) -> FoldedText | None:
         """How the zero rows of both branches' text are folded into few, which changes nothing but rounding; None where they are
         not: without `fold_text`, on a transformer whose cross-attention was changed, and for a text of (nearly) 512 rows."""
         transformer = self.transformers[expert]

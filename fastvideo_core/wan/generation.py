@@ -51,13 +51,14 @@ class Generation(Iterator[Step]):
         latent_shape = size.latent_shape(model.vae.channels)
         self.guidance = Guidance(request.plan(), request.guidance)
         check_experts(self.guidance.schedule, model.transformers)
+        self.transformers = {phase.expert: model.transformers[phase.expert] for phase in self.guidance.schedule.phases}
         self.latents = seeded_noise(latent_shape, request.seed, model.device)
         self.step_seconds: list[float] = []
         self._first = self._last = time.perf_counter()
         self._peak: int | None = None
-        experts = WanExperts(model.transformers, conditioning, latent_shape, model.device, model.offload_device)
-        self._linears = experts.linears
-        self._trained = [variant for network in model.transformers.values() for variant in trained_with(network)]
+        experts = WanExperts(self.transformers, conditioning, latent_shape, model.device, model.offload_device)
+        self._linears, self._moves = experts.linears, experts.moves
+        self._trained = [variant for network in self.transformers.values() for variant in trained_with(network)]
         self.attending = None if attention is None else AttendingExperts(experts, attention)
         self.cache = None if cache is None else cache(self)
         dense = self.attending or experts
@@ -127,6 +128,8 @@ class Generation(Iterator[Step]):
             attention=() if self.attending is None else self.attending.reports(),
             sparse=sparse,
             texts=self._texts,
+            networks=len(self._moves.networks),
+            moves=self._moves.moves,
             patches=() if self.compiled is None else ("torch.compile",),
             notes=(
                 *unused_training(self._trained, sparse),

@@ -15,7 +15,6 @@ from ..conditioning import Conditioning, GivenFrame, image_condition
 from ..errors import RequestError
 from ..generate import check_finite
 from ..request import SamplingRequest, VideoSize
-from ..schedule import Expert
 from .compiled import CompileSettings
 from .generation import Generation, NewCache
 from .given_files import check_dtypes, check_optional, check_paths, device_of, path_of
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 class WanModel:
     """The networks of one checkpoint; it keeps nothing of a generation.
 
-    transformers: "single", or "high_noise" and "low_noise". LoRAs and group offloading are applied to them, in this order:
+    transformers: by the names of experts: "single", or "high_noise" and "low_noise", or any that a request's phases ask for, all
+        of one size of network. LoRAs and group offloading are applied to them, in this order:
         `apply_lora(model.transformers[expert], path)`, `group_offload(model.transformers[expert], device, 1)`.
     image_encoder: for Wan 2.1 I2V and FLF2V.
     variant: the published checkpoint that this is; None for another size, or where several have this size.
@@ -46,7 +46,7 @@ class WanModel:
     """
 
     name: str
-    transformers: Mapping[Expert, "WanTransformer3DModel"]
+    transformers: Mapping[str, "WanTransformer3DModel"]
     vae: VideoVAE
     text_encoder: TextEncoder
     image_encoder: ImageEncoder | None = None
@@ -124,7 +124,7 @@ class WanModel:
         check_optional(low_noise_transformer=low_noise_transformer, image_encoder=image_encoder, tokenizer=tokenizer)
         check_dtypes(dtype=dtype, vae_dtype=vae_dtype)
         device, offload_device = device_of("device", device), device_of("offload_device", offload_device)
-        paths: dict[Expert, Path] = {"single": Path(transformer)}
+        paths: dict[str, Path] = {"single": Path(transformer)}
         if low_noise_transformer is not None:
             paths = {"high_noise": Path(transformer), "low_noise": Path(low_noise_transformer)}
         transformers = {expert: load_transformer(path, dtype) for expert, path in paths.items()}

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import LoadError
 from ..json_object import read_json_file
-from ..schedule import Expert
 from .image_encoder import ImageEncoder
 from .text_encoder import TextEncoder
 from .vae import VideoVAE
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
     import torch
     from diffusers import WanTransformer3DModel
 
-Transformers = Mapping[Expert, "WanTransformer3DModel"]
+PAIR = frozenset({"high_noise", "low_noise"})
+"""The experts of a Wan 2.2 checkpoint."""
+Transformers = Mapping[str, "WanTransformer3DModel"]
 MASK_CHANNELS = 4
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
 
@@ -78,16 +79,22 @@ def _is_share(value: object) -> bool:
 
 
 def recognised(transformers: Transformers) -> Sequence[WanVariant]:
-    """The published checkpoints of this size: none for another size, several where the weights do not tell them apart."""
+    """The published checkpoints of this size: none for another size, several where the weights do not tell them apart. Networks
+    of other names than a pair's may be experts of a pair or checkpoints of their own."""
     config = next(iter(transformers.values())).config
     image_tokens = 0 if config.image_dim is None else config.pos_embed_seq_len or 257
+    pair, single = set(transformers) >= PAIR, len(transformers) == 1
+    return [row for two in sorted({not single, pair}) for row in _of_size(config, image_tokens, two)]
+
+
+def _of_size(config: Any, image_tokens: int, two_experts: bool) -> Sequence[WanVariant]:
     return recognise(
         in_channels=config.in_channels,
         latent_channels=config.out_channels,
         dim=config.num_attention_heads * config.attention_head_dim,
         layers=config.num_layers,
         image_tokens=image_tokens,
-        two_experts=len(transformers) > 1,
+        two_experts=two_experts,
     )
 
 
@@ -120,15 +127,18 @@ def check_parts(transformers: Transformers, vae: VideoVAE, text_encoder: TextEnc
 
 def _check_experts(transformers: Transformers) -> None:
     sizes = {expert: _inputs(transformer) for expert, transformer in transformers.items()}
-    if set(sizes) not in ({"single"}, {"high_noise", "low_noise"}):
-        raise LoadError(f"Transformers were given as {', '.join(sizes)}: give one as single, or high_noise and low_noise.")
+    if not sizes or not all(isinstance(expert, str) and expert for expert in sizes):
+        raise LoadError(
+            f"Transformers were given as {list(sizes)!r:.80}: give one or more by name, such as single, or high_noise and "
+            "low_noise."
+        )
     if len(set(sizes.values())) > 1:
         words = "; ".join(f"{expert} {', '.join(f'{name} {value}' for name, value in size)}" for expert, size in sizes.items())
-        raise LoadError(f"The transformers are not the two experts of one checkpoint: {words}. Give both of the same one.")
+        raise LoadError(f"The transformers are not of one size of network: {words}. Give experts of one size.")
 
 
 def _inputs(transformer: "WanTransformer3DModel") -> tuple[tuple[str, int | None], ...]:
-    """What two experts have in common."""
+    """What the experts of a model have in common."""
     config = transformer.config
     names = ("in_channels", "out_channels", "num_attention_heads", "num_layers", "text_dim", "image_dim")
     return tuple((name, config[name]) for name in names)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -10,6 +11,14 @@ from ..errors import CapacityError, RequestError
 from .memory import is_out_of_memory, network_too_large
 
 LEAVE_IT = "Free some of it, load the network in a smaller dtype, or leave it on the CPU (device='cpu' where it is loaded)"
+
+
+@dataclass
+class MoveAccount:
+    """What worked in one generation. networks: by identity; moves: how often one's weights were brought to the device."""
+
+    networks: set[int] = field(default_factory=set)
+    moves: int = 0
 
 
 @contextmanager

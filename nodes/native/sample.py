@@ -63,7 +63,7 @@ def sample(model: Any, low_noise_model: Any | None, positive: Any, negative: Any
     """One generation on native MODELs, or the part of one. Returns LATENT and the run's report."""
     samples, sigmas = latent.get("samples"), part.levels(request.levels)
     settings = GuiderSettings(
-        guidance_scale=request.guidance_scale,
+        guidance_scale=request.settings[0].guidance_scale,
         low_noise_guidance_scale=request.low_noise_guidance_scale,
         boundary=request.boundary,
         guidance=request.guidance,

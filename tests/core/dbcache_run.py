@@ -11,7 +11,7 @@ from magcache_run import request
 from torch import Tensor
 
 from fastvideo_core import Conditioning, Guidance, SamplingRequest, Step, generate, seeded_noise
-from fastvideo_core.schedule import Expert, Phase
+from fastvideo_core.schedule import Phase
 from fastvideo_core.step_cache import CachedExperts, DBCache, DBCacheSettings
 
 SETTINGS = DBCacheSettings(threshold=0.2, first_blocks=1, warmup_steps=2)
@@ -24,7 +24,7 @@ def deep(seed: int = 0) -> WanTransformer3DModel:
     return tiny.transformer(seed, in_channels=16, out_channels=16, num_layers=4)
 
 
-def two_experts() -> dict[Expert, WanTransformer3DModel]:
+def two_experts() -> dict[str, WanTransformer3DModel]:
     return {"high_noise": deep(1), "low_noise": deep(2)}
 
 
@@ -34,7 +34,7 @@ class Run:
     def __init__(
         self,
         asked: SamplingRequest,
-        networks: Mapping[Expert, WanTransformer3DModel],
+        networks: Mapping[str, WanTransformer3DModel],
         settings: DBCacheSettings = SETTINGS,
         condition: Conditioning | None = None,
         shape: tuple[int, ...] = tiny.SHAPE,
@@ -58,7 +58,7 @@ class Run:
         return [row.plan for row in self.cache.report().phases if row.branch == branch]
 
 
-def all_latents(asked: SamplingRequest, networks: Mapping[Expert, WanTransformer3DModel], **other: Any) -> list[Tensor]:
+def all_latents(asked: SamplingRequest, networks: Mapping[str, WanTransformer3DModel], **other: Any) -> list[Tensor]:
     """After each step of the run without a cache."""
     return [step.latents for step in tiny.run(asked, networks, tiny.conditioning(), **other)[0]]
 
@@ -67,7 +67,7 @@ class Reference:
     """cache-dit on the transformers themselves, as its users put it there, with the settings that this project's mean."""
 
     def __init__(
-        self, asked: SamplingRequest, networks: Mapping[Expert, WanTransformer3DModel], settings: DBCacheSettings
+        self, asked: SamplingRequest, networks: Mapping[str, WanTransformer3DModel], settings: DBCacheSettings
     ) -> None:
         self.asked, self.networks, self.settings = asked, networks, settings
         self.actions: list[str] = []

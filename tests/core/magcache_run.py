@@ -9,7 +9,6 @@ from torch import Tensor
 
 from fastvideo_core import Conditioning, Guidance, GuidanceSettings, SamplingRequest, Schedule, Step, generate, seeded_noise
 from fastvideo_core.guidance import BOTH
-from fastvideo_core.schedule import Expert
 from fastvideo_core.step_cache import CachedExperts, MagCache, MagCacheSettings, PhaseRatios, RatioTable
 
 SETTINGS = MagCacheSettings(threshold=0.25, max_skips=2)
@@ -45,7 +44,7 @@ class Run:
     def __init__(
         self,
         asked: SamplingRequest,
-        networks: Mapping[Expert, WanTransformer3DModel],
+        networks: Mapping[str, WanTransformer3DModel],
         condition: Conditioning,
         shape: tuple[int, ...] = tiny.SHAPE,
         settings: MagCacheSettings = SETTINGS,
@@ -65,7 +64,7 @@ class Run:
 
 
 def dense(
-    asked: SamplingRequest, networks: Mapping[Expert, WanTransformer3DModel], condition: Conditioning,
+    asked: SamplingRequest, networks: Mapping[str, WanTransformer3DModel], condition: Conditioning,
     shape: tuple[int, ...] = tiny.SHAPE,
 ) -> Tensor:  # fmt: skip
     return tiny.run(asked, networks, condition, shape)[0][-1].latents

@@ -22,9 +22,9 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from fastvideo_core import Conditioning, GivenFrame, GuidanceSettings, SamplingRequest, image_condition, seeded_noise
-from fastvideo_core.schedule import TIMESTEPS, Expert
+from fastvideo_core.schedule import TIMESTEPS
 
-Networks = dict[Expert, WanTransformer3DModel]
+Networks = dict[str, WanTransformer3DModel]
 Levels = tuple[float, ...]
 
 FRAMES = 9

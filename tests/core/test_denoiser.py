@@ -162,7 +162,7 @@ def test_an_expert_leaves_the_device_when_its_phase_ends() -> None:
     )
     places = []
     for phase, expert in zip(phases, (high, low), strict=True):
-        with experts.active(phase) as denoiser:
+        with experts.loaded(phase.expert), experts.active(phase) as denoiser:
             assert denoiser.transformer is expert
             places.append((high.device.type, low.device.type))
         places.append((high.device.type, low.device.type))
@@ -173,7 +173,7 @@ def test_an_expert_leaves_the_device_when_its_phase_ends() -> None:
 def test_the_weights_are_back_when_a_phase_ends_by_an_exception(failure: type[BaseException]) -> None:
     network, (phase,) = tiny.t2v(), plan((1.0, 0.0), 5.0).phases
     experts = WanExperts({"single": network}, tiny.conditioning(), tiny.SHAPE, torch.device("cpu"), torch.device("meta"))
-    with pytest.raises(failure), experts.active(phase):
+    with pytest.raises(failure), experts.loaded(phase.expert), experts.active(phase):
         assert network.device.type == "cpu"
         raise failure
     assert network.device.type == "meta"

@@ -16,6 +16,7 @@ from fastvideo_core.wan import WanExperts
 from fastvideo_core.wan.loading import group_offload
 
 CPU = torch.device("cpu")
+(PHASE,) = plan((1.0, 0.0), 5.0).phases
 
 
 @pytest.mark.parametrize("kind", files.NETWORKS)
@@ -58,7 +59,7 @@ def test_layers_that_compute_on_a_gpu_are_not_exchanged_for_the_cpus_though_thei
     experts = WanExperts({"single": network}, tiny.conditioning(), tiny.SHAPE, torch.device("cuda"), CPU, fold_text=False)
     layers = [module for module in network.modules() if isinstance(module, torch.nn.Linear | GELU)]
     kinds = [type(layer) for layer in layers]
-    with FakeTensorMode(allow_non_fake_inputs=True), experts.active(plan((1.0, 0.0), 5.0).phases[0]):
+    with FakeTensorMode(allow_non_fake_inputs=True), experts.loaded("single"), experts.active(PHASE):
         assert [type(layer) for layer in layers] == kinds
         assert {parameter.device.type for parameter in network.blocks.parameters()} == {"cpu"}
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fastvideo_core import Guidance, GuidanceSettings, NumericsError, RequestError, SamplingRequest, generate, seeded_noise
 from fastvideo_core.guidance import BOTH, Branch
-from fastvideo_core.schedule import Expert
 from fastvideo_core.step_cache import (
     CachedExperts,
     Calibration,
@@ -37,7 +36,7 @@ def request(steps: int = 6, guidance_scale: float = 5.0, **changes: object) -> S
     )
 
 
-def calibrated(asked: SamplingRequest, networks: dict[Expert, WanTransformer3DModel], **conditions: bool) -> RatioTable:
+def calibrated(asked: SamplingRequest, networks: dict[str, WanTransformer3DModel], **conditions: bool) -> RatioTable:
     shape = tiny.SHAPE_48 if conditions else tiny.SHAPE
     condition = tiny.conditioning(**conditions)
     return calibrate(asked, tiny.experts(networks, condition, shape), condition, seeded_noise(shape, asked.seed))

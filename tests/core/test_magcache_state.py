@@ -13,7 +13,6 @@ from magcache_run import HIDDEN_BYTES, SETTINGS, Run, dense, recorded_blocks, re
 from torch import Tensor
 
 from fastvideo_core import Guidance, Schedule
-from fastvideo_core.schedule import Expert
 from fastvideo_core.step_cache import CachedExperts, MagCache
 from fastvideo_core.wan.loading import group_offload
 
@@ -21,7 +20,7 @@ TWO = request(10, 4.0, low_noise_guidance_scale=3.0, boundary=0.8)
 """Shift 5, boundary 0.8: levels 1, .978, .952, .921, .882, .833 | .769, ...: 6 high-noise and 4 low-noise steps."""
 
 
-def two_experts() -> dict[Expert, WanTransformer3DModel]:
+def two_experts() -> dict[str, WanTransformer3DModel]:
     return {"high_noise": tiny.t2v(1), "low_noise": tiny.t2v(2)}
 
 

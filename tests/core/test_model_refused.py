@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import tiny_model
+from diffusers import WanTransformer3DModel
 from tiny_model import model_of, picture, small
 
 from fastvideo_core import (
@@ -104,13 +105,14 @@ def test_clip_tokens_without_an_image_encoder() -> None:
 
 def test_experts_that_differ() -> None:
     experts = {"high_noise": tiny.t2v(), "low_noise": tiny.i2v()}
-    with pytest.raises(LoadError, match=r"not the two experts of one checkpoint: high_noise in_channels 16.*in_channels 36"):
+    with pytest.raises(LoadError, match=r"not of one size of network: high_noise in_channels 16.*in_channels 36"):
         replace(model_of("t2v"), transformers=experts)
 
 
-def test_a_lone_high_noise_expert_must_be_called_single() -> None:
-    with pytest.raises(LoadError, match="give one as single, or high_noise and low_noise"):
-        replace(model_of("t2v"), transformers={"high_noise": tiny.t2v()})
+@pytest.mark.parametrize("transformers", [{}, {"": tiny.t2v()}, {1: tiny.t2v()}])
+def test_transformers_without_names(transformers: dict[str, WanTransformer3DModel]) -> None:
+    with pytest.raises(LoadError, match="give one or more by name, such as single"):
+        replace(model_of("t2v"), transformers=transformers)
 
 
 def test_a_network_with_other_input_channels() -> None:

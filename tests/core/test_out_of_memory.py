@@ -48,12 +48,12 @@ def test_weights_that_do_not_fit_are_all_put_back_and_the_error_says_what_helps(
     network, (phase,) = filled(tiny.t2v()), plan((1.0, 0.0), 5.0).phases
     experts = WanExperts({"single": network}, tiny.conditioning(), tiny.SHAPE, CPU, META)
     words = r"weights of WanTransformer3DModel, 0\.00 GiB, do not fit .*memory of cpu\..*group offloading.*fp8_scaled"
-    with pytest.raises(CapacityError, match=words), experts.active(phase):
+    with pytest.raises(CapacityError, match=words), experts.loaded(phase.expert):
         pass
     assert places(network) == {"meta"}
     del network.too_large
     network.to_empty(device="cpu")
-    with experts.active(phase):
+    with experts.loaded(phase.expert):
         assert places(network) == {"cpu"}, "and it may be tried again"
 
 

@@ -123,11 +123,12 @@ def test_text_says_what_ran_line_by_line() -> None:
 
 def cached(**plans: str) -> tuple[CacheReport, ...]:
     """What a cache did in the phases of `report()`: "expert_branch" and its letters."""
-    rows = []
+    rows, starts = [], {"high_noise": 0}
     for place, letters in plans.items():
         expert, _, branch = place.rpartition("_")
+        first_step = starts.setdefault(expert, max(row.first_step + len(row.plan) for row in rows) if rows else 0)
         counts = {"computed": letters.count("C"), "skipped": letters.count("S"), "reasons": {}}
-        rows.append(CachePhaseReport(expert=expert, branch=branch, plan=letters, **counts))
+        rows.append(CachePhaseReport(expert=expert, first_step=first_step, branch=branch, plan=letters, **counts))
     facts = {"settings": {}, "aside": "", "bypassed": 0, "blocks_ran": 1, "blocks_asked": 2, "peak_bytes": 2**20}
     return (CacheReport(name="MagCache", phases=tuple(rows), **facts),)
 

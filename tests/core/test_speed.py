@@ -32,7 +32,9 @@ def run(seconds: list[float], plan: str = "", **changes: object) -> RunReport:
         expert="single", steps=len(seconds), first_sigma=1.0, guidance_scale=3.0, calls={"2": len(seconds)}, reused_negative=0
     )
     rows = [
-        CachePhaseReport(expert="single", branch=branch, plan=plan, computed=plan.count("C"), skipped=plan.count("S"), reasons={})
+        CachePhaseReport(
+            expert="single", first_step=0, branch=branch, plan=plan, computed=plan.count("C"), skipped=plan.count("S"), reasons={}
+        )
         for branch in ("positive", "negative")
     ]
     cache = CacheReport(

@@ -22,7 +22,6 @@ from fastvideo_core import (
     image_condition,
     seeded_noise,
 )
-from fastvideo_core.schedule import Expert
 from fastvideo_core.wan import WanExperts
 
 TEXT_DIM = 16
@@ -149,14 +148,14 @@ def variants() -> dict[str, Variant]:
 
 
 def experts(
-    networks: Mapping[Expert, WanTransformer3DModel], condition: Conditioning, shape: tuple[int, ...] = SHAPE
+    networks: Mapping[str, WanTransformer3DModel], condition: Conditioning, shape: tuple[int, ...] = SHAPE
 ) -> WanExperts:
     return WanExperts(networks, condition, shape, device=torch.device("cpu"), offload_device=torch.device("cpu"))
 
 
 def run(
     request: SamplingRequest,
-    networks: Mapping[Expert, WanTransformer3DModel],
+    networks: Mapping[str, WanTransformer3DModel],
     condition: Conditioning,
     shape: tuple[int, ...] = SHAPE,
 ) -> tuple[list[Step], Guidance]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...guidance import Branch, Prediction
 from ...report import SparseReport
-from ...schedule import Expert, Phase, Schedule
+from ...schedule import Phase, Schedule
 from ..experts import situation_of
 from .kernel import Kernel
 from .processor import sparse_attention
@@ -29,13 +29,15 @@ class _Experts(Protocol):
     """`WanExperts` or `AttendingExperts`."""
 
     @property
-    def names(self) -> Collection[Expert]: ...
+    def names(self) -> Collection[str]: ...
 
     @property
-    def transformers(self) -> "Mapping[Expert, WanTransformer3DModel]": ...
+    def transformers(self) -> "Mapping[str, WanTransformer3DModel]": ...
 
     @property
     def device(self) -> "torch.device": ...
+
+    def loaded(self, expert: str) -> AbstractContextManager[object]: ...
 
     def active(self, phase: Phase) -> "AbstractContextManager[WanDenoiser]": ...
 
@@ -72,15 +74,18 @@ class SparseExperts:
     experts: _Experts
     schedule: Schedule
     sparse: SparseSchedule
-    _kernels: dict[Expert, Kernel] = field(init=False)
+    _kernels: dict[str, Kernel] = field(init=False)
     _sessions: list[SparseSession] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._kernels = {name: prepare_kernel(self.sparse, situation_of(self.experts, name)) for name in self.experts.names}
 
     @property
-    def names(self) -> Collection[Expert]:
+    def names(self) -> Collection[str]:
         return self.experts.names
+
+    def loaded(self, expert: str) -> AbstractContextManager[object]:
+        return self.experts.loaded(expert)
 
     @contextmanager
     def active(self, phase: Phase) -> "Iterator[TransformerDenoiser]":

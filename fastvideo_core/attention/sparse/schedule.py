@@ -14,8 +14,8 @@ from .variant import SparseSettings
 class SparseSchedule:
     """The first steps settle what the video shows, and the first layers what the others see: both are often left dense.
 
-    settings: of the single expert, or of the high-noise one; None leaves it dense.
-    low_noise: of the low-noise expert; None leaves it dense.
+    settings: of every expert but that of the name low_noise; None leaves them dense.
+    low_noise: of the expert of that name; None leaves it dense.
     dense_steps: steps at the start of the generation that are dense.
     dense_layers: layers at the network's start that are dense.
     kernel: "flex" compiles, which takes seconds for each new size of video and needs a compiler (on the CPU C++, on a GPU

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...report import SparseReport
-from ...schedule import Expert, Phase
+from ...schedule import Phase
 from ..compiling import apart
 from .kernel import Kernel
 from .schedule import SparseSchedule
@@ -21,7 +21,7 @@ class SparseSession:
     """One phase. `sparse` says whether the step at hand is; nothing else changes, so that compiled code stays valid. Calls and
     densities are summed on the device and read by `report` alone: no step waits for them."""
 
-    expert: Expert
+    expert: str
     settings: SparseSettings
     attention: SparseAttention
     dense_steps: int
