@@ -89,9 +89,9 @@ def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> Rat
         measured = [file for order in orders for file in calibrated_tables(order, folders, two_experts=True)]
         if not measured:
             raise LoadError(
-                f"MagCache has no ratio table for the experts {', '.join(names)} together: published tables are for high_noise "
-                "and low_noise of one checkpoint, and each table serves one expert or two. Name the two of a Wan 2.2 checkpoint "
-                "so, calibrate both, use with_dbcache(), or give `table`."
+                f"MagCache has no ratio table for the experts {', '.join(generation.transformers)} together: published tables "
+                "are for high_noise and low_noise of one checkpoint, and each table serves one expert or two. Name the two of a "
+                "Wan 2.2 checkpoint so, calibrate both, use with_dbcache(), or give `table`."
             )
         return read_table(measured[0])
     return ratio_table(
