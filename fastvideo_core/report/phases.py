@@ -1,14 +1,15 @@
 """What the phases of a run did."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..guidance import Guidance
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseReport:
-    """One phase. calls: transformer calls by their number of branches, e.g. {"2": 20} for 20 batched calls."""
+    """One phase. calls: transformer calls by their number of branches, e.g. {"2": 20} for 20 batched calls; loras: strengths in
+    it that are others than those of the whole run."""
 
     expert: str
     steps: int
@@ -16,15 +17,17 @@ class PhaseReport:
     guidance_scale: float
     calls: dict[str, int]
     reused_negative: int
+    loras: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
         """As a person reads it."""
         calls = ", ".join(f"{n} x {size} branch{'' if size == '1' else 'es'}" for size, n in self.calls.items())
         gate = f"; negative branch reused in {self.reused_negative} steps" if self.reused_negative else ""
+        loras = "".join(f"; LoRA {name} at {strength:g}" for name, strength in self.loras.items())
         name = self.expert.replace("_", "-")
         return (
             f"{name} expert: {self.steps} steps from sigma {self.first_sigma:.3f}, guidance scale "
-            f"{self.guidance_scale:g}; calls: {calls or 'none'}{gate}"
+            f"{self.guidance_scale:g}; calls: {calls or 'none'}{gate}{loras}"
         )
 
 
@@ -44,6 +47,7 @@ def phase_reports(guidance: Guidance) -> tuple[PhaseReport, ...]:
                 guidance_scale=phase.guidance_scale,
                 calls=dict(sorted(sizes.items())),
                 reused_negative=reused,
+                loras=dict(phase.loras),
             )
         )
     return tuple(reports)

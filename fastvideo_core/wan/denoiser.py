@@ -18,6 +18,7 @@ from .at_work import at_work, check_idle
 from .embeddings import KeptEmbeddings, embeds_as_made, kept_embeddings
 from .fit import check_conditioning
 from .linear import LinearAccount
+from .loading.lora_strengths import strengths
 from .memory import WAYS_OUT, activation_bytes, call_too_large, compute_dtype, free_bytes
 from .placement import MoveAccount, check_onload_device, is_group_offloaded, placed, room
 
@@ -211,6 +212,8 @@ class WanExperts:
 
         transformer = self.transformers[phase.expert]
         with ExitStack() as stack:
+            if phase.loras:
+                stack.enter_context(strengths(transformer, phase.loras))
             conditioning = self.conditioning.to(self.device, compute_dtype(transformer))
             text = self.text(phase.expert)
             if self.device.type == "cpu":  # and not where the weights are, which may wait there for their call on a GPU

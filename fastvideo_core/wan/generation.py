@@ -22,6 +22,7 @@ from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .compiled import CompileAccount, CompiledExperts, CompileSettings
 from .denoiser import TransformerExperts, WanExperts
+from .loading.lora_strengths import check_strengths
 from .loading.trained_attention import trained_with, unused_training
 from .memory import compute_dtype
 from .parts import Parts
@@ -52,6 +53,8 @@ class Generation(Iterator[Step]):
         self.guidance = Guidance(request.plan(), request.guidance)
         check_experts(self.guidance.schedule, model.transformers)
         self.transformers = {phase.expert: model.transformers[phase.expert] for phase in self.guidance.schedule.phases}
+        for phase in self.guidance.schedule.phases:
+            check_strengths(self.transformers[phase.expert], phase.loras)
         self.latents = seeded_noise(latent_shape, request.seed, model.device)
         self.step_seconds: list[float] = []
         self._first = self._last = time.perf_counter()

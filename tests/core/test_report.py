@@ -71,10 +71,11 @@ TEXT = TextReport(expert="single", rows=512, read=16, why="", keys_kept=True)
 SPARSE = SparseReport(expert="single", variant="STA", settings={"tile": 4}, sparse_calls=2, dense_calls=1, density=0.5)
 KEYS = {
     "": "version model variant solver sigmas guidance_mode guidance_reason phases latent_shape device dtype seed step_seconds "
-    "total_seconds peak_memory_bytes notes caches prompt_seconds attention sparse texts patches prompt seconds_saved",
-    "phases": "expert steps first_sigma guidance_scale calls reused_negative",
+    "total_seconds peak_memory_bytes notes caches prompt_seconds attention sparse texts patches prompt networks moves "
+    "seconds_saved",
+    "phases": "expert steps first_sigma guidance_scale calls reused_negative loras",
     "caches": "name settings phases aside bypassed blocks_ran blocks_asked peak_bytes",
-    "caches.phases": "expert branch plan computed skipped reasons",
+    "caches.phases": "expert first_step branch plan computed skipped reasons",
     "attention": "expert part asked backend why calls network_calls rejected exact_backend exact_calls",
     "texts": "expert rows read why keys_kept",
     "sparse": "expert variant settings sparse_calls dense_calls density",
