@@ -16,7 +16,7 @@ FOLDER = PACK / "workflows"
 
 def canvas_workflows(object_info: ObjectInfo) -> dict[str, dict[str, Any]]:
     """Name -> workflow as the canvas saves it."""
-    packs = _versions()
+    packs = versions()
     canvases = [demo_canvas(name, object_info, packs) for name in DEMO_WORKFLOWS]
     canvases += [wan_canvas(name, object_info, packs) for name in WAN_WORKFLOWS]
     return {canvas.name: canvas.json() for canvas in canvases}
@@ -41,7 +41,7 @@ def text(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def _versions() -> PackVersions:
+def versions() -> PackVersions:
     """The pack's own version, and the oldest ComfyUI that it supports."""
     project = tomllib.loads((PACK / "pyproject.toml").read_text(encoding="utf-8"))
     oldest = project["tool"]["comfy"]["requires-comfyui"].removeprefix(">=")
