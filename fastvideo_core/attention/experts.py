@@ -1,10 +1,11 @@
 """Where attention backends meet a generation on diffusers' network: experts that compute with the chosen ones."""
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from ..around import AroundExperts
 from ..checks import one_of, yes_or_no
 from ..conditioning import TEXT_TOKENS
 from ..report import AttentionReport, TextReport
@@ -38,7 +39,7 @@ class AttentionSettings:
         yes_or_no("keep_keys", self.keep_keys)
 
 
-class AttendingExperts:
+class AttendingExperts(AroundExperts):
     """Experts that compute with the chosen attention, for `generate`. The transformers are as before after each phase. A backend
     for cross-attention that was asked for by name and takes no bias reads all 512 rows of text.
 
@@ -46,6 +47,8 @@ class AttendingExperts:
         RequestError: a backend cannot run on the experts' device in their dtype; with every reason.
         NumericsError: it gives wrong values there.
     """
+
+    experts: "WanExperts"
 
     def __init__(self, experts: "WanExperts", settings: AttentionSettings) -> None:
         foldable = all(takes_bias(settings.cross_attention, situation_of(experts, name)) for name in experts.names)
@@ -55,19 +58,12 @@ class AttendingExperts:
         self._accounts = {name: _account(self.experts, name, settings) for name in experts.names}
 
     @property
-    def names(self) -> Collection[str]:
-        return self.experts.names
-
-    @property
     def transformers(self) -> "Mapping[str, WanTransformer3DModel]":
         return self.experts.transformers
 
     @property
     def device(self) -> "torch.device":
         return self.experts.device
-
-    def loaded(self, expert: str) -> AbstractContextManager[None]:
-        return self.experts.loaded(expert)
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator["WanDenoiser"]:

@@ -3,13 +3,14 @@
 Neither the loop nor the guidance nor the denoiser knows: before each call the session is told the step and the branches.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ..around import AroundExperts
 from ..errors import CapacityError
 from ..guidance import Branch, Denoiser, Prediction
 from ..schedule import Phase, Schedule
@@ -41,19 +42,12 @@ class CachedDenoiser:
 
 
 @dataclass(frozen=True)
-class CachedExperts:
+class CachedExperts(AroundExperts):
     """Experts that work through a step cache, for `generate`. The transformers are as before after each phase."""
 
     experts: "TransformerExperts"
     schedule: Schedule
     cache: Sessions
-
-    @property
-    def names(self) -> Collection[str]:
-        return self.experts.names
-
-    def loaded(self, expert: str) -> AbstractContextManager[object]:
-        return self.experts.loaded(expert)
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator[Denoiser]:

@@ -1,14 +1,15 @@
 """torch.compile of the transformer's blocks, each by itself: the loop over them, step caches and guidance stay Python, and one
 block's code serves all of them, for weights are its inputs."""
 
-from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..around import AroundExperts
 from ..attention.compiling import many_shapes
 from ..attention.requirements import Compiler, Situation
 from ..checks import of_kind, one_of
@@ -94,19 +95,12 @@ class CompiledDenoiser:
 
 
 @dataclass(frozen=True)
-class CompiledExperts:
+class CompiledExperts(AroundExperts):
     """Experts whose blocks are compiled, for `generate`; a step cache goes around them. After each phase the transformer is as
     before, and torch keeps the code for the next one."""
 
     experts: "TransformerExperts"
     account: CompileAccount
-
-    @property
-    def names(self) -> Collection[str]:
-        return self.experts.names
-
-    def loaded(self, expert: str) -> AbstractContextManager[object]:
-        return self.experts.loaded(expert)
 
     @contextmanager
     def active(self, phase: Phase) -> Iterator[CompiledDenoiser]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from ...around import AroundExperts
 from ...guidance import Branch, Prediction
 from ...report import SparseReport
 from ...schedule import Phase, Schedule
@@ -63,7 +64,7 @@ class SparseDenoiser:
 
 
 @dataclass
-class SparseExperts:
+class SparseExperts(AroundExperts):
     """Experts of one generation whose self-attention is sparse, for `generate`. After each phase the transformer is as before.
 
     Raises:
@@ -79,13 +80,6 @@ class SparseExperts:
 
     def __post_init__(self) -> None:
         self._kernels = {name: prepare_kernel(self.sparse, situation_of(self.experts, name)) for name in self.experts.names}
-
-    @property
-    def names(self) -> Collection[str]:
-        return self.experts.names
-
-    def loaded(self, expert: str) -> AbstractContextManager[object]:
-        return self.experts.loaded(expert)
 
     @contextmanager
     def active(self, phase: Phase) -> "Iterator[TransformerDenoiser]":
