@@ -56,11 +56,17 @@ def test_widgets_of_a_kept_workflow_mean_what_they_meant(object_info: dict[str, 
     assert made.keys() == kept.keys()
     for node, entry in kept.items():
         assert made[node]["class_type"] == entry["class_type"]
-        inputs = made[node]["inputs"]
-        assert {name: inputs.get(name) for name in entry["inputs"]} == entry["inputs"]
+        before, now = entry["inputs"], made[node]["inputs"]
+        if not entry["class_type"].startswith("FastVideo"):  # widgets of core's nodes come and go with ComfyUI
+            before, now = links(before), links(now)
+        assert {name: now.get(name) for name in before} == before
         kind = object_info[entry["class_type"]]["input"]
-        added = {name: kind["optional"][name][1]["default"] for name in inputs.keys() - entry["inputs"].keys()}
-        assert {name: inputs[name] for name in added} == added  # inputs that came later: as if they were not there
+        added = {name: kind["optional"][name][1]["default"] for name in now.keys() - before.keys()}
+        assert {name: now[name] for name in added} == added  # inputs that came later: as if they were not there
+
+
+def links(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if isinstance(value, list)}
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=called)
