@@ -4,7 +4,7 @@ Progress, preview and cancelling belong to whoever iterates; closing the iterato
 """
 
 import time
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,14 +52,19 @@ class Experts(Protocol):
 
 
 def denoise(
-    velocity: Callable[[Tensor, float], Tensor], latents: Tensor, solver: Solver, schedule: Schedule, phase: Phase
+    velocity: Callable[[Tensor, float], Tensor],
+    latents: Tensor,
+    solver: Solver,
+    schedule: Schedule,
+    phase: Phase,
+    first: int = 0,
 ) -> Iterator[Step]:
-    """The steps of one phase. velocity: (latents, sigma) -> guided velocity, all (B, C, T, H, W) float32.
+    """The steps of one phase, those from `first` on. velocity: (latents, sigma) -> guided velocity, all (B, C, T, H, W) float32.
 
     Nothing here waits for the device. On a GPU a step's seconds are therefore those of the host, which the device's bounded
     queue holds to the same pace after the first ones; only the sum over a run that ends with a look at the latents is exact.
     """
-    for i in phase.steps:
+    for i in range(max(phase.start, first), phase.stop):
         started = time.perf_counter()
         sigma = schedule.sigmas[i]
         guided = velocity(latents, sigma)
@@ -69,15 +74,24 @@ def denoise(
 
 
 def generate(
-    request: SamplingRequest, experts: Experts, conditioning: Conditioning, noise: Tensor, guidance: Guidance
+    request: SamplingRequest,
+    experts: Experts,
+    conditioning: Conditioning,
+    noise: Tensor,
+    guidance: Guidance,
+    solver: Solver | None = None,
+    first: int = 0,
 ) -> Generator[Step, None, None]:
     """A whole generation. The last step's latents are the video.
 
     An expert's weights are back on their offload device when the iterator ends, is closed early, or raises.
 
     Args:
-        noise: (B, C, T, H, W) float32, standard normal; see `seeded_noise`.
+        noise: (B, C, T, H, W) float32, standard normal; see `seeded_noise`. Where steps were made before, the latents that they
+            led to.
         guidance: of this generation, made for `request.plan()`; afterwards it holds the account of the transformer calls.
+        solver: of this generation; a fresh one of the request when None.
+        first: the first step to make.
 
     Raises:
         RequestError: the schedule asks for other experts than the model has.
@@ -85,17 +99,18 @@ def generate(
     """
     schedule, frame = guidance.schedule, conditioning.first_frame
     check_experts(schedule, experts.names)
-    solver = make_solver(request.solver, schedule.sigmas, request.seed)
+    solver = solver or make_solver(request.solver, schedule.sigmas, request.seed)
     latents = noise.float()
     if frame is not None:
         frame = frame.to(latents)  # here, for each copy to the device waits for it
         latents = frame.impose(latents)
         solver = HoldingFrame(solver, frame)
-    for expert, phases in groupby(schedule.phases, key=lambda phase: phase.expert):
+    left = [phase for phase in schedule.phases if phase.stop > first]
+    for expert, phases in groupby(left, key=lambda phase: phase.expert):
         with experts.loaded(expert):
             for phase in phases:
                 with experts.active(phase) as denoiser:
-                    for step in denoise(partial(guidance.velocity, denoiser), latents, solver, schedule, phase):
+                    for step in denoise(partial(guidance.velocity, denoiser), latents, solver, schedule, phase, first):
                         latents = step.latents
                         yield step if frame is None else replace(step, denoised=frame.impose(step.denoised))
     check_finite(latents, "The generation")
@@ -110,6 +125,12 @@ class HoldingFrame:
 
     def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
         return self.frame.impose(self.solver.step(velocity, i, latents))
+
+    def history(self) -> Mapping[str, Tensor]:
+        return self.solver.history()
+
+    def go_on(self, step: int, history: Mapping[str, Tensor]) -> None:
+        self.solver.go_on(step, history)
 
 
 def seeded_noise(shape: tuple[int, ...], seed: int, device: torch.device | str = "cpu") -> Tensor:

@@ -122,6 +122,17 @@ class Guidance:
         self._difference = (phase, positive - negative) if self.settings.gate < 1 else None
         return self.combine(positive, negative, phase.guidance_scale)
 
+    def difference_before(self, step: int) -> Tensor | None:
+        """The last one, (B, C, T, H, W), where `step` may reuse it."""
+        if self._difference is None or step not in self._difference[0].steps:
+            return None
+        return self._difference[1]
+
+    def go_on(self, step: int, difference: Tensor | None, batched: bool | None) -> None:
+        """Goes on before `step`, where another had these."""
+        self._difference = None if difference is None else (self.schedule.phase_of(step), difference)
+        self.batched, self.reason = batched, "" if batched is None else "as in the steps before"
+
     def _predict_both(self, denoiser: Denoiser, latents: Tensor, sigma: float, step: int) -> Sequence[Tensor]:
         if self.batched is None:
             self.batched, self.reason = self._choose(denoiser)

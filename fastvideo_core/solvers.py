@@ -5,7 +5,7 @@ The flow is x = (1 - sigma) * x0 + sigma * noise, and the model gives velocity =
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, get_args
 
 import torch
@@ -23,6 +23,23 @@ class Solver(Protocol):
         """From sigmas[i] to sigmas[i + 1]. velocity, latents: (B, C, T, H, W) float32."""
         ...
 
+    def history(self) -> Mapping[str, Tensor]:
+        """What it keeps from step to step, as named by `history_names`; each (B, C, T, H, W) float32."""
+        ...
+
+    def go_on(self, step: int, history: Mapping[str, Tensor]) -> None:
+        """A fresh one goes on before `step`, where another had this history."""
+        ...
+
+
+def history_names(name: SolverName, step: int) -> tuple[str, ...]:
+    """What a solver keeps before `step` of a generation."""
+    if name == "dpmpp_2m" and step:
+        return ("denoised",)
+    if name == "unipc" and step:
+        return ("denoised", "last", "before")[: 2 + (step > 1)]
+    return ()
+
 
 class Euler:
     """First order: x + (sigma' - sigma) * velocity."""
@@ -32,6 +49,12 @@ class Euler:
 
     def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
         return latents + (self.sigmas[i + 1] - self.sigmas[i]) * velocity
+
+    def history(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def go_on(self, step: int, history: Mapping[str, Tensor]) -> None:
+        """It has none."""
 
 
 class DpmPlusPlus2M:
@@ -52,6 +75,12 @@ class DpmPlusPlus2M:
         self.previous = denoised
         return latents * (target / sigma) + slope * (1 - target / sigma)
 
+    def history(self) -> Mapping[str, Tensor]:
+        return {} if self.previous is None else {"denoised": self.previous}
+
+    def go_on(self, step: int, history: Mapping[str, Tensor]) -> None:
+        self.previous = history.get("denoised")
+
 
 class FewStep:
     """The rule of distilled few-step models (DMD2, arXiv 2405.14867; LCM, arXiv 2310.04378): go to x0, then add fresh
@@ -61,6 +90,7 @@ class FewStep:
         self.sigmas = sigmas
         self.noise = noise
         self.drawn: dict[int, Tensor] = {}  # by step
+        self.made = 0  # steps for which another one drew
 
     def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
         denoised = latents - self.sigmas[i] * velocity
@@ -68,8 +98,16 @@ class FewStep:
         if target == 0:
             return denoised
         if i not in self.drawn:
+            for _ in range(self.made):
+                self.noise(denoised)
             self.drawn = {j: self.noise(denoised) for j in range(i, len(self.sigmas) - 1) if self.sigmas[j + 1] > 0}
         return (1 - target) * denoised + target * self.drawn.pop(i)
+
+    def history(self) -> Mapping[str, Tensor]:
+        return {}
+
+    def go_on(self, step: int, history: Mapping[str, Tensor]) -> None:
+        self.made = step
 
 
 class UniPC:
@@ -92,6 +130,15 @@ class UniPC:
         self.last_order = 1 if final else min(2, len(self.denoised))
         self.last = latents
         return self._predict(latents, i, self.last_order)
+
+    def history(self) -> Mapping[str, Tensor]:
+        if self.last is None:
+            return {}
+        return {"denoised": self.denoised[-1], "last": self.last} | ({"before": self.denoised[0]} if self.denoised[1:] else {})
+
+    def go_on(self, step: int, history: Mapping[str, Tensor]) -> None:
+        self.denoised = [history[name] for name in ("before", "denoised") if name in history]
+        self.last, self.last_order = history.get("last"), len(self.denoised)
 
     def _log_snr(self, i: int) -> float:
         # At sigma = 1 the signal-to-noise ratio is 0; diffusers steps back by the same 1e-6.

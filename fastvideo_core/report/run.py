@@ -17,12 +17,13 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class RunReport:
-    """One generation. step_seconds: one per step; peak_memory_bytes: on the device, None where it is not counted; caches: one
-    per expert where each has its own, one in all otherwise; prompt_seconds: from its begin to the decoded frames, where a
-    host tells; networks: distinct ones that worked, each read from disk once; moves: how often the weights of one were brought
-    to the device, 0 where that is not counted; attention: where it was chosen, two per expert; sparse: one per sparse phase;
-    texts: where it is known how they were read; patches: by name, what else changes the network's work (compiled blocks, a
-    host's patches), step caches apart; prompt: the host's name of the prompt that the run belongs to, where there is one."""
+    """One generation. step_seconds: one per step that it made; first_step: the first of these, where it goes on from a state;
+    peak_memory_bytes: on the device, None where it is not counted; caches: one per expert where each has its own, one in all
+    otherwise; prompt_seconds: from its begin to the decoded frames, where a host tells; networks: distinct ones that worked,
+    each read from disk once; moves: how often the weights of one were brought to the device, 0 where that is not counted;
+    attention: where it was chosen, two per expert; sparse: one per sparse phase; texts: where it is known how they were read;
+    patches: by name, what else changes the network's work (compiled blocks, a host's patches), step caches apart; prompt: the
+    host's name of the prompt that the run belongs to, where there is one."""
 
     model: str
     variant: str
@@ -48,6 +49,7 @@ class RunReport:
     prompt: str | None = None
     networks: int = 0
     moves: int = 0
+    first_step: int = 0
 
     @property
     def seconds_saved(self) -> Span | None:

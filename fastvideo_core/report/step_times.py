@@ -4,7 +4,7 @@ the machine did meanwhile."""
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import NamedTuple, Protocol
 
 from .cache import CacheReport
@@ -64,6 +64,9 @@ class TimedRun(Protocol):
     @property
     def step_seconds(self) -> Sequence[float]: ...
 
+    @property
+    def first_step(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class StepTimes:
@@ -122,19 +125,23 @@ def median(values: Sequence[float]) -> float:
 
 
 def _steps(run: TimedRun) -> Iterator[tuple[int, tuple[StepKind, float]]]:
-    """Each step's place in its phase, its kind and its seconds; a run that was stopped took fewer steps than it planned."""
-    start = 0
+    """Each step's place in its phase's steps of this run, its kind and its seconds; a run that was stopped took fewer steps than
+    it planned, and one that was resumed made none before its first."""
+    start, seconds = 0, iter(run.step_seconds)
     for phase in run.phases:
-        kinds = [StepKind(phase.expert, letters) for letters in _letters(run, phase, start)]
-        yield from enumerate(zip(kinds, run.step_seconds[start : start + phase.steps], strict=False))
+        before = max(0, run.first_step - start)
+        took = list(islice(seconds, max(0, phase.steps - before)))
+        kinds = (StepKind(phase.expert, letters) for letters in _letters(run, phase, start, len(took)))
+        yield from enumerate(zip(islice(kinds, before, None), took, strict=False))
         start += phase.steps
 
 
-def _letters(run: TimedRun, phase: PhaseReport, start: int) -> list[str]:
-    """start: the phase's first step."""
+def _letters(run: TimedRun, phase: PhaseReport, start: int, made: int) -> list[str]:
+    """Of all the phase's steps. start: its first one; made: how many of them this run made."""
     plans = [row.plan for cache in run.caches for row in cache.phases if row.first_step == start]
     if plans:
         return ["".join(letters).replace("-", "") for letters in zip(*plans, strict=True)]
     branches = sum(int(size) * count for size, count in phase.calls.items())
-    both = min(max(branches - phase.steps, 0), phase.steps)  # behind the gate the positive branch runs alone
-    return ["CC"] * both + ["C"] * (phase.steps - both)
+    both = min(max(branches - made, 0), made)  # behind the gate the positive branch runs alone
+    before = max(0, run.first_step - start)
+    return [""] * before + ["CC"] * both + ["C"] * (phase.steps - before - both)

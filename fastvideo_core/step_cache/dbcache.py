@@ -214,7 +214,7 @@ class DBCache:
         finally:
             session.close()
 
-    def plan(self, joint: bool, gate: float = 1.0) -> CachePlan | None:
+    def plan(self, joint: bool, gate: float = 1.0, first: int = 0) -> CachePlan | None:
         """None unless it stands aside: it decides by what the first blocks add."""
         return self.done if self.aside else None
 

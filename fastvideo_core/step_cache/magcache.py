@@ -121,6 +121,7 @@ def plan_magcache(
     joint: bool,
     gate: float = 1.0,
     networks: Networks | None = None,
+    first: int = 0,
 ) -> CachePlan:
     """What MagCache will do in a generation, in the phases of the experts that the table serves.
 
@@ -128,6 +129,7 @@ def plan_magcache(
         networks: these experts, with their weights; None for all of the schedule, by name and noise level.
         joint: whether both branches run in one call (batched guidance) and so decide together.
         gate: as in `GuidanceSettings`: from this fraction of the steps only the positive branch runs.
+        first: the first step to make.
 
     Raises:
         RequestError: the table does not fit the schedule.
@@ -135,7 +137,7 @@ def plan_magcache(
     aside = reason_to_stand_aside(schedule, settings.threshold)
     phases = []
     for phase in served(schedule, networks):
-        calls = _calls(phase, part_of(schedule.steps, gate), joint)
+        calls = [call for call in _calls(phase, part_of(schedule.steps, gate), joint) if call[0] >= first]
         if aside:
             decisions = [Decision(step, branches, "compute", aside) for step, branches in calls]
         else:

@@ -172,9 +172,9 @@ class MagCache:
         finally:
             session.close()
 
-    def plan(self, joint: bool, gate: float = 1.0) -> CachePlan:
+    def plan(self, joint: bool, gate: float = 1.0, first: int = 0) -> CachePlan:
         """What it will do; as `plan_magcache`."""
-        return plan_magcache(self.schedule, self.table, self.settings, joint, gate, self.networks)
+        return plan_magcache(self.schedule, self.table, self.settings, joint, gate, self.networks, first)
 
     @property
     def done(self) -> CachePlan:

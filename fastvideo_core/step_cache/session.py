@@ -53,12 +53,13 @@ class Sessions(Protocol):
 class StepCache(Sessions, Protocol):
     """A cache during one generation."""
 
-    def plan(self, joint: bool, gate: float = 1.0) -> CachePlan | None:
+    def plan(self, joint: bool, gate: float = 1.0, first: int = 0) -> CachePlan | None:
         """What it will do; None where that follows from the video as it is made.
 
         Args:
             joint: whether both branches run in one call.
             gate: as in `GuidanceSettings`.
+            first: the first step to make.
         """
         ...
 

@@ -2,10 +2,13 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import psutil
 import torch
+from torch import Tensor
 
 from ..attention.experts import AttendingExperts, AttentionSettings, text_reports
 from ..attention.requirements import Situation
@@ -17,21 +20,35 @@ from ..generate import Step, check_experts, generate, seeded_noise
 from ..guidance import Guidance
 from ..report import RunReport, phase_reports, ran_as
 from ..request import SamplingRequest, VideoSize
+from ..solvers import make_solver
+from ..state import GenerationState, about_run, conditioning_digest
 from ..step_cache.decisions import CachePlan
 from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .compiled import CompileAccount, CompiledExperts, CompileSettings
 from .denoiser import TransformerExperts, WanExperts
+from .identity import NetworkIdentity
 from .loading.lora_strengths import check_strengths
 from .loading.trained_attention import trained_with, unused_training
 from .memory import compute_dtype
 from .parts import Parts
 
 
+class _Moment(NamedTuple):
+    """Between two steps: the next one, and what it goes on from."""
+
+    step: int
+    latents: Tensor
+    history: Mapping[str, Tensor]
+    difference: Tensor | None
+    batched: bool | None
+
+
 class Generation(Iterator[Step]):
-    """`for step in generation`; then `latents` is the video (B, C, T, H, W) and `report()` the account. Closing it early,
-    or leaving it (`break`, an exception), leaves no weights on the device and no memory with the cache. While it is open, between
-    its first step and its last, the networks are its own: another generation of them, LoRAs and the like are refused."""
+    """`for step in generation`; then `latents` is the video (B, C, T, H, W) and `report()` the account. Between two steps
+    `state()` is what another one goes on from. Closing it early, or leaving it (`break`, an exception), leaves no weights on
+    the device and no memory with the cache. While it is open, between its first step and its last, the networks are its own:
+    another generation of them, LoRAs and the like are refused."""
 
     def __init__(
         self,
@@ -43,8 +60,9 @@ class Generation(Iterator[Step]):
         attention: AttentionSettings | None = None,
         sparse: SparseSchedule | None = None,
         compile: CompileSettings | None = None,
+        state: GenerationState | None = None,
     ) -> None:
-        _check_kinds(request, conditioning, cache, attention=attention, sparse=sparse, compile=compile)
+        _check_kinds(request, conditioning, cache, attention=attention, sparse=sparse, compile=compile, state=state)
         self.model = model
         self.request = request
         self.conditioning = conditioning
@@ -56,11 +74,17 @@ class Generation(Iterator[Step]):
         for phase in self.guidance.schedule.phases:
             check_strengths(self.transformers[phase.expert], phase.loras)
         self.latents = seeded_noise(latent_shape, request.seed, model.device)
+        self._solver = make_solver(request.solver, self.guidance.schedule.sigmas, request.seed)
         self.step_seconds: list[float] = []
         self._first = self._last = time.perf_counter()
         self._peak: int | None = None
         experts = WanExperts(self.transformers, conditioning, latent_shape, model.device, model.offload_device)
         self._linears, self._moves = experts.linears, experts.moves
+        self._networks = {expert: NetworkIdentity.of(network) for expert, network in self.transformers.items()}
+        self._resumed = state
+        if state is not None:
+            self._go_on(state)
+        self._moment = self._now(0 if state is None else state.step)
         self._trained = [variant for network in self.transformers.values() for variant in trained_with(network)]
         self.attending = None if attention is None else AttendingExperts(experts, attention)
         self.cache = None if cache is None else cache(self)
@@ -71,7 +95,51 @@ class Generation(Iterator[Step]):
         working = self.compiled or self.sparse or dense
         cached = working if self.cache is None else CachedExperts(working, self.guidance.schedule, self.cache)
         # Nothing in it refers to this object: left without an end, both are gone at once, and the network is free.
-        self._steps = generate(request, cached, conditioning, self.latents, self.guidance)
+        first = self._moment.step
+        self._steps = generate(request, cached, conditioning, self.latents, self.guidance, self._solver, first)
+
+    def _go_on(self, state: GenerationState) -> None:
+        state.check(self.about)
+        device = self.model.device
+        self.latents = state.latents.to(device)
+        self._solver.go_on(state.step, {name: tensor.to(device) for name, tensor in state.solver.items()})
+        difference = None if state.difference is None else state.difference.to(device)
+        self.guidance.go_on(state.step, difference, state.batched)
+
+    def _now(self, step: int) -> _Moment:
+        """step: the next one. Tensors of a step are never written into by those after it."""
+        return _Moment(step, self.latents, self._solver.history(), self.guidance.difference_before(step), self.guidance.batched)
+
+    @cached_property
+    def about(self) -> Mapping[str, Any]:
+        """What a state of it is of. It waits for the device."""
+        return about_run(
+            self.guidance.schedule,
+            solver=self.request.solver,
+            seed=self.request.seed,
+            guidance=self.request.guidance,
+            latent_shape=self.latents.shape,
+            weights={expert: network.json() for expert, network in self._networks.items()},
+            conditioning=conditioning_digest(self.conditioning),
+        )
+
+    def state(self) -> GenerationState:
+        """After the last step that it made, or before the first: `WanModel.generate(..., state=...)` goes on from it as if
+        nothing had been between, also in another process. It may be asked for after an interrupt, an error or `close`, and
+        waits for the device.
+
+        Raises:
+            NumericsError: the latents are not finite.
+        """
+        moment = self._moment
+        return GenerationState(
+            step=moment.step,
+            latents=_copied(moment.latents),
+            solver={name: _copied(tensor) for name, tensor in moment.history.items()},
+            difference=None if moment.difference is None else _copied(moment.difference),
+            batched=moment.batched,
+            about=self.about,
+        )
 
     def _compiled(self, experts: TransformerExperts, settings: CompileSettings) -> CompiledExperts:
         transformer = next(iter(self.model.transformers.values()))
@@ -85,6 +153,7 @@ class Generation(Iterator[Step]):
                 torch.cuda.reset_peak_memory_stats(self.model.device)
         step = next(self._steps)
         self.latents = step.latents
+        self._moment = self._now(step.index + 1)
         self.step_seconds.append(step.seconds)
         self._last = time.perf_counter()
         self._peak = self._peak_bytes()
@@ -101,7 +170,11 @@ class Generation(Iterator[Step]):
         """What the cache will do, as far as it is known before the run: None without a cache, or where it decides by what it
         sees. Guidance mode auto counts as batched."""
         guidance = self.request.guidance
-        return None if self.cache is None else self.cache.plan(guidance.mode != "sequential", guidance.gate)
+        return None if self.cache is None else self.cache.plan(guidance.mode != "sequential", guidance.gate, self._first_step)
+
+    @property
+    def _first_step(self) -> int:
+        return 0 if self._resumed is None else self._resumed.step
 
     def close(self) -> None:
         """Ends it before its last step."""
@@ -133,17 +206,32 @@ class Generation(Iterator[Step]):
             texts=self._texts,
             networks=len(self._moves.networks),
             moves=self._moves.moves,
+            first_step=self._first_step,
             patches=() if self.compiled is None else ("torch.compile",),
             notes=(
+                *self._resumed_notes(),
                 *unused_training(self._trained, sparse),
                 *self._linears.notes(),
                 *(() if self.compiled is None else (self.compiled.account.note(),)),
             ),
         )
 
+    def _resumed_notes(self) -> Iterator[str]:
+        if self._resumed is None:
+            return
+        caches = () if self.cache is None else (self.cache.report(),)
+        anew = ", ".join(cache.name for cache in caches if not cache.aside)
+        yield f"resumed at step {self._resumed.step}" + (f": {anew} began anew" if anew else "")
+        if self._resumed.about["conditioning"] != self.about["conditioning"]:
+            yield "the conditioning is another one than that of the steps before"
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
+
 
 KINDS: Mapping[str, type] = MappingProxyType(
-    {"attention": AttentionSettings, "sparse": SparseSchedule, "compile": CompileSettings}
+    {"attention": AttentionSettings, "sparse": SparseSchedule, "compile": CompileSettings, "state": GenerationState}
 )
 
 

@@ -15,6 +15,7 @@ from ..conditioning import Conditioning, GivenFrame, image_condition
 from ..errors import RequestError
 from ..generate import check_finite
 from ..request import SamplingRequest, VideoSize
+from ..state import GenerationState
 from .compiled import CompileSettings
 from .generation import Generation, NewCache
 from .given_files import check_dtypes, check_optional, check_paths, device_of, path_of
@@ -208,6 +209,7 @@ class WanModel:
         attention: AttentionSettings | None = None,
         sparse: SparseSchedule | None = None,
         compile: CompileSettings | None = None,
+        state: GenerationState | None = None,
     ) -> Generation:
         """The generation, to be iterated: nothing runs before its first step is asked for.
 
@@ -216,16 +218,17 @@ class WanModel:
             attention: backends that are tried before the run; diffusers' own attention when None.
             sparse: where self-attention computes a part of the tokens' pairs; `attention` stays in the dense steps and layers.
             compile: the transformer's blocks by torch.compile, in the first step; they run as they are when None.
+            state: of an earlier generation of the same request, size and weights, to go on from; it begins with noise when None.
 
         Raises:
             RequestError: the request contradicts itself, the model or the cache; an attention backend cannot run here, or
-                blocks cannot be compiled.
+                blocks cannot be compiled; the state is of another generation.
             NumericsError: an attention backend gives wrong values here.
             LoadError: the cache needs a ratio table, and there is none for this model.
             ConditioningError: the conditioning does not fit the model or the size.
         """
         self._check_size(size)
-        return Generation(self, request, conditioning, size, cache, attention, sparse, compile)
+        return Generation(self, request, conditioning, size, cache, attention, sparse, compile, state)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, F, height, width) in 0..1, float32, of normalised latents (B, C, T, H, W).

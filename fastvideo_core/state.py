@@ -1,0 +1,215 @@
+"""A generation between two of its steps, as a thing that is kept: what goes on from it makes the same video, bit by bit."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from .checks import of_kind, one_of, whole
+from .conditioning import Conditioning
+from .digests import tensors_digest
+from .errors import LoadError, RequestError
+from .generate import check_finite
+from .guidance import GuidanceSettings
+from .json_object import made_of, read_json
+from .schedule import Schedule, check_sigmas
+from .solvers import SolverName, history_names
+
+VERSION = 1
+"""Of the file."""
+KEY = "fastvideo_state"
+"""Of the metadata, under which all that is no tensor stands as JSON."""
+SHOWN = 8
+"""So many differences are told."""
+ABOUT: Mapping[str, type] = {"request": Mapping, "latent_shape": Sequence, "weights": Mapping, "conditioning": str}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GenerationState:
+    """All tensors are float32, (B, C, T, H, W), and copies on the CPU.
+
+    step: the next one. latents: where the steps before it led.
+    solver: its history, by `history_names`.
+    difference: guidance's last one between the branches, where a gate lets a step of the same phase reuse it.
+    batched: whether guidance ran both branches in one call; None where no step was guided yet.
+    about: what it is a state of; see `about_run`.
+
+    Raises:
+        RequestError: these are of no one generation. NumericsError: values are not finite.
+    """
+
+    step: int
+    latents: Tensor
+    solver: Mapping[str, Tensor]
+    difference: Tensor | None
+    batched: bool | None
+    about: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        _check_about(self.about)
+        request, shape = self.about["request"], tuple(self.about["latent_shape"])
+        steps = len(check_sigmas(request.get("sigmas"))) - 1
+        if not 0 <= whole("step", self.step, f"it is the next of {steps} steps.") <= steps:
+            raise RequestError(f"step is {self.step}: it is the next of {steps} steps, from 0, or {steps} after the last.")
+        of_kind("batched", self.batched, (bool, type(None)), "it is True, False or None.")
+        names = history_names(request["solver"], self.step)
+        if set(self.solver) != set(names):
+            raise RequestError(
+                f"The history holds {', '.join(sorted(self.solver)) or 'nothing'}: before step {self.step} solver "
+                f"{request['solver']} has {', '.join(names) or 'none'}."
+            )
+        for name, tensor in self._tensors().items():
+            if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape or len(shape) != 5:
+                raise RequestError(f"{name} is {tensor.dtype}, {tuple(tensor.shape)}: it must be float32, {shape}.")
+            check_finite(tensor, f"What made {name}")
+
+    def save(self, path: Path | str) -> Path:
+        """A safetensors file, whole or not at all: it is written beside its place and put there when it is complete.
+
+        Raises:
+            RequestError: it cannot be written there.
+        """
+        from safetensors.torch import save
+
+        path = Path(path)
+        told = {"step": self.step, "batched": self.batched, "about": dict(self.about)}
+        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
+        content = save(tensors, {KEY: json.dumps(told, allow_nan=False)})
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            return part.replace(path)
+        except OSError as error:
+            raise RequestError(f"The state cannot be written to {path}: {error}. Give a file in a folder that exists.") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "GenerationState":
+        """What `save` wrote.
+
+        Raises:
+            LoadError: the file is missing, torn, or no such state.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise LoadError(f"There is no state of a generation at {path}. Save one: generation.state().save(path).")
+        what = f"{path} is no state of a generation, begin anew or give a file that GenerationState.save wrote"
+        return made_of(what, lambda: cls._read(path))
+
+    @classmethod
+    def _read(cls, path: Path) -> "GenerationState":
+        from safetensors import safe_open
+
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            told = read_json((file.metadata() or {}).get(KEY, ""), f"its {KEY}")
+            # Memory of their own: a mapped file may be written anew meanwhile, and is not aligned as fresh memory is.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - it is no dict
+        history = {name.removeprefix("solver."): tensors.pop(name) for name in list(tensors) if name.startswith("solver.")}
+        latents, difference = tensors.pop("latents"), tensors.pop("difference", None)
+        if tensors or set(told) != {"step", "batched", "about"}:
+            raise LoadError(f"it holds {', '.join((*tensors, *told))}.")
+        return cls(latents=latents, solver=history, difference=difference, **told)
+
+    def check(self, about: Mapping[str, Any]) -> None:
+        """Raises RequestError, with each difference by name, where a generation is another one than this is a state of. Its
+        conditioning may be another."""
+        found = [
+            line
+            for part, where in (("request", "request"), ("latent_shape", "request"), ("weights", "model"))
+            for line in _differences("" if part == "request" else part, self.about[part], about[part], where)
+        ]
+        if found:
+            more = f", and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+            raise RequestError(
+                f"The state is of another generation: {'; '.join(found[:SHOWN])}{more}. Go on with what it was made with, or "
+                "begin anew without it."
+            )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        history = {f"solver.{name}": tensor for name, tensor in self.solver.items()}
+        return {"latents": self.latents, **history, **({} if self.difference is None else {"difference": self.difference})}
+
+
+def about_run(
+    schedule: Schedule,
+    *,
+    solver: SolverName,
+    seed: int,
+    guidance: GuidanceSettings,
+    latent_shape: Sequence[int],
+    weights: Mapping[str, Any],
+    conditioning: str,
+) -> dict[str, Any]:
+    """What a state is of, as JSON.
+
+    Args:
+        weights: of each expert by name, what tells its network: digests, and the LoRAs on it.
+        conditioning: what tells it, such as `conditioning_digest`.
+    """
+    return {
+        "version": VERSION,
+        "request": {
+            "steps": schedule.steps,
+            "solver": solver,
+            "seed": seed,
+            "guidance": {"mode": guidance.mode, "gate": guidance.gate, "rescale": guidance.rescale},
+            "sigmas": list(schedule.sigmas),
+            "phases": [
+                {"expert": phase.expert, "first": phase.start, "guidance_scale": phase.guidance_scale, "loras": dict(phase.loras)}
+                for phase in schedule.phases
+            ],
+        },
+        "latent_shape": list(latent_shape),
+        "weights": dict(weights),
+        "conditioning": conditioning,
+    }
+
+
+def conditioning_digest(conditioning: Conditioning) -> str:
+    """Of all that the network is told. It waits for the device."""
+    frame = conditioning.first_frame
+    parts = {
+        "positive": conditioning.positive,
+        "negative": conditioning.negative,
+        "image": conditioning.image,
+        "image_tokens": conditioning.image_tokens,
+        "first_frame": None if frame is None else frame.latents,
+    }
+    return tensors_digest({name: tensor for name, tensor in parts.items() if tensor is not None})
+
+
+def _check_about(about: object) -> None:
+    of_kind("about", about, Mapping, "it tells what this is a state of.")
+    assert isinstance(about, Mapping)
+    if about.get("version") != VERSION:
+        raise RequestError(f"It is of version {about.get('version')!r:.80}, and version {VERSION} is read here.")
+    for name, kind in ABOUT.items():
+        of_kind(name, about.get(name), kind, f"it is a {kind.__name__.lower()}.")
+    one_of("solver", about["request"].get("solver"), get_args(SolverName))
+
+
+def _differences(name: str, mine: Any, other: Any, where: str) -> Iterator[str]:
+    """where: what `other` is of."""
+    if isinstance(mine, Mapping) and isinstance(other, Mapping):
+        for key in dict.fromkeys([*mine, *other]):
+            yield from _differences(f"{name} {key}".strip(), mine.get(key), other.get(key), where)
+    elif isinstance(mine, list) and isinstance(other, list) and len(mine) == len(other):
+        for number, pair in enumerate(zip(mine, other, strict=True), start=1):
+            yield from _differences(f"{name} {number}", *pair, where)
+    elif mine != other:
+        yield f"{name} is {_shown(mine)} in the state and {_shown(other)} in the {where}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"{len(value)} values" if value else "none"
+    return "none" if value is None else f"{value!s:.24}"

@@ -1,0 +1,35 @@
+"""Which network it is, exactly: what a saved generation goes on with must be the same one, with the same LoRAs."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..digests import weights_digest
+from .loading.lora_change import before_loras, tensors_of
+from .loading.lora_strengths import AppliedLora, applied_loras
+
+if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
+
+@dataclass(frozen=True)
+class NetworkIdentity:
+    """weights: the very parameters before LoRAs, by name, which stay the same while the network moves and works."""
+
+    weights: Mapping[str, Tensor]
+    loras: tuple[AppliedLora, ...]
+
+    @classmethod
+    def of(cls, transformer: "WanTransformer3DModel") -> "NetworkIdentity":
+        """To be asked while the network does not work. Nothing is read."""
+        stored = tensors_of(transformer)
+        own = chain(transformer.named_parameters(), transformer.named_buffers())
+        return cls(before_loras({name: tensor for name, tensor in own if name in stored}), applied_loras(transformer))
+
+    def json(self) -> dict[str, Any]:
+        """Reads some values of each weight, for which it waits for their device."""
+        loras = {f"{number} ({lora.name})": asdict(lora) for number, lora in enumerate(self.loras, start=1)}
+        return {"weights": weights_digest(self.weights), "loras": loras}
