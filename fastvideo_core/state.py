@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import torch
@@ -26,7 +27,10 @@ KEY = "fastvideo_state"
 """Of the metadata, under which all that is no tensor stands as JSON."""
 SHOWN = 8
 """So many differences are told."""
-ABOUT: Mapping[str, type] = {"request": Mapping, "latent_shape": Sequence, "weights": Mapping, "conditioning": str}
+ABOUT: Mapping[str, type] = MappingProxyType(
+    {"request": Mapping, "latent_shape": Sequence, "weights": Mapping, "conditioning": str, "linears": list}
+)
+"""What it tells, besides the version."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +41,8 @@ class GenerationState:
     solver: its history, by `history_names`.
     difference: guidance's last one between the branches, where a gate lets a step of the same phase reuse it.
     batched: whether guidance ran both branches in one call; None where no step was guided yet.
-    about: what it is a state of; see `about_run`.
+    about: what it is a state of; see `about_run`. linears in it: by what linear layers were computed so far, where that is chosen
+        on the machine at hand; rows of their shape, and the way.
 
     Raises:
         RequestError: these are of no one generation. NumericsError: values are not finite.
@@ -171,6 +176,7 @@ def about_run(
         "latent_shape": list(latent_shape),
         "weights": dict(weights),
         "conditioning": conditioning,
+        "linears": [],
     }
 
 
@@ -194,7 +200,14 @@ def _check_about(about: object) -> None:
         raise RequestError(f"It is of version {about.get('version')!r:.80}, and version {VERSION} is read here.")
     for name, kind in ABOUT.items():
         of_kind(name, about.get(name), kind, f"it is a {kind.__name__.lower()}.")
+    if not all(map(_is_way, about["linears"])):
+        raise RequestError(f"linears is {about['linears']!r:.80}: its rows are four whole numbers and a name.")
     one_of("solver", about["request"].get("solver"), get_args(SolverName))
+
+
+def _is_way(row: object) -> bool:
+    """Of a linear layer."""
+    return isinstance(row, list) and [isinstance(value, int) for value in row] == [True] * 4 + [False] and isinstance(row[4], str)
 
 
 def _differences(name: str, mine: Any, other: Any, where: str) -> Iterator[str]:

@@ -100,6 +100,7 @@ class Generation(Iterator[Step]):
 
     def _go_on(self, state: GenerationState) -> None:
         state.check(self.about)
+        self._linears.take(state.about["linears"])
         device = self.model.device
         self.latents = state.latents.to(device)
         self._solver.go_on(state.step, {name: tensor.to(device) for name, tensor in state.solver.items()})
@@ -138,7 +139,7 @@ class Generation(Iterator[Step]):
             solver={name: _copied(tensor) for name, tensor in moment.history.items()},
             difference=None if moment.difference is None else _copied(moment.difference),
             batched=moment.batched,
-            about=self.about,
+            about={**self.about, "linears": self._linears.json()},
         )
 
     def _compiled(self, experts: TransformerExperts, settings: CompileSettings) -> CompiledExperts:

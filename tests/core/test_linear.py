@@ -120,3 +120,17 @@ def test_the_report_of_a_generation_says_what_linear_layers_were_computed_by(att
     generation = model.generate(request, condition, size, attention=attention)
     assert list(generation)
     assert "each by what was faster on this machine: " in generation.report().text()
+
+
+def test_what_was_chosen_once_is_taken_again_and_what_is_not_here_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, layer = tiny.normal((2, 24), 1), torch.nn.Linear(24, 8)
+    first, second = LinearAccount(), LinearAccount()
+    pretend(monkeypatch, torch=1.0)
+    first.compute(x, layer, gelu=False)
+    assert first.json() == [[2, 24, 8, False, "torch"]]
+    monkeypatch.setattr(linear, "_seconds", lambda runs, threads: pytest.fail("measured anew"))
+    fastest.cache_clear()
+    second.take([*first.json(), [3, 24, 8, False, "of another machine"]])
+    second.compute(x, layer, gelu=False)
+    assert second.json() == first.json()
+    assert (3, 24, 8, False) not in second.taken

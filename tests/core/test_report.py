@@ -71,7 +71,7 @@ TEXT = TextReport(expert="single", rows=512, read=16, why="", keys_kept=True)
 SPARSE = SparseReport(expert="single", variant="STA", settings={"tile": 4}, sparse_calls=2, dense_calls=1, density=0.5)
 KEYS = {
     "": "version model variant solver sigmas guidance_mode guidance_reason phases latent_shape device dtype seed step_seconds "
-    "total_seconds peak_memory_bytes notes caches prompt_seconds attention sparse texts patches prompt networks moves "
+    "total_seconds peak_memory_bytes notes caches prompt_seconds attention sparse texts patches prompt networks moves first_step "
     "seconds_saved",
     "phases": "expert steps first_sigma guidance_scale calls reused_negative loras",
     "caches": "name settings phases aside bypassed blocks_ran blocks_asked peak_bytes",

@@ -79,7 +79,9 @@ CHILD = """
 import sys
 sys.path[:0] = sys.argv[3:]
 import state_cases
-generation = state_cases.generation("t2v two experts", state_cases.request(solver=sys.argv[1], phases=state_cases.THREE))
+from fastvideo_core import GenerationState
+request, state = state_cases.request(solver=sys.argv[1], phases=state_cases.THREE), GenerationState.load(sys.argv[2])
+generation = state_cases.generation("t2v two experts", request, state=state)
 for step in generation:
     if step.index == 3:
         generation.state().save(sys.argv[2])
@@ -92,14 +94,17 @@ def test_a_process_that_was_killed_is_gone_on_from_in_another(solver: str, tmp_p
     file = tmp_path / "state.safetensors"
     here = Path(__file__).parent
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    asked = request(solver=solver, phases=THREE)
+    latents, states = whole("t2v two experts", asked)
+    states[3].save(file)
     arguments = [sys.executable, "-c", CHILD, solver, str(file), str(here), str(here.parents[1])]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stdout is not None and child.stdout.readline() == "saved\n"
         child.send_signal(signal.SIGKILL)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
-    asked = request(solver=solver, phases=THREE)
-    resumed = generation("t2v two experts", asked, state=GenerationState.load(file))
-    latents, _ = whole("t2v two experts", asked)
+    state = GenerationState.load(file)
+    assert state.step == 4
+    resumed = generation("t2v two experts", asked, state=state)
     for step in resumed:
         assert torch.equal(step.latents, latents[step.index])
 

@@ -73,6 +73,9 @@ BROKEN: dict[str, Callable[[Path], object]] = {
     "wrong levels": told(lambda content: content["about"]["request"].update(sigmas=[0.0, 1.0])),
     "shape as text": told(lambda content: content["about"].update(latent_shape="big")),
     "weights as list": told(lambda content: content["about"].update(weights=[])),
+    "linears as text": told(lambda content: content["about"].update(linears="x")),
+    "linears of other rows": told(lambda content: content["about"].update(linears=[[1, 2]])),
+    "linears of names": told(lambda content: content["about"].update(linears=[["a", 1, 1, 1, "torch"]])),
     "conditioning as number": told(lambda content: content["about"].update(conditioning=3)),
 }
 
