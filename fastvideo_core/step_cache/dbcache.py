@@ -1,21 +1,19 @@
 """DBCache around the block loop: the first blocks run and tell how far a step has moved; where it is not far, what the middle
 ones would add is continued from earlier steps."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..guidance import Branch
-from ..report import CacheReport
 from ..schedule import Phase, Schedule
 from .dbcache_rule import DBCacheRule
 from .dbcache_settings import DBCacheSettings
-from .decisions import CachePlan, Decision, PhaseDecisions, reason_to_stand_aside
-from .session import Account, BlockwiseSession, CacheSession, cache_report
+from .decisions import CachePlan, Decision, reason_to_stand_aside
+from .opened import OpenedSessions, PhaseSession
+from .session import BlockwiseSession
 from .taylorseer import continued, taylor_terms
 
 FIRST_DERIVATIVE = 3
@@ -177,63 +175,23 @@ class DBCacheSession(BlockwiseSession):
         self._next = self._now = None
 
 
-class PhaseSession(CacheSession, Account, Protocol):
-    """A session that `DBCache` opens for a phase."""
-
-    decisions: list[Decision]
-
-    @property
-    def held_bytes(self) -> int: ...
-
-    def close(self) -> None: ...
-
-
-class DBCache:
-    """DBCache during one generation. Afterwards `done` tells what each call did and why."""
+class DBCache(OpenedSessions):
+    """DBCache during one generation."""
 
     name = "DBCache"
 
     def __init__(self, schedule: Schedule, settings: DBCacheSettings) -> None:
         self.schedule, self.settings = schedule, settings
         self.threshold = settings.threshold_in(schedule.whole_steps)
-        self.aside = reason_to_stand_aside(schedule, self.threshold)
-        self._sessions: dict[Phase, PhaseSession] = {}
+        super().__init__(reason_to_stand_aside(schedule, self.threshold))
 
     def open(self, phase: Phase) -> PhaseSession:
-        """A fresh session."""
         return DBCacheSession(self.schedule, phase, self.settings)
 
-    @contextmanager
-    def session(self, phase: Phase) -> Iterator[PhaseSession | None]:
-        if self.aside:
-            yield None
-            return
-        session = self._sessions[phase] = self.open(phase)
-        try:
-            yield session
-        finally:
-            session.close()
+    @property
+    def told(self) -> dict[str, str | float | int | bool | None]:
+        return {**asdict(self.settings), "threshold": self.threshold}
 
     def plan(self, joint: bool, gate: float = 1.0, first: int = 0) -> CachePlan | None:
         """None unless it stands aside: it decides by what the first blocks add."""
         return self.done if self.aside else None
-
-    @property
-    def done(self) -> CachePlan:
-        """The decisions of every phase that has begun."""
-        phases = [PhaseDecisions(phase, tuple(session.decisions)) for phase, session in self._sessions.items()]
-        return CachePlan(self.name, tuple(phases), self.aside)
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory of the residuals now."""
-        return sum(session.held_bytes for session in self._sessions.values())
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most memory that residuals took."""
-        return max((session.peak_bytes for session in self._sessions.values()), default=0)
-
-    def report(self) -> CacheReport:
-        """What it did so far."""
-        return cache_report(self.done, {**asdict(self.settings), "threshold": self.threshold}, self._sessions.values())

@@ -1,19 +1,18 @@
 """MagCache around the block loop: what the blocks add to the tokens is kept, and added again where a step is skipped."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..guidance import Branch
-from ..report import CacheReport
 from ..schedule import Phase, Schedule
-from .decisions import CachePlan, Decision, PhaseDecisions
+from .decisions import CachePlan, Decision
 from .magcache import PhaseRule, make_rule, plan_magcache
+from .opened import OpenedSessions
 from .ratios import Networks, RatioTable
-from .session import BlockwiseSession, cache_report
+from .session import BlockwiseSession
 from .settings import MagCacheSettings
 
 
@@ -144,54 +143,29 @@ class _Call:
     skipped: Tensor | None = None
 
 
-class MagCache:
-    """MagCache during one generation. Afterwards `done` tells what each call did and why. networks: as for `plan_magcache`.
+class MagCache(OpenedSessions):
+    """MagCache during one generation. networks: as for `plan_magcache`.
 
     Raises:
         RequestError: the table does not fit the schedule.
     """
 
+    name = "MagCache"
+
     def __init__(
         self, schedule: Schedule, table: RatioTable, settings: MagCacheSettings, networks: Networks | None = None
     ) -> None:
         self.schedule, self.table, self.settings, self.networks = schedule, table, settings, networks
-        self.aside = plan_magcache(schedule, table, settings, joint=True, networks=networks).aside
-        self._sessions: dict[Phase, MagCacheSession] = {}
+        super().__init__(plan_magcache(schedule, table, settings, joint=True, networks=networks).aside)
 
-    @contextmanager
-    def session(self, phase: Phase) -> Iterator[MagCacheSession | None]:
-        if self.aside:
-            yield None
-            return
+    def open(self, phase: Phase) -> MagCacheSession:
         rule = make_rule(self.schedule, phase, self.table, self.settings, self.networks)
-        session = self._sessions[phase] = MagCacheSession(
-            rule, self.settings.residuals_on_cpu, self.settings.trend, self.schedule.sigmas
-        )
-        try:
-            yield session
-        finally:
-            session.close()
+        return MagCacheSession(rule, self.settings.residuals_on_cpu, self.settings.trend, self.schedule.sigmas)
+
+    @property
+    def told(self) -> dict[str, str | float | int | bool | None]:
+        return {"table": self.table.name, **asdict(self.settings)}
 
     def plan(self, joint: bool, gate: float = 1.0, first: int = 0) -> CachePlan:
         """What it will do; as `plan_magcache`."""
         return plan_magcache(self.schedule, self.table, self.settings, joint, gate, self.networks, first)
-
-    @property
-    def done(self) -> CachePlan:
-        """The decisions of every phase that has begun."""
-        phases = [PhaseDecisions(phase, tuple(session.decisions)) for phase, session in self._sessions.items()]
-        return CachePlan("MagCache", tuple(phases), self.aside)
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory of the residuals now."""
-        return sum(session.held_bytes for session in self._sessions.values())
-
-    @property
-    def peak_bytes(self) -> int:
-        """The most memory that residuals took."""
-        return max((session.peak_bytes for session in self._sessions.values()), default=0)
-
-    def report(self) -> CacheReport:
-        """What it did so far."""
-        return cache_report(self.done, {"table": self.table.name, **asdict(self.settings)}, self._sessions.values())
