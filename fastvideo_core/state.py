@@ -81,7 +81,7 @@ class GenerationState:
         """
         from safetensors.torch import save
 
-        path = Path(path)
+        path = _path(path)
         told = {"step": self.step, "batched": self.batched, "about": dict(self.about)}
         tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
         content = save(tensors, {KEY: json.dumps(told, allow_nan=False)})
@@ -104,7 +104,7 @@ class GenerationState:
         Raises:
             LoadError: the file is missing, torn, or no such state.
         """
-        path = Path(path)
+        path = _path(path)
         if not path.is_file():
             raise LoadError(f"There is no state of a generation at {path}. Save one: generation.state().save(path).")
         what = f"{path} is no state of a generation, begin anew or give a file that GenerationState.save wrote"
@@ -191,6 +191,12 @@ def conditioning_digest(conditioning: Conditioning) -> str:
         "first_frame": None if frame is None else frame.latents,
     }
     return tensors_digest({name: tensor for name, tensor in parts.items() if tensor is not None})
+
+
+def _path(path: object) -> Path:
+    of_kind("path", path, (str, Path), "give the path of a file.")
+    assert isinstance(path, str | Path)
+    return Path(path)
 
 
 def _check_about(about: object) -> None:

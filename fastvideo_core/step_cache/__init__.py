@@ -10,7 +10,7 @@ from .experts import CachedDenoiser, CachedExperts
 from .fingerprint import Fingerprint, fingerprint
 from .for_generation import table_of, with_cache_dit, with_dbcache, with_magcache
 from .magcache import PhaseRule, make_rule, plan_magcache
-from .ratios import PhaseRatios, RatioTable, published_tables, read_table
+from .ratios import Networks, PhaseRatios, RatioTable, published_tables, read_table
 from .reading import steps_beyond
 from .residuals import MagCache, MagCacheSession
 from .session import BlockwiseSession, BlockwiseStack, CacheSession, Sessions, StepCache, cache_report
@@ -19,7 +19,7 @@ from .settings import MagCacheMode, MagCacheSettings
 __all__ = [
     "DBCACHE_PRESETS", "BlockwiseSession", "BlockwiseStack", "CacheDiT", "CacheDiTSession", "CachePlan", "CacheSession",
     "CachedDenoiser", "CachedExperts", "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "Fingerprint",
-    "MagCache", "MagCacheMode", "MagCacheSession", "MagCacheSettings", "PhaseDecisions", "PhaseRatios", "PhaseRule",
+    "MagCache", "MagCacheMode", "MagCacheSession", "MagCacheSettings", "Networks", "PhaseDecisions", "PhaseRatios", "PhaseRule",
     "RatioTable", "Sessions", "StepCache", "cache_report", "calibrate", "calibrated_tables", "fingerprint", "fingerprints",
     "make_rule", "measured_table", "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended",
     "steps_beyond", "table_of", "weights_hash", "with_cache_dit", "with_dbcache", "with_magcache",

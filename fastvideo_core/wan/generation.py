@@ -80,8 +80,8 @@ class Generation(Iterator[Step]):
         self._peak: int | None = None
         experts = WanExperts(self.transformers, conditioning, latent_shape, model.device, model.offload_device)
         self._linears, self._moves = experts.linears, experts.moves
-        self._networks = {expert: NetworkIdentity.of(network) for expert, network in self.transformers.items()}
-        self._resumed = state
+        self._resumed, self._begun = state, False
+        self._identify()
         if state is not None:
             self._go_on(state)
         self._moment = self._now(0 if state is None else state.step)
@@ -98,8 +98,14 @@ class Generation(Iterator[Step]):
         first = self._moment.step
         self._steps = generate(request, cached, conditioning, self.latents, self.guidance, self._solver, first)
 
+    def _identify(self) -> None:
+        """Again at the first step: until then the networks are not its own, and LoRAs may come."""
+        self._networks = {expert: NetworkIdentity.of(network) for expert, network in self.transformers.items()}
+        vars(self).pop("about", None)
+        if self._resumed is not None:
+            self._resumed.check(self.about)
+
     def _go_on(self, state: GenerationState) -> None:
-        state.check(self.about)
         self._linears.take(state.about["linears"])
         device = self.model.device
         self.latents = state.latents.to(device)
@@ -148,7 +154,9 @@ class Generation(Iterator[Step]):
         return CompiledExperts(experts, CompileAccount(settings))
 
     def __next__(self) -> Step:
-        if not self.step_seconds:
+        if not self._begun:
+            self._identify()
+            self._begun = True
             self._first = time.perf_counter()
             if self.model.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self.model.device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..digests import weights_digest
+from .at_work import check_idle
 from .loading.lora_change import before_loras, tensors_of
 from .loading.lora_strengths import AppliedLora, applied_loras
 
@@ -24,7 +25,12 @@ class NetworkIdentity:
 
     @classmethod
     def of(cls, transformer: "WanTransformer3DModel") -> "NetworkIdentity":
-        """To be asked while the network does not work. Nothing is read."""
+        """Nothing is read.
+
+        Raises:
+            RequestError: it is at work, with other modules in the place of its own.
+        """
+        check_idle(transformer, "A second generation was asked for")
         stored = tensors_of(transformer)
         own = chain(transformer.named_parameters(), transformer.named_buffers())
         return cls(before_loras({name: tensor for name, tensor in own if name in stored}), applied_loras(transformer))

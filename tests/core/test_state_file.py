@@ -94,6 +94,12 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
             GenerationState.load(path)
 
 
+def test_what_is_no_path_is_refused() -> None:
+    for ask in (GenerationState.load, state_after(0).save):
+        with pytest.raises(RequestError, match="path is 3: give the path of a file"):
+            ask(3)
+
+
 def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     state = state_after(1)
     with pytest.raises(RequestError, match=r"The state cannot be written to .* Give a file in a folder that exists"):

@@ -85,6 +85,19 @@ def test_other_loras_are_refused_by_name_strength_and_content(tmp_path: Path) ->
     )
 
 
+def test_a_lora_between_making_and_beginning_counts_and_one_that_the_state_has_not_is_refused(tmp_path: Path) -> None:
+    model = replace(model_of("i2v clip"), transformers={"single": tiny.i2v_clip()})
+    fresh = generation("i2v clip", request(), model=model)
+    before = fresh.state()
+    resumed = generation("i2v clip", request(), model=model, state=before)
+    apply_lora(model.transformers["single"], saved("everything", tmp_path), 0.5, name="style")
+    with pytest.raises(RequestError, match=r"loras 1 \(style\) is none in the state"):
+        next(resumed)
+    next(fresh)
+    assert list(fresh.state().about["weights"]["single"]["loras"]) == ["1 (style)"]
+    fresh.close()
+
+
 def test_what_is_no_state_is_refused() -> None:
     with pytest.raises(RequestError, match=r"state is 3: give GenerationState\(\.\.\.\), or None"):
         generation("t2v", request(), state=3)
