@@ -16,7 +16,11 @@ From a diffusers repository on disk to frames:
 >>> report = generation.report().text()
 
 `WanModel.from_files` takes single files (ComfyUI's too) instead of a repository. An image-to-video model is told its image by
-`model.condition(..., first_image=image)`; two experts need `SamplingRequest(boundary=model.boundary, ...)`.
+`model.condition(..., first_image=image)`; two experts need `SamplingRequest(boundary=model.boundary, ...)`. Which expert works
+where, with which guidance scale and LoRA strengths, may also be a list: `SamplingRequest(phases=[PhaseSettings(...), ...], ...)`.
+
+Between two steps, and after an interrupt, `generation.state().save(path)` keeps where it is; the same video comes, bit by bit, of
+`model.generate(request, conditioning, size, state=GenerationState.load(path))`, which makes the steps that are left.
 """
 
 from .ab import Measured, against, measure
