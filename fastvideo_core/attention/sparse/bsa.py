@@ -69,21 +69,29 @@ class BidirectionalSparseAttention:
         return self.grid.size
 
     def __call__(self, inputs: Inputs) -> Attended:
+        out, positions, share = self._of_kept(inputs)
+        nearest = nearest_kept(positions, self.grid.width).unsqueeze(-1)
+        filled = out.gather(3, nearest.expand(*nearest.shape[:-1], out.shape[-1]))
+        return Attended(self.grid.raster(filled.permute(0, 2, 3, 1, 4).flatten(1, 2)), share)
+
+    def _of_kept(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
+        """The kept queries' output (B, H, N, K, D), their positions (B, H, N, K) and the density."""
         grid = self.grid
-        q, k, v = (grid.tiled(x) for x in (inputs.q, inputs.k, inputs.v))
-        in_tiles = q.reshape(q.shape[0], grid.count, grid.width, *q.shape[2:]).permute(0, 3, 1, 2, 4)  # (B, H, N, S, D)
-        positions, real = self._kept_positions(in_tiles)
-        kept = in_tiles.gather(3, positions.clamp(max=grid.width - 1).unsqueeze(-1).expand(*positions.shape, q.shape[-1]))
-        kept = kept.masked_fill_(~real.unsqueeze(-1), 0)
+        kept, positions = self._kept(inputs.q)
+        k, v = grid.tiled(inputs.k), grid.tiled(inputs.v)
         tile_map = self._tile_map(kept, grid.mean(k))
         plan = self.kernel.plan(tile_map, grid, kept.shape[3])
         out = self.kernel(kept.flatten(2, 3).transpose(1, 2), k, v, plan).transpose(1, 2).reshape(kept.shape)
-        nearest = nearest_kept(positions, grid.width)
-        filled = out.gather(3, nearest.unsqueeze(-1).expand(in_tiles.shape))
-        return Attended(
-            grid.raster(filled.permute(0, 2, 3, 1, 4).reshape(q.shape)),
-            density(tile_map, grid, self.kept),
-        )
+        return out, positions, density(tile_map, grid, self.kept)
+
+    def _kept(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """q: (B, L, H, D). Returns the kept queries (B, H, N, K, D), zero where there is none, and their positions as
+        `_kept_positions`."""
+        grid = self.grid
+        in_tiles = grid.tiled(q).unflatten(1, (grid.count, grid.width)).permute(0, 3, 1, 2, 4)  # (B, H, N, S, D)
+        positions, real = self._kept_positions(in_tiles)
+        kept = in_tiles.gather(3, positions.clamp(max=grid.width - 1).unsqueeze(-1).expand(*positions.shape, q.shape[-1]))
+        return kept.masked_fill_(~real.unsqueeze(-1), 0), positions
 
     def _kept_positions(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """q: (B, H, N, S, D). Returns (B, H, N, K) positions in the tile, ascending, S where a tile keeps fewer than K; and

@@ -52,8 +52,7 @@ class GatherKernel:
         batch, places, heads, head_dim = q.shape
         rows, longest = plan.tiles.shape[2:]
         width = plan.valid.shape[-1]
-        q = q.transpose(1, 2).reshape(batch, heads, rows, places // rows, head_dim)
-        k, v = (x.transpose(1, 2).reshape(batch, heads, -1, width, head_dim) for x in (k, v))
+        q, k, v = _by_tile(q, places // rows), _by_tile(k, width), _by_tile(v, width)
         copied = batch * longest * width * head_dim  # for one tile of queries in one head
         heads_at_once = min(heads, max(1, _COPIED // copied))
         at_once = max(1, _COPIED // (heads_at_once * copied))
@@ -63,7 +62,12 @@ class GatherKernel:
             out[:, some, i : i + at_once] = _attend(
                 q[:, some, i : i + at_once], k[:, some], v[:, some], plan.of(some, i, at_once)
             )
-        return out.flatten(2, 3).transpose(1, 2)
+        return out.permute(0, 2, 3, 1, 4).flatten(1, 2)
+
+
+def _by_tile(x: Tensor, width: int) -> Tensor:
+    """(B, P, H, D) -> (B, H, P / width, width, D), in the same memory."""
+    return x.unflatten(1, (-1, width)).permute(0, 3, 1, 2, 4)
 
 
 def _chosen_first(tile_map: Tensor, longest: int) -> Tensor:

@@ -62,12 +62,17 @@ class NeighbourhoodAdaptiveAttention:
         return self.grid.size
 
     def __call__(self, inputs: Inputs) -> Attended:
+        out, share = self._in_tiles(inputs)
+        return Attended(self.grid.raster(out), share)
+
+    def _in_tiles(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The output (B, P, H, D) and the density."""
         grid = self.grid
         q, k, v = (grid.tiled(x) for x in (inputs.q, inputs.k, inputs.v))
         tile_map = most_mass(coarse_scores(grid.mean(q), grid.mean(k)), self.settings.mass)
         if self.near is not None:
             tile_map = tile_map | self.near
-        return Attended(grid.raster(self.kernel(q, k, v, self.kernel.plan(tile_map, grid))), density(tile_map, grid))
+        return self.kernel(q, k, v, self.kernel.plan(tile_map, grid)), density(tile_map, grid)
 
 
 def reference(inputs: Inputs, grid: TileGrid, settings: NABLASettings) -> Tensor:

@@ -74,14 +74,20 @@ class SparseLinearAttention:
     kernel: Kernel
 
     def __call__(self, inputs: Inputs) -> Attended:
-        q, k, v = self.queries.tiled(inputs.q), self.keys.tiled(inputs.k), self.keys.tiled(inputs.v)
-        scores = self.queries.mean(q) @ self.keys.mean(k).transpose(-1, -2)
-        tile_map = top_tiles(scores, self.settings.kept(self.keys.count))
-        out = self.queries.raster(self.kernel(q, k, v, self.kernel.plan(tile_map, self.keys, QUERY_BLOCK)))
+        out, share = self._in_tiles(inputs)
+        out = self.queries.raster(out)
         if inputs.projection is not None:
             linear = linear_attention(inputs, self.settings.feature_map)
             out = out + inputs.projection(linear.to(inputs.projection.weight.dtype)).to(out.dtype)
-        return Attended(out, density(tile_map, self.keys, self.queries.counts))
+        return Attended(out, share)
+
+    def _in_tiles(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The output (B, P, H, D) and the density."""
+        q, k, v = self.queries.tiled(inputs.q), self.keys.tiled(inputs.k), self.keys.tiled(inputs.v)
+        scores = self.queries.mean(q) @ self.keys.mean(k).transpose(-1, -2)
+        tile_map = top_tiles(scores, self.settings.kept(self.keys.count))
+        plan = self.kernel.plan(tile_map, self.keys, QUERY_BLOCK)
+        return self.kernel(q, k, v, plan), density(tile_map, self.keys, self.queries.counts)
 
 
 def linear_attention(inputs: Inputs, feature_map: FeatureMap) -> Tensor:

@@ -55,8 +55,9 @@ class SlidingTileAttention:
         return self.grid.size
 
     def __call__(self, inputs: Inputs) -> Attended:
-        q, k, v = (self.grid.tiled(x) for x in (inputs.q, inputs.k, inputs.v))
-        return Attended(self.grid.raster(self.kernel(q, k, v, self.plan)), self.density)
+        tiled = self.grid.tiled
+        out = self.kernel(tiled(inputs.q), tiled(inputs.k), tiled(inputs.v), self.plan)
+        return Attended(self.grid.raster(out), self.density)
 
 
 def reference(inputs: Inputs, size: Size, settings: STASettings) -> Tensor:

@@ -120,7 +120,8 @@ def density(tile_map: Tensor, grid: TileGrid, query_counts: Tensor | None = None
         grid: of the keys.
         query_counts: (Nq,) queries that are computed in each tile of queries, where it is not the grid's counts.
     """
-    keys = (tile_map.float() @ grid.counts.float()).long()  # whole numbers below 2^24: exact in float32
+    counts = grid.counts.float()
+    keys = torch.cat([part.float() @ counts for part in in_slices(tile_map)], dim=1).long()  # below 2^24: exact in float32
     pairs = (keys * (grid.counts if query_counts is None else query_counts)).sum()
     return pairs / (keys[..., 0].numel() * grid.tokens**2)
 

@@ -63,15 +63,20 @@ class VideoSparseAttention:
         return self.grid.size
 
     def __call__(self, inputs: Inputs) -> Attended:
+        out, coarse, share = self._in_tiles(inputs)
+        out = self.grid.raster(out)
+        if inputs.gate is not None and coarse is not None:
+            out = torch.addcmul(out, inputs.gate, coarse.transpose(1, 2).index_select(1, self.grid.tile_of))
+        return Attended(out, share)
+
+    def _in_tiles(self, inputs: Inputs) -> tuple[Tensor, Tensor | None, Tensor]:
+        """The fine output (B, P, H, D), the coarse one (B, H, N, D) where there is a gate for it, and the density."""
         grid = self.grid
         q, k, v = (grid.tiled(x) for x in (inputs.q, inputs.k, inputs.v))
         scores = coarse_scores(grid.mean(q), grid.mean(k))
         tile_map = top_tiles(scores, self.settings.kept(grid.count))
-        out = grid.raster(self.kernel(q, k, v, self.kernel.plan(tile_map, grid)))
-        if inputs.gate is not None:
-            coarse = (scores.softmax(-1) @ grid.mean(v)).to(out.dtype)
-            out = torch.addcmul(out, inputs.gate, coarse.transpose(1, 2).index_select(1, grid.tile_of))
-        return Attended(out, density(tile_map, grid))
+        coarse = None if inputs.gate is None else (scores.softmax(-1) @ grid.mean(v)).to(v.dtype)
+        return self.kernel(q, k, v, self.kernel.plan(tile_map, grid)), coarse, density(tile_map, grid)
 
 
 def reference(inputs: Inputs, grid: TileGrid, settings: VSASettings) -> Tensor:
