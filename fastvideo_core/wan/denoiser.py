@@ -61,17 +61,23 @@ class WanDenoiser:
         if self.text is not None and self.text.kept is not None:
             self.text.kept.clear()
 
-    def fits_batched(self, tokens_held: int = 0) -> tuple[bool, str]:
-        """tokens_held: how many tensors of tokens (B, L, D) a step cache holds for each branch."""
-        needed = self.needed_bytes(tokens_held)
+    def fits_batched(self, tokens_held: int = 0, attention_bytes: int = 0) -> tuple[bool, str]:
+        """As `needed_bytes`."""
+        needed = self.needed_bytes(tokens_held, attention_bytes)
         free = free_bytes(self.conditioning.positive.device)
         words = f"both branches need about {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free"
         return needed < free, words
 
-    def needed_bytes(self, tokens_held: int = 0) -> int:
-        """Estimate of the peak memory of a call over both branches, beside the weights."""
+    def needed_bytes(self, tokens_held: int = 0, attention_bytes: int = 0) -> int:
+        """Estimate of the peak memory of a call over both branches, beside the weights.
+
+        Args:
+            tokens_held: how many tensors of tokens (B, L, D) a step cache holds for each branch.
+            attention_bytes: what self-attention that is not dense holds of one video.
+        """
         given = self.conditioning.first_frame is not None
-        return activation_bytes(self.transformer, self.latent_shape, 2, tokens_held, given) + self._keys_bytes()
+        needed = activation_bytes(self.transformer, self.latent_shape, 2, tokens_held, given, attention_bytes)
+        return needed + self._keys_bytes()
 
     def _keys_bytes(self) -> int:
         """Of the keys and values that are kept for both branches."""

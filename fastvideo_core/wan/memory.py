@@ -67,20 +67,23 @@ def activation_bytes(
     branches: int,
     tokens_held: int = 0,
     first_frame: bool = False,
+    attention_bytes: int = 0,
 ) -> int:
     """Estimate of the peak memory of one call beside the weights, with what a step cache holds of its branches.
 
     A block (diffusers' WanTransformerBlock) is at its widest in GELU, with the inner layer before and after it beside the tokens
-    before and in the block and of the last two parts, or where the feed-forward's output is scaled in float32. first_frame:
-    tokens have a modulation of their own, which is in each block there once more in float32. Beside the blocks there are the
-    rope table, and input and velocities in float32. `tests/core/test_memory_estimate.py` counts.
+    before and in the block and of the last two parts, or where the feed-forward's output is scaled in float32, or in
+    self-attention that holds more than dense one does (attention_bytes, of one video and branch), beside the tokens before and in
+    the block. first_frame: tokens have a modulation of their own, which is in each block there once more in float32. Beside the
+    blocks there are the rope table, and input and velocities in float32. `tests/core/test_memory_estimate.py` counts.
     """
     config = transformer.config
     batch, _, frames, height, width = latent_shape
     tokens = frames * (height // 2) * (width // 2)
     itemsize = compute_dtype(transformer).itemsize
     dim, float32 = config.num_attention_heads * config.attention_head_dim, 4 / itemsize  # values of the dtype in one of float32
-    widest = max(2 * config.ffn_dim + 4 * dim, (5 + 3 * float32) * dim)
+    attending = 2 * dim + attention_bytes / (tokens * itemsize)
+    widest = max(2 * config.ffn_dim + 4 * dim, (5 + 3 * float32) * dim, attending)
     modulation = (7 + 6 * float32) * dim if first_frame else 0
     latents = 4 * (config.in_channels + 2 * float32 * config.out_channels)
     values = batch * branches * (widest + modulation + tokens_held * dim + latents) + config.attention_head_dim * float32

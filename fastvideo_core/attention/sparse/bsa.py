@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ...checks import whole
 from .kernel import Kernel
+from .memory import Layer, TiledCall, held_at_kernel
 from .reference import masked_attention, token_mask
 from .tiles import Size, TileGrid
-from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, in_slices, most_mass
+from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, in_slices, most_mass, values_in_slice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,9 @@ class BidirectionalSparseAttention:
         """q: (B, L, H, D). Returns the kept queries (B, H, N, K, D), zero where there is none, and their positions as
         `_kept_positions`."""
         grid = self.grid
-        in_tiles = grid.tiled(q).unflatten(1, (grid.count, grid.width)).permute(0, 3, 1, 2, 4)  # (B, H, N, S, D)
+        in_tiles = (
+            grid.tiled(q).reshape(q.shape[0], grid.count, grid.width, *q.shape[2:]).permute(0, 3, 1, 2, 4)
+        )  # (B, H, N, S, D)
         positions, real = self._kept_positions(in_tiles)
         kept = in_tiles.gather(3, positions.clamp(max=grid.width - 1).unsqueeze(-1).expand(*positions.shape, q.shape[-1]))
         return kept.masked_fill_(~real.unsqueeze(-1), 0), positions
@@ -114,6 +117,18 @@ class BidirectionalSparseAttention:
         """q: (B, H, N, K, D) kept queries, zero where there is none; k: (B, H, N, D) means."""
         mean = q.sum(3, dtype=k.dtype) / self.kept.unsqueeze(-1)
         return most_mass(coarse_scores(mean, k), self.settings.mass, self.settings.least_tiles)
+
+    def held_bytes(self, layer: Layer) -> int:
+        """Of few tokens likeness takes the most: up to five float32 for each value of a slice."""
+        grid, kept = self.grid, self.settings.kept(self.grid.width)
+        call = TiledCall(queries=(grid.count, kept), keys=(grid.count, grid.width))
+        positions = 8 * layer.heads * grid.count * kept
+        places = grid.count * grid.width
+        likeness = 20 * values_in_slice(layer, places * layer.head_dim)
+        return max(
+            positions + held_at_kernel(layer, grid.tokens, call, self.kernel, pair=1),
+            (4 if layer.gate else 3) * grid.tokens * layer.token + places * layer.token + likeness,
+        )
 
 
 def nearest_kept(positions: Tensor, width: int) -> Tensor:

@@ -13,6 +13,7 @@ from ...report import SparseReport
 from ...schedule import Phase, Schedule
 from ..experts import situation_of
 from .kernel import Kernel
+from .memory import Layer
 from .processor import sparse_attention
 from .schedule import SparseSchedule
 from .select import prepare_kernel
@@ -45,11 +46,12 @@ class _Experts(Protocol):
 
 @dataclass(frozen=True)
 class SparseDenoiser:
-    """A denoiser that announces each call to the session."""
+    """A denoiser that announces each call to the session. attention_bytes: what self-attention holds of one video."""
 
     denoiser: "WanDenoiser"
     schedule: Schedule
     session: SparseSession
+    attention_bytes: int
 
     @property
     def transformer(self) -> "WanTransformer3DModel":
@@ -60,7 +62,7 @@ class SparseDenoiser:
         return self.denoiser.predict(latents, sigma, branches)
 
     def fits_batched(self, tokens_held: int = 0) -> tuple[bool, str]:
-        return self.denoiser.fits_batched(tokens_held)
+        return self.denoiser.fits_batched(tokens_held, self.attention_bytes)
 
 
 @dataclass
@@ -84,14 +86,16 @@ class SparseExperts(AroundExperts):
     @contextmanager
     def active(self, phase: Phase) -> "Iterator[TransformerDenoiser]":
         with self.experts.active(phase) as denoiser:
-            device = denoiser.conditioning.positive.device
-            session = SparseSession.open(self.sparse, phase, token_grid(denoiser), device, self._kernels[phase.expert])
+            text = denoiser.conditioning.positive
+            session = SparseSession.open(self.sparse, phase, token_grid(denoiser), text.device, self._kernels[phase.expert])
             if session is None:
                 yield denoiser
                 return
             self._sessions.append(session)
             with sparse_attention(denoiser.transformer, session):
-                yield SparseDenoiser(denoiser, self.schedule, session)
+                videos = 2 * denoiser.latent_shape[0]
+                layer = Layer.of(denoiser.transformer.blocks[0].attn1, text.dtype, text.device, videos)
+                yield SparseDenoiser(denoiser, self.schedule, session, session.attention.held_bytes(layer))
 
     def reports(self) -> tuple[SparseReport, ...]:
         """Of the sparse phases so far. It waits for the device."""

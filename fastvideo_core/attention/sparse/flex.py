@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from ..compiling import many_shapes
+from .memory import Layer, TiledCall
 from .tiles import TileGrid
 
 _LEAST_BLOCK = 16
@@ -50,7 +51,7 @@ class FlexKernel:
         """Tiles of keys that are full are visited without a mask. The mask of the others states the whole map, not the padding
         alone, so that flex attention means the same where it does not look at the block lists (not compiled)."""
         width = query_width or grid.width
-        query_padding, key_padding = (self._padding(each, tile_map) for each in (width, grid.width))
+        query_padding, key_padding = (self._padding(each, tile_map.is_cuda) for each in (width, grid.width))
         width, key_width = width + query_padding, grid.width + key_padding
         filled = grid.counts == key_width
         mask: BlockMask = BlockMask.from_kv_blocks(
@@ -72,8 +73,18 @@ class FlexKernel:
             out = self._flex(q, k, v, block_mask=plan.mask, kernel_options=options)
         return unpadded(cast(Tensor, out).transpose(1, 2), tiles, plan.query_padding)
 
-    def _padding(self, width: int, tile_map: Tensor) -> int:
-        return -width % (_LEAST_BLOCK if tile_map.is_cuda else self._multiple)
+    def held_bytes(self, layer: Layer, call: TiledCall) -> int:
+        """See `Kernel`. Two lists of indices in the plan; a float32 for each row and head beside the output; copies of tiles
+        that are padded. While the lists are made there are up to 17 bytes for each pair of tiles, and no output."""
+        (tiles, width), (key_tiles, key_width) = call.queries, call.keys
+        padding, key_padding = (self._padding(each, layer.on_cuda) for each in (width, key_width))
+        places, key_places = tiles * (width + padding), key_tiles * (key_width + key_padding)
+        copies = (places + tiles * width if padding else 0) + (2 * key_places if key_padding else 0)
+        pairs = call.pairs(layer)
+        return max((places + copies) * layer.token + 4 * places * layer.heads + 8 * pairs, 17 * pairs)
+
+    def _padding(self, width: int, on_cuda: bool) -> int:
+        return -width % (_LEAST_BLOCK if on_cuda else self._multiple)
 
 
 def padded(x: Tensor, tiles: int, padding: int) -> Tensor:

@@ -5,12 +5,14 @@ It needs no compiler and runs on every device and in every dtype. It reads memor
 device once per plan, to know how many tiles the longest row has.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import Tensor, nn
 
+from .memory import Layer, TiledCall
 from .tiles import TileGrid
 from .variant import in_slices
 
@@ -64,10 +66,16 @@ class GatherKernel:
             )
         return out.permute(0, 2, 3, 1, 4).flatten(1, 2)
 
+    def held_bytes(self, layer: Layer, call: TiledCall) -> int:
+        """See `Kernel`. Where all tiles are attended; then keys and values of some heads and tiles are copied."""
+        row = math.prod(call.keys) * layer.head_dim  # of one tile of queries in one head
+        copied = min(max(row, _COPIED // layer.videos), row * call.queries[0] * layer.heads)
+        return math.prod(call.queries) * layer.token + 2 * copied * layer.itemsize + 4 * call.pairs(layer)
+
 
 def _by_tile(x: Tensor, width: int) -> Tensor:
     """(B, P, H, D) -> (B, H, P / width, width, D), in the same memory."""
-    return x.unflatten(1, (-1, width)).permute(0, 3, 1, 2, 4)
+    return x.reshape(x.shape[0], -1, width, *x.shape[2:]).permute(0, 3, 1, 2, 4)
 
 
 def _chosen_first(tile_map: Tensor, longest: int) -> Tensor:

@@ -4,6 +4,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from .memory import Layer, TiledCall
 from .tiles import TileGrid
 
 KernelName = Literal["flex", "gather"]
@@ -24,4 +25,8 @@ class Kernel(Protocol):
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, plan: Any) -> Tensor:
         """q: (B, Pq, H, D), k, v: (B, P, H, D), in tile order. Returns (B, Pq, H, D); rows of padding are meaningless."""
+        ...
+
+    def held_bytes(self, layer: Layer, call: TiledCall) -> int:
+        """At the most, of one video, beside q, k and v as they are given: its output, what it copies, and the plan."""
         ...

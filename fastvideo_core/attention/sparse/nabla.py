@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .kernel import Kernel
+from .memory import Layer, TiledCall, held_at_kernel
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, most_mass
@@ -73,6 +74,10 @@ class NeighbourhoodAdaptiveAttention:
         if self.near is not None:
             tile_map = tile_map | self.near
         return self.kernel(q, k, v, self.kernel.plan(tile_map, grid)), density(tile_map, grid)
+
+    def held_bytes(self, layer: Layer) -> int:
+        tiles = self.grid.count, self.grid.width
+        return held_at_kernel(layer, self.grid.tokens, TiledCall(queries=tiles, keys=tiles), self.kernel, pair=1)
 
 
 def reference(inputs: Inputs, grid: TileGrid, settings: NABLASettings) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ...checks import one_of
 from .kernel import Kernel
+from .memory import Layer, TiledCall, held_at_kernel
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_shares, density, top_tiles
@@ -88,6 +89,12 @@ class SparseLinearAttention:
         tile_map = top_tiles(scores, self.settings.kept(self.keys.count))
         plan = self.kernel.plan(tile_map, self.keys, QUERY_BLOCK)
         return self.kernel(q, k, v, plan), density(tile_map, self.keys, self.queries.counts)
+
+    def held_bytes(self, layer: Layer) -> int:
+        """The linear branch has queries, keys and values, phi of the first two, the sparse output, and its own twice."""
+        call = TiledCall(queries=(self.queries.count, QUERY_BLOCK), keys=(self.keys.count, KEY_BLOCK))
+        sparse = held_at_kernel(layer, self.queries.tokens, call, self.kernel, pair=5)
+        return max(sparse, 8 * self.queries.tokens * layer.token) if layer.projection else sparse
 
 
 def linear_attention(inputs: Inputs, feature_map: FeatureMap) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .kernel import Kernel
+from .memory import Layer, TiledCall, held_at_kernel
 from .reference import masked_attention
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_tile, density
@@ -58,6 +59,10 @@ class SlidingTileAttention:
         tiled = self.grid.tiled
         out = self.kernel(tiled(inputs.q), tiled(inputs.k), tiled(inputs.v), self.plan)
         return Attended(self.grid.raster(out), self.density)
+
+    def held_bytes(self, layer: Layer) -> int:
+        tiles = self.grid.count, self.grid.width
+        return held_at_kernel(layer, self.grid.tokens, TiledCall(queries=tiles, keys=tiles, own_maps=False), self.kernel, pair=1)
 
 
 def reference(inputs: Inputs, size: Size, settings: STASettings) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ...checks import of_kind, put, share, whole
 from ...errors import RequestError
 from .kernel import Kernel
+from .memory import Layer
 from .tiles import Size, TileGrid
 
 _AT_A_TIME = 2**24
@@ -53,6 +54,10 @@ class SparseAttention(Protocol):
 
     def __call__(self, inputs: Inputs) -> Attended: ...
 
+    def held_bytes(self, layer: Layer) -> int:
+        """Estimate of the most that a call holds of one video, `Inputs` included."""
+        ...
+
 
 class SparseSettings(Protocol):
     """A variant with what a person chose: a frozen dataclass."""
@@ -75,7 +80,16 @@ def coarse_scores(q: Tensor, k: Tensor) -> Tensor:
 
 def in_slices(x: Tensor) -> tuple[Tensor, ...]:
     """x (B, H, ..) by some heads at a time, for what makes several tensors of its size."""
-    return torch.split(x, max(1, _AT_A_TIME // max(1, x[:, :1].numel())), dim=1)
+    return torch.split(x, _heads_at_once(x[:, :1].numel()), dim=1)
+
+
+def values_in_slice(layer: Layer, of_head: int) -> int:
+    """Of one video in one of `in_slices`, at the most, where a video has so many values of each head."""
+    return min(layer.heads, _heads_at_once(layer.videos * of_head)) * of_head
+
+
+def _heads_at_once(values: int) -> int:
+    return max(1, _AT_A_TIME // max(1, values))
 
 
 def top_tiles(scores: Tensor, count: int) -> Tensor:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .kernel import Kernel
+from .memory import Layer, TiledCall, held_at_kernel
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, top_tiles
@@ -77,6 +78,10 @@ class VideoSparseAttention:
         tile_map = top_tiles(scores, self.settings.kept(grid.count))
         coarse = None if inputs.gate is None else (scores.softmax(-1) @ grid.mean(v)).to(v.dtype)
         return self.kernel(q, k, v, self.kernel.plan(tile_map, grid)), coarse, density(tile_map, grid)
+
+    def held_bytes(self, layer: Layer) -> int:
+        tiles = self.grid.count, self.grid.width
+        return held_at_kernel(layer, self.grid.tokens, TiledCall(queries=tiles, keys=tiles), self.kernel, pair=5)  # score and map
 
 
 def reference(inputs: Inputs, grid: TileGrid, settings: VSASettings) -> Tensor:
