@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ...checks import whole
-from .kernel import Kernel
-from .memory import Layer, TiledCall, held_at_kernel
+from .kernel import Kernel, held_at_kernel
+from .memory import Layer, TiledCall
 from .reference import masked_attention, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, in_slices, most_mass, values_in_slice

@@ -1,5 +1,6 @@
 """What computes attention over chosen tiles. Every variant runs on every kernel."""
 
+import math
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
@@ -30,3 +31,16 @@ class Kernel(Protocol):
     def held_bytes(self, layer: Layer, call: TiledCall) -> int:
         """At the most, of one video, beside q, k and v as they are given: its output, what it copies, and the plan."""
         ...
+
+
+def held_at_kernel(layer: Layer, tokens: int, call: TiledCall, kernel: Kernel, pair: int) -> int:
+    """Bytes of one video while the kernel works: queries, keys, values and a gate as they came, the first three in tiles, and
+    what the kernel holds.
+
+    Args:
+        tokens: L, of the video.
+        pair: bytes that the variant holds for each pair of tiles.
+    """
+    given = (4 if layer.gate else 3) * tokens
+    in_tiles = math.prod(call.queries) + 2 * math.prod(call.keys)
+    return (given + in_tiles) * layer.token + pair * call.pairs(layer) + kernel.held_bytes(layer, call)

@@ -1,13 +1,9 @@
 """How much memory one call of sparse self-attention takes: for the estimate that chooses between one call and two."""
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-
-if TYPE_CHECKING:
-    from .kernel import Kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +48,3 @@ class TiledCall:
     def pairs(self, layer: Layer) -> int:
         """Of tiles, in all maps."""
         return self.queries[0] * self.keys[0] * (layer.heads if self.own_maps else 1)
-
-
-def held_at_kernel(layer: Layer, tokens: int, call: TiledCall, kernel: "Kernel", pair: int) -> int:
-    """Bytes of one video while the kernel works: queries, keys, values and a gate as they came, the first three in tiles, and
-    what the kernel holds.
-
-    Args:
-        tokens: L, of the video.
-        pair: bytes that the variant holds for each pair of tiles.
-    """
-    given = (4 if layer.gate else 3) * tokens
-    in_tiles = math.prod(call.queries) + 2 * math.prod(call.keys)
-    return (given + in_tiles) * layer.token + pair * call.pairs(layer) + kernel.held_bytes(layer, call)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from ...checks import one_of
-from .kernel import Kernel
-from .memory import Layer, TiledCall, held_at_kernel
+from .kernel import Kernel, held_at_kernel
+from .memory import Layer, TiledCall
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_shares, density, top_tiles

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .kernel import Kernel
-from .memory import Layer, TiledCall, held_at_kernel
+from .kernel import Kernel, held_at_kernel
+from .memory import Layer, TiledCall
 from .reference import masked_attention
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_tile, density

@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .kernel import Kernel
-from .memory import Layer, TiledCall, held_at_kernel
+from .kernel import Kernel, held_at_kernel
+from .memory import Layer, TiledCall
 from .reference import masked_attention, tile_means, token_mask
 from .tiles import Size, TileGrid
 from .variant import Attended, Inputs, check_shares, check_tile, coarse_scores, density, top_tiles
