@@ -71,7 +71,7 @@ class RunReport:
             f"guidance: {self.guidance_mode} ({self.guidance_reason})",
             f"time: {self.total_seconds:.1f} s, {median(self.step_seconds):.3f} s per step (median)",
         ]
-        if self.networks and len(self.phases) > 1:
+        if self.moves and len(self.phases) > 1:
             lines.append(f"networks: {self.networks}, their weights brought to the device {self.moves} times")
         if self.prompt_seconds is not None:
             lines.append(f"whole prompt, with text and VAE: {self.prompt_seconds:.1f} s since it began")

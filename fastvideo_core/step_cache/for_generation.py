@@ -1,6 +1,6 @@
 """Step caches for `WanModel.generate`: each generation gets a fresh one, made for its schedule and its model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ from .calibration import fingerprints, in_order
 from .choose import calibrated_tables, ratio_table, recommended
 from .dbcache import DBCache
 from .dbcache_settings import DBCACHE_PRESETS, DBCacheSettings
+from .fingerprint import Fingerprint
+from .magcaches import MagCaches
 from .ratios import Networks, RatioTable, read_table
 from .residuals import MagCache
 from .settings import MagCacheSettings
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 def with_magcache(
     settings: MagCacheSettings | None = None, tables: Sequence[Path | str] = (), table: RatioTable | None = None
-) -> "Callable[[Generation], MagCache]":
+) -> "Callable[[Generation], MagCache | MagCaches]":
     """MagCache, as `cache` of `WanModel.generate`.
 
     Args:
@@ -38,9 +40,16 @@ def with_magcache(
     of_kind("settings", settings, (MagCacheSettings, type(None)), "give MagCacheSettings(...), or None.")
     of_kind("table", table, (RatioTable, type(None)), "give a RatioTable, or None.")
 
-    def make(generation: "Generation") -> MagCache:
+    def make(generation: "Generation") -> MagCache | MagCaches:
+        schedule, networks = generation.guidance.schedule, networks_of(generation)
+        own = {} if table else own_tables(generation, tables)
+        if own:
+            return MagCaches({
+                expert: MagCache(schedule, found, settings or recommended(found), {expert: networks[expert]})
+                for expert, found in own.items()
+            })  # fmt: skip
         chosen = table or table_of(generation, tables)
-        return MagCache(generation.guidance.schedule, chosen, settings or recommended(chosen), networks_of(generation))
+        return MagCache(schedule, chosen, settings or recommended(chosen), networks)
 
     return make
 
@@ -81,24 +90,46 @@ def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> Rat
     Raises:
         LoadError: there is none.
     """
-    model, folders = generation.model, [*map(Path, tables), *generation.model.ratio_tables]
-    weights, names = list(networks_of(generation).values()), set(generation.transformers)
-    two_experts = len(names) > 1 or names < PAIR <= set(model.transformers)
-    if len(names) > 1 and names != PAIR:
-        orders = (weights, weights[::-1])  # their names do not tell which of two is the high-noise one
-        measured = [file for order in orders for file in calibrated_tables(order, folders, two_experts=True)]
+    model, names, weights = generation.model, set(generation.transformers), list(networks_of(generation).values())
+    folders = _folders(generation, tables)
+    if _named_otherwise(generation):
+        measured = _joint(weights, folders)
         if not measured:
             raise LoadError(
-                f"MagCache has no ratio table for the experts {', '.join(generation.transformers)} together: published tables "
-                "are for high_noise and low_noise of one checkpoint, and each table serves one expert or two. Name the two of a "
-                "Wan 2.2 checkpoint so, calibrate both, use with_dbcache(), or give `table`."
+                f"MagCache has no ratio table for the experts {', '.join(generation.transformers)}: published ones are for a "
+                "single expert, or for high_noise and low_noise of one checkpoint, and none was measured on both together or on "
+                "each by itself. Calibrate each as a model of its own, use with_dbcache(), or give `table`."
             )
         return read_table(measured[0])
     return ratio_table(
         weights,
         folders,
         recognised(model.transformers),
-        two_experts=two_experts,
+        two_experts=len(names) > 1 or names < PAIR <= set(model.transformers),
         pixels=generation.size.width * generation.size.height,
         first_frame=generation.conditioning.first_frame is not None,
     )
+
+
+def own_tables(generation: "Generation", tables: Sequence[Path | str] = ()) -> Mapping[str, RatioTable]:
+    """The ratio tables of experts that are no pair, each measured on one of them as a model of its own; none where the experts
+    have one together, or where one of them has none. tables: as for `table_of`."""
+    networks, folders = networks_of(generation), _folders(generation, tables)
+    if not _named_otherwise(generation) or _joint(list(networks.values()), folders):
+        return {}
+    found = {expert: calibrated_tables([network], folders, two_experts=False) for expert, network in networks.items()}
+    return {expert: read_table(files[0]) for expert, files in found.items()} if all(found.values()) else {}
+
+
+def _folders(generation: "Generation", tables: Sequence[Path | str]) -> list[Path]:
+    return [*map(Path, tables), *generation.model.ratio_tables]
+
+
+def _named_otherwise(generation: "Generation") -> bool:
+    """Whether its experts are several and not, by their names, the pair of one checkpoint."""
+    return len(generation.transformers) > 1 and set(generation.transformers) != PAIR
+
+
+def _joint(weights: Sequence[Fingerprint], folders: Sequence[Path]) -> list[Path]:
+    """Tables that were measured on both of two experts; their names do not tell which is the high-noise one."""
+    return [file for order in (weights, weights[::-1]) for file in calibrated_tables(order, folders, two_experts=True)]

@@ -234,8 +234,37 @@ def test_a_model_of_other_names_finds_a_table_of_both_networks_and_no_published_
         generation = ran(model(**networks), asked, cache=with_magcache(MAGCACHE, tables=[tmp_path]))
         assert set(letters(generation.report()).values()) == {"CSSCSSC", "CSSCSSCSSCS"}
     asked = request(part("a", 0.96), part("b", BOUNDARY), part("c"))
-    with pytest.raises(LoadError, match="no ratio table for the experts a, b, c together"):
+    with pytest.raises(LoadError, match="no ratio table for the experts a, b, c: published ones"):
         ran(model(a=tiny.t2v(1), b=tiny.t2v(3), c=tiny.t2v(2)), asked, cache=with_magcache(MAGCACHE, tables=[tmp_path]))
+
+
+def test_experts_that_are_no_pair_have_a_table_each(tmp_path: Any) -> None:
+    """Three checkpoints, each measured as a model of its own at another ratio."""
+    networks = {"a": tiny.t2v(1), "b": tiny.t2v(3), "c": tiny.t2v(2)}
+    levels, cache = plan(THREE.levels, 3.0).sigmas, with_magcache(MAGCACHE, tables=[tmp_path])
+    asked = request(part("a", 0.96), part("b", BOUNDARY), part("c", 0.6), part("a"))
+    for ratio, network in zip((0.92, 0.7, 0.99), networks.values(), strict=True):
+        with pytest.raises(LoadError, match="none was measured on both together or on each by itself"):
+            ran(model(**networks), asked, cache=cache)
+        row = PhaseRatios(
+            expert="single", sigmas=levels[:-1], ratios=dict.fromkeys(("positive", "negative"), (1.0, *[ratio] * (STEPS - 1)))
+        )
+        weights = fingerprints({"single": network})
+        table = RatioTable(
+            name=weights[0].name, sigmas=levels, shift=5.0, boundary=None, phases=(row,), source={}, weights=weights
+        )
+        (tmp_path / f"{table.name}.json").write_text(table.json(), "utf-8")
+    generation = ran(model(**networks), asked, cache=cache)
+    assert {first: row for (first, branch), row in letters(generation.report()).items() if branch == "positive"} == {
+        0: "CSSC", 4: "CCC", 7: "CSSCSSC", 14: "CSSC",
+    }  # fmt: skip
+    planned = generation.plan()
+    assert planned is not None and [part.phase for part in planned.phases] == list(asked.plan().phases)
+    assert [part.actions("positive") for part in planned.phases] == ["CSSC", "CCC", "CSSCSSC", "CSSC"]
+    settings = generation.report().caches[0].settings
+    assert [settings[f"{expert} table"] for expert in networks] == [
+        fingerprints({"single": network})[0].name for network in networks.values()
+    ]
 
 
 def test_one_of_a_pair_in_all_phases_is_served_by_the_pairs_table(tmp_path: Any) -> None:
