@@ -114,8 +114,10 @@ def table_of(generation: "Generation", tables: Sequence[Path | str] = ()) -> Rat
 def own_tables(generation: "Generation", tables: Sequence[Path | str] = ()) -> Mapping[str, RatioTable]:
     """The ratio tables of experts that are no pair, each measured on one of them as a model of its own; none where the experts
     have one together, or where one of them has none. tables: as for `table_of`."""
+    if not _named_otherwise(generation):
+        return {}
     networks, folders = networks_of(generation), _folders(generation, tables)
-    if not _named_otherwise(generation) or _joint(list(networks.values()), folders):
+    if _joint(list(networks.values()), folders):
         return {}
     found = {expert: calibrated_tables([network], folders, two_experts=False) for expert, network in networks.items()}
     return {expert: read_table(files[0]) for expert, files in found.items()} if all(found.values()) else {}
