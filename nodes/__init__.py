@@ -12,6 +12,8 @@ from . import (
     diffusers_model,
     guider,
     magcache,
+    phase,
+    phase_sampler,
     run_report,
     sampler,
     sparse_attention,
@@ -19,16 +21,18 @@ from . import (
     tune,
 )
 from .native.magcache import register_folder
+from .native.state import register_states
 
 MODULES = (
     text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention,
-    sparse_attention, compile, compare, tune,
+    sparse_attention, compile, compare, tune, phase, phase_sampler,
 )  # fmt: skip
 
 
 class FastVideoExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_folder()
+        register_states()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for module in MODULES for node in module.NODES]

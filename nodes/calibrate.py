@@ -5,7 +5,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from fastvideo_core import GuidanceMode, GuidanceSettings, SamplingRequest, is_one
+from fastvideo_core import GuidanceMode, is_one
 from fastvideo_core.step_cache import fingerprint, measured_table
 
 from .checked import checked
@@ -13,7 +13,8 @@ from .native.cache import with_cache
 from .native.calibrate import NativeCalibration, check_one_prompt, told, written
 from .native.generation import network_weights
 from .native.sample import sample
-from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected, guidance_inputs
+from .requests import experts_of, request_of, scales_of
+from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, guidance_inputs
 
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
 
@@ -63,27 +64,20 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
         guidance_scale: float, low_noise_guidance_scale: float, boundary: float, guidance_mode: GuidanceMode,
         low_noise_model: Any = NOT_CONNECTED,
     ) -> io.NodeOutput:  # fmt: skip
-        low_noise_model = connected(low_noise_model)
-        two = low_noise_model is not None
-        request = SamplingRequest(
-            steps=steps,
-            shift=shift,
-            guidance_scale=guidance_scale,
-            low_noise_guidance_scale=low_noise_guidance_scale if two else None,
-            boundary=boundary if two else None,
-            seed=seed,
-            guidance=GuidanceSettings(mode=guidance_mode),
-        )
-        guided = not all(is_one(phase.guidance_scale) for phase in request.plan().phases)
+        experts = experts_of(model, low_noise_model)
+        request = request_of(
+            seed=seed, steps=steps, shift=shift, guidance_mode=guidance_mode,
+            **scales_of(experts, guidance_scale, low_noise_guidance_scale, boundary),
+        )  # fmt: skip
+        guided = not all(is_one(phase.guidance_scale) for phase in request.settings)
         check_one_prompt(positive=positive, **({"negative": negative} if guided else {}))
-        models = [model, low_noise_model] if two else [model]
-        meters = [NativeCalibration() for _ in models]
-        measuring = [with_cache(*pair) for pair in zip(models, meters, strict=True)]
-        video, report = sample(measuring[0], measuring[1] if two else None, positive, negative, latent, request)
+        meters = {name: NativeCalibration() for name in experts}
+        measuring = {name: with_cache(expert, meters[name]) for name, expert in experts.items()}
+        video, report = sample(measuring, positive, negative, latent, request)
         table = measured_table(
-            [fingerprint(network_weights(expert)) for expert in models],
+            [fingerprint(network_weights(expert)) for expert in experts.values()],
             request,
-            [meter.ratios(report) for meter in meters],
+            [meter.ratios(report) for meter in meters.values()],
             model.model.get_dtype_inference(),
             report.latent_shape,
         )

@@ -1,15 +1,17 @@
-"""FastVideo Guider: guidance per expert and the switch between two, for core's SamplerCustomAdvanced."""
+"""FastVideo Guider: guidance per phase and the switch between experts, for core's SamplerCustomAdvanced."""
 
 from typing import Any
 
 from comfy_api.latest import io
 
-from fastvideo_core import GuidanceMode, GuidanceSettings
+from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError, by_boundary
 
 from .checked import checked
 from .native.guider import WanGuider
-from .native.run import GuiderSettings
-from .sockets import CATEGORY, NOT_CONNECTED, connected, guidance_inputs
+from .native.phases import named
+from .native.plan import GuiderSettings
+from .requests import experts_of, scales_of
+from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, connected, guidance_inputs
 
 
 class FastVideoGuider(io.ComfyNode):
@@ -23,30 +25,42 @@ class FastVideoGuider(io.ComfyNode):
             "sampler and sigmas.",
             search_aliases=["cfg guider", "moe guider", "wan 2.2 high low noise", "adaptive guidance"],
             inputs=[
-                io.Model.Input("model", tooltip="Wan diffusion model; the high-noise expert where there are two."),
+                io.Model.Input("model", optional=True, tooltip="Wan diffusion model; the high-noise expert where there are two."),
                 io.Model.Input("low_noise_model", optional=True, tooltip="Low-noise expert of Wan 2.2 T2V/I2V A14B."),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Conditioning.Input("negative", tooltip="What it must not show; only read where the guidance scale is not 1."),
                 *guidance_inputs(),
+                PhasesSocket.Input(
+                    "phases", optional=True,
+                    tooltip="From FastVideo Phase, in the place of both models, their guidance scales and the boundary.",
+                ),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced. The run's figures appear in the server's log.")],
-        )
+        )  # fmt: skip
 
     @classmethod
     @checked
     def execute(
-        cls, model: Any, positive: Any, negative: Any, guidance_scale: float, low_noise_guidance_scale: float, boundary: float,
-        guidance_mode: GuidanceMode, gate: float, guidance_rescale: float, low_noise_model: Any = NOT_CONNECTED,
+        cls, positive: Any, negative: Any, guidance_scale: float, low_noise_guidance_scale: float, boundary: float,
+        guidance_mode: GuidanceMode, gate: float, guidance_rescale: float, model: Any = NOT_CONNECTED,
+        low_noise_model: Any = NOT_CONNECTED, phases: Any = NOT_CONNECTED,
     ) -> io.NodeOutput:  # fmt: skip
-        low_noise_model = connected(low_noise_model)
-        two_experts = low_noise_model is not None
-        settings = GuiderSettings(
-            guidance_scale=guidance_scale,
-            low_noise_guidance_scale=low_noise_guidance_scale if two_experts else None,
-            boundary=boundary if two_experts else None,
-            guidance=GuidanceSettings(mode=guidance_mode, gate=gate, rescale=guidance_rescale),
-        )
-        return io.NodeOutput(WanGuider(model, low_noise_model, positive, negative, settings))
+        _check_connections(model, low_noise_model, phases)
+        if connected(phases) is None:
+            experts = experts_of(model, low_noise_model)
+            settings = by_boundary(**scales_of(experts, guidance_scale, low_noise_guidance_scale, boundary))
+        else:
+            experts, settings = named(phases)
+        guidance = GuidanceSettings(mode=guidance_mode, gate=gate, rescale=guidance_rescale)
+        return io.NodeOutput(WanGuider(experts, positive, negative, GuiderSettings(phases=settings, guidance=guidance)))
+
+
+def _check_connections(model: Any, low_noise_model: Any, phases: Any) -> None:
+    models = [name for name, given in (("model", model), ("low_noise_model", low_noise_model)) if connected(given) is not None]
+    if connected(phases) is not None and models:
+        raise RequestError(f"phases and {' and '.join(models)} are connected: phases bring their models. Disconnect one of them.")
+    if connected(phases) is None and "model" not in models:
+        raise RequestError("The model input is missing: connect a Wan model to it, or FastVideo Phase to phases.")
 
 
 NODES = [FastVideoGuider]

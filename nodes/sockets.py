@@ -1,4 +1,4 @@
-"""The one socket that ComfyUI does not have, and the inputs that several nodes share."""
+"""The sockets that ComfyUI does not have, and the inputs that several nodes share."""
 
 from typing import Any
 
@@ -7,13 +7,60 @@ from comfy_api.latest import io
 from fastvideo_core import RunReport
 
 from .native.part import LAST
+from .native.phases import Phases
+from .native.state import NONE, state_names
 
 CATEGORY = "FastVideo"
 
 RunReportSocket = io.Custom("FASTVIDEO_RUN_REPORT")
 RunReportSocket.Type = RunReport
+PhasesSocket = io.Custom("FASTVIDEO_PHASES")
+PhasesSocket.Type = Phases
 
 NOT_CONNECTED: Any = object()
+
+
+def run_inputs() -> list[io.Input]:
+    """What samplers ask about a whole run, in this order for good."""
+    return [
+        io.Int.Input(
+            "seed", default=0, min=0, max=2**64 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
+            tooltip="The same seed and settings give the same video.",
+        ),
+        io.Int.Input(
+            "steps", default=20, min=1, max=1000, tooltip="Denoising steps: 20 to 50; 4 to 8 for distilled models.",
+        ),
+        io.Float.Input(
+            "shift", default=5.0, min=0.01, max=100.0, step=0.1,
+            tooltip="Moves the noise levels towards noise, in the place of a ModelSamplingSD3 node. Wan 2.1: 1.3B 8, "
+            "14B 5, I2V 480P 3; Wan 2.2: T2V 12, others 5.",
+        ),
+        io.Combo.Input(
+            "solver", options=["unipc", "euler", "dpmpp_2m", "dmd"], default="unipc",
+            tooltip="unipc is what Wan's authors use. dmd is for few-step distilled checkpoints such as FastWan.",
+        ),
+    ]  # fmt: skip
+
+
+def sigmas_input() -> io.Input:
+    return io.Sigmas.Input(
+        "sigmas", optional=True, tooltip="Noise levels to use instead of those that steps and shift give.",
+    )  # fmt: skip
+
+
+def state_inputs() -> list[io.Input]:
+    """Where a run may end early, and go on."""
+    return [
+        io.String.Input(
+            "save_state", default="", optional=True, advanced=True,
+            tooltip="A name under which the run is kept after each phase, and where it is cancelled or fails, in "
+            "models/fastvideo_states. Empty: it is not kept.",
+        ),
+        io.Combo.Input(
+            "resume_state", options=[NONE, *state_names()], default=NONE, optional=True, advanced=True,
+            tooltip="A kept run to go on from, with all other inputs as they were: the video is the same as without a break.",
+        ),
+    ]  # fmt: skip
 
 
 def guidance_inputs() -> list[io.Input]:

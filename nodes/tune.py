@@ -12,9 +12,7 @@ from fastvideo_core import (
     CacheSettings,
     DBCacheSettings,
     GuidanceMode,
-    GuidanceSettings,
     RunReport,
-    SamplingRequest,
     SolverName,
     TunedCache,
     blocks_cut,
@@ -29,7 +27,8 @@ from .native.cache import with_cache
 from .native.dbcache import NativeDBCache
 from .native.magcache import NativeMagCache
 from .native.sample import sample
-from .sockets import CATEGORY, NOT_CONNECTED, connected, guidance_inputs
+from .requests import experts_of, request_of, scales_of
+from .sockets import CATEGORY, NOT_CONNECTED, guidance_inputs
 
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
 
@@ -95,40 +94,32 @@ class FastVideoAutoTune(io.ComfyNode):
         seed: int, steps: int, shift: float, solver: SolverName, guidance_scale: float, low_noise_guidance_scale: float,
         boundary: float, guidance_mode: GuidanceMode, low_noise_model: Any = NOT_CONNECTED,
     ) -> io.NodeOutput:  # fmt: skip
-        low_noise_model = connected(low_noise_model)
         check_wanted(cache, target_ssim)
-        two = low_noise_model is not None
-        request = SamplingRequest(
-            steps=steps,
-            shift=shift,
-            guidance_scale=guidance_scale,
-            low_noise_guidance_scale=low_noise_guidance_scale if two else None,
-            boundary=boundary if two else None,
-            solver=solver,
-            seed=seed,
-            guidance=GuidanceSettings(mode=guidance_mode),
-        )
-        models = [model, low_noise_model] if two else [model]
+        experts = experts_of(model, low_noise_model)
+        request = request_of(
+            seed=seed, steps=steps, shift=shift, solver=solver, guidance_mode=guidance_mode,
+            **scales_of(experts, guidance_scale, low_noise_guidance_scale, boundary),
+        )  # fmt: skip
 
-        def generated(experts: list[Any]) -> tuple[Tensor, RunReport]:
-            video, report = sample(experts[0], experts[1] if two else None, positive, negative, latent, request)
+        def generated(settings: CacheSettings | None) -> tuple[Tensor, RunReport]:
+            through = experts if settings is None else {name: with_settings(each, settings) for name, each in experts.items()}
+            video, report = sample(through, positive, negative, latent, request)
             return decoded(vae, video["samples"]), report
 
-        dense, report = generated(models)
-        found = tune(cache, target_ssim, trial(models, dense, report, generated))
+        found = tune(cache, target_ssim, trial(*generated(None), generated))
         logging.info("%s", found.text())
-        tuned = [with_settings(expert, found.best.settings) for expert in models]
-        outputs = (*tuned, *([] if two else [None]), found.text(), plot([found.panel()])[None], found.json())
+        tuned = [with_settings(expert, found.best.settings) for expert in experts.values()]
+        outputs = (*tuned, *([] if len(tuned) == 2 else [None]), found.text(), plot([found.panel()])[None], found.json())
         return io.NodeOutput(*outputs, ui=ui.PreviewText(found.text()))
 
 
 def trial(
-    models: list[Any], dense: Tensor, dense_report: RunReport, generated: Callable[[list[Any]], tuple[Tensor, RunReport]]
+    dense: Tensor, dense_report: RunReport, generated: Callable[[CacheSettings], tuple[Tensor, RunReport]]
 ) -> Callable[[CacheSettings], Attempt]:
-    """dense: frames of the run without a cache; generated: runs the MODELs, and gives frames and report."""
+    """dense: frames of the run without a cache; generated: runs through a cache, and gives frames and report."""
 
     def attempt(settings: CacheSettings) -> Attempt:
-        frames, report = generated([with_settings(expert, settings) for expert in models])
+        frames, report = generated(settings)
         tried = Attempt(
             settings=settings,
             quality=compare(dense, frames).mean,

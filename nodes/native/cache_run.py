@@ -43,7 +43,7 @@ class Opened(NamedTuple):
 
     cache: OpenCache
     schedule: Schedule
-    phase: Phase
+    phases: tuple[Phase, ...]
     notes: tuple[str, ...] = ()
     needs: str = ""
 
@@ -56,7 +56,8 @@ class CacheRun(Participant):
         self.opened, self.blocks, self.level = opened, blocks, level
         self.passed: Counter[str] = Counter()  # why calls were none of ours
         self._stack = ExitStack()
-        self._session: BlockwiseSession | None = None  # where the cache stands aside, and after the expert's steps
+        self._phase = opened.phases[0]
+        self._session: BlockwiseSession | None = None  # where the cache stands aside, and after the phase's steps
         self._owners: dict[Branch, Any] = {}  # whose prompt each branch is
         self._steps: dict[Branch, int] = {}  # the last one of each branch
         self._asked: int | None = None  # blocks so far in the call that was announced
@@ -64,19 +65,18 @@ class CacheRun(Participant):
         self._replaced: dict[Branch, tuple[Place, ...]] = {}  # where hooks of another stood in a branch's last call
 
     def __enter__(self) -> "CacheRun":
-        session = self._stack.enter_context(self.opened.cache.session(self.opened.phase))
-        assert session is None or isinstance(session, BlockwiseSession)
-        self._session = session
+        self._open(self._phase)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.phase_over()
+
+    def _open(self, phase: Phase) -> None:
+        session = self._stack.enter_context(self.opened.cache.session(phase))
+        assert session is None or isinstance(session, BlockwiseSession)
+        self._phase, self._session = phase, session
 
     def phase_over(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """The expert's steps are over: what the cache holds is freed."""
         self._session = None
         self._stack.close()
 
@@ -142,9 +142,6 @@ class CacheRun(Participant):
 
     def _announce(self, options: dict[str, Any]) -> str:
         """Tells the session of a call, or why the call is none of its."""
-        session = self._session
-        if session is None:
-            return "they came after the expert's last step"
         if "context_window" in options:
             return WINDOWS
         indices, uuids = options["cond_or_uncond"], options["uuids"]
@@ -153,8 +150,15 @@ class CacheRun(Participant):
         step = self._step(self.level(options["sigmas"]))
         if step is None:
             return "their noise level lay between two steps"
-        if step not in self.opened.phase.steps:
+        phase = next((phase for phase in self.opened.phases if step in phase.steps), None)
+        if phase is None:
             return "they were in a step of the other expert"
+        if phase.start > self._phase.start:
+            self.phase_over()
+            self._open(phase)
+        session = self._session
+        if session is None or phase.start < self._phase.start:
+            return "they came after the phase's last step"
         branches = tuple(BRANCHES[index] for index in indices)
         if any(self._owners.get(branch, uuid) != uuid for branch, uuid in zip(branches, uuids, strict=True)):
             return "they held another part of a conditioning"

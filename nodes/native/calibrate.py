@@ -28,9 +28,9 @@ class NativeCalibration:
         self.opened: tuple[Calibration, Phase]
 
     def open(self, generation: NativeGeneration) -> Opened:
-        schedule, phase = generation.phase(None)
-        self.opened = Calibration(schedule), phase
-        return Opened(self.opened[0], schedule, phase, needs=NEEDS)
+        schedule, phases = generation.part(None)
+        self.opened = Calibration(schedule), phases[0]
+        return Opened(self.opened[0], schedule, phases, needs=NEEDS)
 
     def ratios(self, report: RunReport) -> PhaseRatios:
         """What was measured. Raises an error unless every step was; `report` tells why calls did not count."""

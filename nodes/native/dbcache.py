@@ -17,5 +17,5 @@ class NativeDBCache:
     name: str = "FastVideo DBCache"
 
     def open(self, generation: NativeGeneration) -> Opened:
-        schedule, phase = generation.phase(None)
-        return Opened(DBCache(schedule, self.settings), schedule, phase)
+        schedule, phases = generation.part(None)
+        return Opened(DBCache(schedule, self.settings), schedule, phases)

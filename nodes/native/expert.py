@@ -1,4 +1,5 @@
-"""The low-noise expert: a second guider, whose run is opened around the first one's and whose weights come at the boundary."""
+"""An expert that is not the first: a guider of its own, whose run is opened around the first one's and whose weights come with
+its phase."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +27,8 @@ class ExpertRun(Run, Protocol):
         ...
 
 
-class LowNoiseExpert(ExpertGuider):
-    """Core's guider of the second MODEL. Its wrappers see a whole run; its weights are loaded when they are needed."""
+class LaterExpert(ExpertGuider):
+    """Core's guider of a further MODEL. Its wrappers see a whole run; its weights are loaded when they are needed."""
 
     run: ExpertRun
     conds: dict[str, list[Any]]  # of the run that is open: core makes them in `sample`
@@ -36,7 +37,7 @@ class LowNoiseExpert(ExpertGuider):
     def sample_around(
         self, run: ExpertRun, sample: Any, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """sample: the first expert's `CFGGuider.sample`, which runs inside this expert's run."""
+        """sample: the `CFGGuider.sample` of another expert, which runs inside this expert's run."""
         self.run, self.inner_sampling = run, sample
         try:
             return self.sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -100,12 +101,12 @@ def _keyframes_going_on(conds: dict[str, list[Any]]) -> Iterator[None]:
 
 
 class _InsideWrappers(comfy.samplers.Sampler):
-    """A sampler inside the SAMPLER_SAMPLE wrappers of the low-noise MODEL; the guider adds those of its own.
+    """A sampler inside the SAMPLER_SAMPLE wrappers of a later MODEL; the guider adds those of its own.
 
     The noise is the first expert's: as in the second of two chained samplers, what the wrappers get in its place is zero.
     """
 
-    def __init__(self, sampler: Any, expert: LowNoiseExpert) -> None:
+    def __init__(self, sampler: Any, expert: LaterExpert) -> None:
         self.sampler, self.expert = sampler, expert
 
     def max_denoise(self, model_wrap: Any, sigmas: Any) -> bool:

@@ -1,6 +1,6 @@
 """What a native Wan MODEL is, read from its weights, and whether the other inputs fit it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,21 +64,26 @@ def wan_facts(model: Any, socket: str = "model") -> WanFacts:
     )
 
 
-def check_experts(high_noise: WanFacts, low_noise: WanFacts) -> None:
-    """Two experts are two trainings of one network."""
-    if high_noise != low_noise:
+def socket_of(expert: str) -> str:
+    """Where a run's further expert was connected."""
+    return "low_noise_model" if expert == "low_noise" else f"the model of {expert}"
+
+
+def check_experts(first: WanFacts, other: WanFacts, name: str) -> None:
+    """Experts of a run are trainings of one network. name: of the other one, or of its phase."""
+    if first != other:
         raise RequestError(
-            f"The two experts differ: model is {_measures(high_noise)}, low_noise_model is {_measures(low_noise)}. Connect the "
+            f"The two experts differ: model is {_measures(first)}, {socket_of(name)} is {_measures(other)}. Connect the "
             "high-noise and the low-noise file of the same Wan 2.2 model."
         )
 
 
-def check_one_device(low_noise_model: Any) -> None:
-    """The second expert is loaded in the middle of a run, on one device."""
-    if low_noise_model.get_additional_models_with_key("multigpu"):
+def check_one_device(model: Any, name: str) -> None:
+    """Experts after the first are loaded in the middle of a run, on one device."""
+    if model.get_additional_models_with_key("multigpu"):
         raise RequestError(
-            "low_noise_model is spread over several GPUs by a MultiGPU node, and the second expert runs on one. Remove that node "
-            "from low_noise_model; the high-noise model may keep it."
+            f"{socket_of(name)} is spread over several GPUs by a MultiGPU node, and experts after the first run on one. "
+            "Remove that node from it; the model of the first phase may keep it."
         )
 
 
@@ -137,10 +142,10 @@ def told_notes(conditionings: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(entry[NOTE] for entries in conditionings.values() for _, entry in entries if NOTE in entry))
 
 
-def expert_notes(model: Any, low_noise_model: Any | None, facts: WanFacts, whole: bool) -> tuple[str, ...]:
-    """Set-ups that run and are seldom meant. whole: whether the run goes over all noise levels."""
-    if low_noise_model is not None:
-        same = low_noise_model.model is model.model and low_noise_model.patches_uuid == model.patches_uuid
+def expert_notes(models: Sequence[Any], facts: WanFacts, whole: bool) -> tuple[str, ...]:
+    """Set-ups that run and are seldom meant. models: of the experts; whole: whether the run goes over all noise levels."""
+    if len(models) > 1:
+        same = len({(id(model.model), model.patches_uuid) for model in models}) < len(models)
         return ("the same model is both experts: connect the low-noise file to low_noise_model, or nothing",) if same else ()
     pairs = facts.variants(two_experts=True) if whole and facts.plain and not facts.variants(two_experts=False) else ()
     return tuple(f"one expert of {row.title} sampled alone: connect the other one to low_noise_model" for row in pairs)

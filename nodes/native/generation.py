@@ -3,11 +3,13 @@
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from fastvideo_core import ROUNDING, Phase, Schedule, plan, plan_part
+from fastvideo_core.step_cache import Fingerprint, fingerprint
 
 from .diffusers_network import DiffusersNetwork
 from .facts import WanFacts, wan_facts
@@ -19,7 +21,7 @@ class NativeGeneration:
     """One generation of one MODEL.
 
     sigmas: the levels of this sampler's run, steps + 1. latent_shape: (B, C, T, H, W).
-    planned: schedule and phase of this MODEL where our guider has two experts.
+    planned: schedule and phases of this MODEL where our guider knows them; two_networks: whether it has two.
     partial: the run begins or ends inside a schedule, as chained samplers' do.
     first_frame: whether the latents hold a given first frame (TI2V 5B).
     gate: as in `GuidanceSettings`.
@@ -29,11 +31,17 @@ class NativeGeneration:
     facts: WanFacts
     sigmas: tuple[float, ...]
     guidance_scale: float
-    planned: tuple[Schedule, Phase] | None
+    planned: tuple[Schedule, tuple[Phase, ...]] | None
+    two_networks: bool
     partial: bool
     latent_shape: tuple[int, ...]
     first_frame: bool
     gate: float
+
+    @cached_property
+    def weights(self) -> Fingerprint:
+        """Of the MODEL's network, before LoRAs and other patches."""
+        return fingerprint(network_weights(self.model))
 
     @property
     def pixels(self) -> int:
@@ -48,8 +56,8 @@ class NativeGeneration:
         tokens = batch * frames * -(-height // 2) * -(-width // 2)
         return int(tokens * self.facts.dim * self.model.model.get_dtype_inference().itemsize)
 
-    def phase(self, boundary: float | None) -> tuple[Schedule, Phase]:
-        """The noise levels and the phase of them that this MODEL works in.
+    def part(self, boundary: float | None) -> tuple[Schedule, tuple[Phase, ...]]:
+        """The noise levels and the phases of them that this MODEL works in.
 
         Args:
             boundary: where the experts change if this run is one of several chained ones; None for a single expert.
@@ -59,22 +67,21 @@ class NativeGeneration:
         scale = self.guidance_scale
         schedule = plan(self.sigmas, scale) if boundary is None else plan_part(self.sigmas, scale, boundary)
         schedule = schedule.within(float(self.model.get_model_object("model_sampling").shift))
-        return schedule, schedule.phases[0]
+        return schedule, schedule.phases
 
 
 def generation_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> NativeGeneration:
     """What an OUTER_SAMPLE wrapper sees. guider: core's or ours; noise: (B, C, T, H, W)."""
     levels = tuple(sigmas.tolist())
     run = run_of(guider)
-    planned = None
-    if run is not None and len(run.schedule.phases) > 1:
-        planned = (run.schedule, run.phases_of(guider)[0])
+    planned = None if run is None or not run.planned else (run.schedule, run.phases_of(guider))
     return NativeGeneration(
         model=guider.model_patcher,
         facts=wan_facts(guider.model_patcher),
         sigmas=levels,
         guidance_scale=float(getattr(guider, "cfg", 1.0)),
         planned=planned,
+        two_networks=run is not None and run.two_networks,
         partial=levels[-1] > ROUNDING or not bool(torch.any(noise)),
         latent_shape=tuple(noise.shape),
         first_frame=denoise_mask is not None and bool((denoise_mask[:, :, 0] <= ROUNDING).any()),

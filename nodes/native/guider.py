@@ -1,16 +1,17 @@
-"""Guidance per phase, the gate and two experts as a ComfyUI guider, around core's own `CFGGuider`.
+"""Guidance per phase, the gate and several experts as a ComfyUI guider, around core's own `CFGGuider`.
 
-The high-noise expert is the guider itself; the low-noise expert is a second one whose run is opened around it, so that the
-wrappers of both MODELs see a whole run, and whose weights are loaded when the boundary is passed.
+The first phase's expert is the guider itself; the others are guiders whose runs are opened around it, so that the wrappers of all
+MODELs see a whole run, and whose weights are loaded when their phase begins.
 """
 
 import logging
-from dataclasses import replace
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from fastvideo_core import GuidanceSettings, RequestError, RunReport, check_finite, is_one
+from fastvideo_core import GenerationState, GuidanceSettings, RequestError, RunReport, Schedule, check_finite, is_one
 
-from .expert import LowNoiseExpert
+from .expert import LaterExpert
 from .facts import (
     check_conditioning,
     check_experts,
@@ -18,11 +19,13 @@ from .facts import (
     check_latent,
     check_one_device,
     condition_notes,
+    socket_of,
     told_notes,
     wan_facts,
 )
+from .plan import GuiderSettings, native_plan
 from .report import native_report
-from .run import GuiderSettings, NativeRun, native_plan
+from .run import NativeRun
 from .taking_part import ExpertGuider
 
 
@@ -30,60 +33,72 @@ class WanGuider(ExpertGuider):
     """A core GUIDER. `report` is the last finished generation's."""
 
     run: NativeRun
+    resumed: GenerationState | None = None
 
-    def __init__(self, model: Any, low_noise_model: Any | None, positive: Any, negative: Any, settings: GuiderSettings) -> None:
+    def __init__(self, models: Mapping[str, Any], positive: Any, negative: Any, settings: GuiderSettings) -> None:
+        """models: by the names of the phases' experts; the guider itself is the first one's."""
+        (self.name, model), *others = models.items()
         super().__init__(model)
         self.facts = wan_facts(model)
         self.settings, self.prompts = settings, (positive, negative)
-        scales = (settings.guidance_scale, settings.low_noise_guidance_scale)
-        guided = not all(scale is None or is_one(scale) for scale in scales)
+        phases = [phase for phase in settings.phases if phase.expert in models]
+        guided = not all(is_one(phase.guidance_scale) for phase in phases)
         branches = {"positive": positive, **({"negative": negative} if guided else {})}
         check_conditioning(branches, self.facts)
         self.notes = (*condition_notes(branches, self.facts), *told_notes(branches))
-        _check_patches(settings.guidance, [model] if low_noise_model is None else [model, low_noise_model])
-        self.low_noise = None
-        if low_noise_model is not None:
-            check_experts(self.facts, wan_facts(low_noise_model, "low_noise_model"))
-            check_one_device(low_noise_model)
-            self.low_noise = LowNoiseExpert(low_noise_model)
-            self.low_noise.set_conds(positive, negative)
-            self.low_noise.set_cfg(settings.low_noise_guidance_scale)
+        _check_patches(settings.guidance, list(models.values()))
         self.set_conds(positive, negative)
-        self.set_cfg(settings.guidance_scale)
+        self.later = {name: self._later(name, other) for name, other in others}
 
-    def for_run(self, noise: Any, sigmas: Any) -> "WanGuider":
-        """This guider; where all the noise levels of a part of a run are one expert's, a guider of that one, for the other's
-        weights are not needed."""
-        if self.low_noise is None:
+    def _later(self, name: str, model: Any) -> LaterExpert:
+        check_experts(self.facts, wan_facts(model, socket_of(name)), name)
+        check_one_device(model, name)
+        expert = LaterExpert(model)
+        expert.set_conds(*self.prompts)
+        return expert
+
+    @property
+    def experts(self) -> dict[str, ExpertGuider]:
+        return {self.name: self, **self.later}
+
+    def planned(self, noise: Any, sigmas: Any) -> Schedule:
+        """Of a run with this noise and these levels."""
+        return native_plan(self.model_patcher, self.settings, sigmas, bool(noise.any()))
+
+    def for_run(self, noise: Any, sigmas: Any, resumed: GenerationState | None = None) -> "WanGuider":
+        """A guider for one run: this one; where some experts have no step in it, for it is a part or goes on from a state, one
+        of the others, for those weights are not needed."""
+        first = 0 if resumed is None else resumed.step
+        working = {phase.expert for phase in self.planned(noise, sigmas).phases if phase.stop > first}
+        models = {name: expert.model_patcher for name, expert in self.experts.items() if name in working}
+        if resumed is None and len(models) == len(self.experts):
             return self
-        phases = native_plan(self.model_patcher, self.settings, sigmas, bool(noise.any())).phases
-        if len(phases) == 2:
-            return self
-        expert = self.low_noise if phases[0].expert == "low_noise" else self
-        settings = replace(self.settings, guidance_scale=expert.cfg, low_noise_guidance_scale=None)
-        return WanGuider(expert.model_patcher, None, *self.prompts, settings)
+        guider = WanGuider(models or {self.name: self.model_patcher}, *self.prompts, self.settings)
+        guider.resumed = resumed
+        return guider
 
     def sample(self, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, denoise_mask: Any = None,
                callback: Any = None, disable_pbar: bool = False, seed: int | None = None) -> Any:  # fmt: skip
         """Core's signature. Returns the latents (B, C, T, H, W)."""
-        guider = self.for_run(noise, sigmas)
+        guider = self if self.resumed else self.for_run(noise, sigmas)
         if guider is not self:
             video = guider.sample(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed)
             self.report: RunReport = guider.report
             return video
         self._check_inputs(latent_image, denoise_mask)
-        self.latent_shape = latent_image.shape
-        self.run = run = NativeRun(self, self.low_noise, self.settings, sigmas, noise)
+        self.run = run = NativeRun(self.experts, self.settings, self.planned(noise, sigmas), noise, self.resumed)
 
         def after_step(step: int, denoised: Any, latents: Any, steps: int) -> None:
             run.stopwatch.lap()
             if callback is not None:
                 callback(step, denoised, latents, steps)
 
-        arguments = (noise, latent_image, sampler, sigmas, denoise_mask, after_step, disable_pbar, seed)
-        sample = super().sample
+        inside = super().sample
+        for expert in self.later.values():
+            inside = partial(expert.sample_around, run, inside)
         try:
-            video = sample(*arguments) if self.low_noise is None else self.low_noise.sample_around(run, sample, *arguments)
+            with run.counting_moves():
+                video = inside(noise, latent_image, sampler, sigmas, denoise_mask, after_step, disable_pbar, seed)
         finally:
             del self.run  # it holds latents and conditions of this generation, and this object
         check_finite(video, "The sampler")
@@ -97,8 +112,8 @@ class WanGuider(ExpertGuider):
 
     def inner_sample(self, noise: Any, latent_image: Any, device: Any, sampler: Any, sigmas: Any, denoise_mask: Any,
                      callback: Any, disable_pbar: bool, seed: int, **kwargs: Any) -> Any:  # fmt: skip
-        if self.low_noise is not None:
-            self.low_noise.remember(noise, latent_image, device, sigmas, denoise_mask, seed, **kwargs)
+        for expert in self.later.values():
+            expert.remember(noise, latent_image, device, sigmas, denoise_mask, seed, **kwargs)
         self.run.stopwatch.start()
         return super().inner_sample(
             noise, latent_image, device, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs
@@ -116,13 +131,13 @@ class WanGuider(ExpertGuider):
     def _check_inputs(self, latent: Any, denoise_mask: Any) -> None:
         check_latent(latent, self.facts)
         check_frames(self.original_conds, latent, self.facts)
-        if denoise_mask is None or self.low_noise is None:
+        if denoise_mask is None:
             return
-        experts = (self, self.low_noise)
-        if len({"denoise_mask_function" in expert.model_options for expert in experts}) == 2:
+        patched = {"denoise_mask_function" in expert.model_options for expert in self.experts.values()}
+        if len(patched) == 2:
             raise RequestError(
-                "Only one of the two experts has a patch of the noise mask, such as Differential Diffusion, and the mask acts on "
-                "both. Put that node on both models, or on neither."
+                "Only one of the experts has a patch of the noise mask, such as Differential Diffusion, and the mask acts on all "
+                "of them. Put that node on all models, or on none."
             )
 
 

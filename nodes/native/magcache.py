@@ -1,20 +1,19 @@
 """MagCache on a native MODEL, and the ratio tables in ComfyUI's folders."""
 
 import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import folder_paths
 
-from fastvideo_core import MagCacheSettings, Phase, WanVariant
+from fastvideo_core import MagCacheSettings, Phase, Schedule, WanVariant
 from fastvideo_core.step_cache import (
-    CachePlan,
+    Fingerprint,
     MagCache,
     MagCacheMode,
     RatioTable,
     calibrated_tables,
-    fingerprint,
-    plan_magcache,
     ratio_table,
     recommended,
     steps_beyond,
@@ -23,7 +22,7 @@ from fastvideo_core.step_cache import (
 from .cache_run import Opened
 from .demo import FOLDER as DEMO_FOLDER
 from .facts import WanFacts
-from .generation import NativeGeneration, network_weights
+from .generation import NativeGeneration
 
 RATIOS = "fastvideo_ratios"
 """The folder of ComfyUI's models directory where calibrated ratio tables lie."""
@@ -42,28 +41,31 @@ class NativeMagCache:
         """Raises LoadError without a table for this model, RequestError where the table does not fit the generation."""
         table = table_of(generation)
         settings = replace(self.custom or recommended(table), mode=self.mode, residuals_on_cpu=self.residuals_on_cpu)
-        schedule, phase = generation.phase(table.boundary)
-        plan = plan_magcache(schedule, table, settings, joint=True, gate=generation.gate)
-        own = tuple(part for part in plan.phases if part.phase == phase)
-        logging.info("%s, ratio table %s\n%s", self.name, table.name, CachePlan(plan.cache, own, plan.aside).text())
-        beyond = 0 if plan.aside else steps_beyond(table, schedule, phase)
-        return Opened(MagCache(schedule, table, settings), schedule, phase, _told(table, phase, beyond))
+        schedule, phases = generation.part(table.boundary)
+        networks = {phases[0].expert: generation.weights}
+        cache = MagCache(schedule, table, settings, networks)
+        plan = cache.plan(joint=True, gate=generation.gate)
+        logging.info("%s, ratio table %s\n%s", self.name, table.name, plan.text())
+        told = () if plan.aside else tuple(_beyond(table, schedule, phases, networks))
+        return Opened(cache, schedule, phases, told)
 
 
-def _told(table: RatioTable, phase: Phase, beyond: int) -> tuple[str, ...]:
-    if not beyond:
-        return ()
-    return (
-        f"{beyond} of the {len(phase.steps)} steps of the {phase.expert} expert lie beyond the boundary {table.boundary:g} of "
-        "MagCache's ratio table: its ratios go on straight there",
-    )
+def _beyond(table: RatioTable, schedule: Schedule, phases: Sequence[Phase], networks: Mapping[str, Fingerprint]) -> Iterator[str]:
+    """Lines for the report."""
+    for phase in phases:
+        beyond = steps_beyond(table, schedule, phase, networks)
+        if beyond:
+            yield (
+                f"{beyond} of the {len(phase.steps)} steps of the {phase.expert} expert lie beyond the boundary "
+                f"{table.boundary:g} of MagCache's ratio table: its ratios go on straight there"
+            )
 
 
 def table_of(generation: NativeGeneration) -> RatioTable:
     """The ratio table of a generation's MODEL: one that was measured on its weights, else the published one."""
-    weights, folders = [fingerprint(network_weights(generation.model))], table_folders()
-    two = generation.planned is not None
-    if generation.partial and not two:  # chained samplers run two experts, if there are two of this kind
+    weights, folders = [generation.weights], table_folders()
+    two = generation.two_networks
+    if generation.partial and generation.planned is None:  # chained samplers run two experts, if there are two of this kind
         two = bool(generation.facts.variants(True)) or bool(calibrated_tables(weights, folders, True))
     return ratio_table(
         weights,

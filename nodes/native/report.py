@@ -3,18 +3,20 @@
 from collections.abc import Iterator
 from typing import Any
 
-from fastvideo_core import ROUNDING, Guidance, RunReport, SparseReport, is_one, phase_reports
+from fastvideo_core import ROUNDING, Contribution, Guidance, RunReport, SparseReport, is_one, phase_reports
 
 from .attached import attached
 from .diffusers_lora import model_loras
 from .diffusers_network import DiffusersNetwork
-from .facts import expert_notes
+from .facts import WanFacts, expert_notes
+from .phases import boundary_of
 from .prompt import running_prompt
 
 
 def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[int, ...]) -> RunReport:
     """The report of a finished NativeRun of a WanGuider. sampler: the core SAMPLER that drove it."""
-    variants = guider.facts.variants(guider.low_noise is not None)
+    variants = guider.facts.variants(run.two_networks)
+    models = [expert.model_patcher for expert in guider.experts.values()]
     mode, reason = _ran_as(run.guidance)
     parts = run.contribution()
     return RunReport(
@@ -33,17 +35,20 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
         total_seconds=run.stopwatch.seconds,
         peak_memory_bytes=run.stopwatch.peak_bytes,
         notes=(
-            *guider.notes, *_expert_notes(guider, run),
+            *guider.notes, *_expert_notes(models, guider.facts, run),
             *_notes(run, guider.settings, variants), *_part_notes(run),
-            *dict.fromkeys(parts.notes),
-            *_unused_training(guider, parts.sparse),
-            *_partial_loras(guider),
+            *_state_notes(run, parts), *dict.fromkeys(parts.notes),
+            *_unused_training(models, parts.sparse),
+            *_partial_loras(models),
         ),
         caches=parts.caches,
         attention=parts.attention,
         sparse=parts.sparse,
         texts=parts.texts,
-        patches=tuple(name for expert in (guider, guider.low_noise) if expert for name in attached(expert.model_patcher)),
+        patches=tuple(name for model in models for name in attached(model)),
+        first_step=run.first_step,
+        networks=len({id(model.model) for model in models}),
+        moves=run.moves,
         prompt=running_prompt(),
     )  # fmt: skip
 
@@ -69,18 +74,17 @@ def _ran_as(guidance: Guidance) -> tuple[str, str]:
     return f"batched in {len(guided - apart)} of {len(guided)} guided steps", "auto: ComfyUI was short of memory in the others"
 
 
-def _expert_notes(guider: Any, run: Any) -> tuple[str, ...]:
-    low_noise = None if guider.low_noise is None else guider.low_noise.model_patcher
+def _expert_notes(models: list[Any], facts: WanFacts, run: Any) -> tuple[str, ...]:
     whole = run.adds_noise and is_one(run.schedule.sigmas[0]) and run.schedule.sigmas[-1] <= ROUNDING
-    return expert_notes(guider.model_patcher, low_noise, guider.facts, whole)
+    return expert_notes(models, facts, whole)
 
 
 def _notes(run: Any, settings: Any, variants: Any) -> list[str]:
     notes = []
     if run.extra_calls:
         notes.append(f"patches of other packs added {run.extra_calls} passes of their own")
-    published = {(row.shift, row.boundary) for row in variants}
-    if settings.shift and run.schedule.steps > 8 and published and (settings.shift, settings.boundary) not in published:
+    published, here = {(row.shift, row.boundary) for row in variants}, (settings.shift, boundary_of(settings.phases))
+    if settings.shift and run.schedule.steps > 8 and published and here not in published:
         rows = "; ".join(
             f"{row.title}: shift {row.shift:g}" + (f", boundary {row.boundary:g}" if row.boundary else "") for row in variants
         )
@@ -101,9 +105,19 @@ def _part_notes(run: Any) -> list[str]:
     return notes
 
 
-def _unused_training(guider: Any, reports: tuple[SparseReport, ...]) -> tuple[str, ...]:
+def _state_notes(run: Any, parts: Contribution) -> Iterator[str]:
+    """Where it went on from a state, and where it stopped for one."""
+    if run.resumed is not None:
+        anew = ", ".join(dict.fromkeys(cache.name for cache in parts.caches if not cache.aside))
+        yield f"resumed at step {run.first_step}" + (f": {anew} began anew" if anew else "")
+    yield from run.notes
+    done = run.first_step + len(run.stopwatch.laps)
+    if done < run.schedule.steps:
+        yield f"stopped after {done} of {run.schedule.steps} steps: the latent is the video as the last of them saw it"
+
+
+def _unused_training(models: list[Any], reports: tuple[SparseReport, ...]) -> tuple[str, ...]:
     """Only diffusers' network has a place for such weights."""
-    models = [expert.model_patcher for expert in (guider, guider.low_noise) if expert is not None]
     networks = [model.model.diffusion_model for model in models]
     transformers = [network.transformer for network in networks if isinstance(network, DiffusersNetwork)]
     if not transformers:
@@ -113,8 +127,6 @@ def _unused_training(guider: Any, reports: tuple[SparseReport, ...]) -> tuple[st
     return unused_training([variant for network in transformers for variant in trained_with(network)], reports)
 
 
-def _partial_loras(guider: Any) -> Iterator[str]:
+def _partial_loras(models: list[Any]) -> Iterator[str]:
     """Of LoRAs that FastVideo Load Diffusers Model added: those of which a part was ignored."""
-    for expert in (guider, guider.low_noise):
-        loras = () if expert is None else model_loras(expert.model_patcher)
-        yield from (lora.line() for lora in loras if lora.ignored)
+    yield from (lora.line() for model in models for lora in model_loras(model) if lora.ignored)

@@ -4,6 +4,8 @@ Everything that other packs attach to a MODEL acts as under core's KSampler, bec
 """
 
 import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,52 +14,30 @@ import comfy.model_patcher
 import comfy.patcher_extension
 import comfy.sampler_helpers
 import comfy.samplers
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from fastvideo_core import (
-    ROUNDING,
     Branch,
     Call,
     CapacityError,
     Contribution,
+    GenerationState,
     Guidance,
-    GuidanceSettings,
     Phase,
     Prediction,
     Schedule,
     guide,
-    plan,
 )
 
 from .call import BRANCHES, lent
-from .expert import LowNoiseExpert
+from .expert import LaterExpert
+from .phases import two_networks
+from .plan import GuiderSettings
 from .stopwatch import Stopwatch
-from .taking_part import Participant
+from .taking_part import ExpertGuider, Participant
 
 CFG_PATCHES = ("sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre_cfg_function")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuiderSettings:
-    """boundary: None for one expert; shift: what the noise levels were made with, None where that is not known; partial: whether
-    other samplers make other steps of the run; the others as in `fastvideo_core.plan` and `GuidanceSettings`."""
-
-    guidance_scale: float
-    low_noise_guidance_scale: float | None
-    boundary: float | None
-    guidance: GuidanceSettings
-    shift: float | None = None
-    partial: bool = False
-
-
-def native_plan(model: Any, settings: GuiderSettings, sigmas: Tensor, adds_noise: bool) -> Schedule:
-    """The schedule of a run, and how much of a whole one it is. Samplers that add no noise or leave some share a run with
-    others."""
-    partial = settings.partial or not adds_noise or bool((sigmas[-1:] > ROUNDING).any())
-    scales = settings.guidance_scale, settings.low_noise_guidance_scale
-    schedule = plan(sigmas.tolist(), *scales, settings.boundary, partial=partial)
-    return schedule.within(float(model.get_model_object("model_sampling").shift))
 
 
 @dataclass
@@ -74,42 +54,80 @@ class _Moment:
 
 
 class NativeRun:
-    """State of one generation on native MODELs. Also the denoiser of its guidance."""
+    """State of one generation on native MODELs. Also the denoiser of its guidance.
+
+    experts: by name, the guider that all this belongs to first. moves: how often weights were brought to the device.
+    """
 
     def __init__(
-        self, guider: Any, low_noise: LowNoiseExpert | None, settings: GuiderSettings, sigmas: Tensor, noise: Tensor
-    ) -> None:
-        self.guider, self.low_noise, self.settings = guider, low_noise, settings
-        self.adds_noise = bool(noise.any())
-        self.schedule = native_plan(guider.model_patcher, settings, sigmas, self.adds_noise)
+        self, experts: Mapping[str, ExpertGuider], settings: GuiderSettings, schedule: Schedule, noise: Tensor,
+        resumed: GenerationState | None,
+    ) -> None:  # fmt: skip
+        self.experts, self.settings, self.schedule, self.noise_shape = experts, settings, schedule, noise.shape
+        self.adds_noise, self.resumed = bool(noise.any()), resumed
+        first = next(iter(experts.values()))
         own = weakref.proxy(self)  # a cycle would keep the MODELs until the next garbage collection
         self.guidance = Guidance(self.schedule, settings.guidance, lambda *branches: own._combine(*branches))
-        self.stopwatch = Stopwatch(guider.model_patcher.load_device)
+        self.stopwatch = Stopwatch(first.model_patcher.load_device)
         self.exact_sigma: float | None = None  # set by the engine's loop, which knows it; otherwise read from the device
-        self._joined: dict[Any, list[Participant]] = {}  # of each expert
+        self._joined: dict[ExpertGuider, list[Participant]] = {}
         self.extra_calls = 0  # passes that patches of other packs added
-        self._active: Any = guider
-        self._level: tuple[float, Phase] = (self.schedule.sigmas[0], self.schedule.phases[0])
+        self._scaled: dict[ExpertGuider, Phase] = {}
+        for expert in experts.values():
+            self._scale(expert, next(self._left(expert), schedule.phases[0]))
+        self.moves = 0
+        self.notes: list[str] = []  # for the report
+        self._first = self._active = first
+        self._level: tuple[float, Phase | None] = (1.0, None)  # of the prediction at work
         self._moment: _Moment | None = None
         self._combining = False  # while patches of other packs join the branches, maybe with passes of their own
+
+    @property
+    def first_step(self) -> int:
+        """The first one that it makes."""
+        return 0 if self.resumed is None else self.resumed.step
 
     @property
     def gate(self) -> float:
         return self.settings.guidance.gate
 
+    @property
+    def two_networks(self) -> bool:
+        return two_networks(self.settings.phases)
+
+    @property
+    def planned(self) -> bool:
+        return len(self.settings.phases) > 1
+
     def phases_of(self, guider: Any) -> tuple[Phase, ...]:
-        if self.low_noise is None:
-            return self.schedule.phases
-        return (self.schedule.phases[guider is self.low_noise],)
+        return tuple(phase for phase in self.schedule.phases if self.experts.get(phase.expert) is guider)
+
+    def _left(self, guider: Any) -> Iterator[Phase]:
+        """Those that it has to make."""
+        return (phase for phase in self.phases_of(guider) if phase.stop > self.first_step)
 
     def join(self, guider: Any, participant: Participant) -> None:
         self._joined.setdefault(guider, []).append(participant)
 
     def contribution(self) -> Contribution:
         """Of all who took part, expert by expert."""
-        names = {self.guider: self.schedule.phases[0].expert, self.low_noise: "low_noise"}
-        parts = (part.contribution(name) for guider, name in names.items() for part in self._joined.get(guider, ()))
+        parts = (part.contribution(name) for name, expert in self.experts.items() for part in self._joined.get(expert, ()))
         return sum(parts, Contribution())
+
+    @contextmanager
+    def counting_moves(self) -> Iterator[None]:
+        """Counts what core's loader does with the experts' weights."""
+        models = [expert.model_patcher for expert in self.experts.values()]
+        for model in models:
+            model.add_callback_with_key(CallbacksMP.ON_LOAD, "fastvideo_moves", self._count_move)
+        try:
+            yield
+        finally:
+            for model in models:
+                model.remove_callbacks_with_key(CallbacksMP.ON_LOAD, "fastvideo_moves")
+
+    def _count_move(self, *_: Any) -> None:
+        self.moves += 1
 
     def count_calls_of(self, expert: Any) -> None:
         """Counts the network's calls where they happen, inside all wrappers: what a cache skips was not called."""
@@ -124,12 +142,17 @@ class NativeRun:
         """
         sigma = float(timestep[0]) if self.exact_sigma is None else self.exact_sigma
         phase = self.schedule.phase_of(self.schedule.step_at(sigma))
+        expert = self.experts[phase.expert]
+        if phase is not self._scaled[expert]:
+            self._scale(expert, phase)
         self._level = (sigma, phase)
-        if self.low_noise is None or phase.expert != "low_noise":
-            self._activate(self.guider)
-            return self.guider, options
-        self._activate(self.low_noise)
-        return self.low_noise, self._low_noise_options(self.low_noise, options)
+        self._activate(expert)
+        return expert, self._options_of(expert, options) if isinstance(expert, LaterExpert) else options
+
+    def _scale(self, expert: ExpertGuider, phase: Phase) -> None:
+        """What else is to read the scale from the guider, or to change it there, finds that of the phase."""
+        self._scaled[expert] = phase
+        expert.set_cfg(phase.guidance_scale)
 
     def level_of(self, timestep: Tensor) -> float:
         """The noise level of a call of the network, which is known where it is the prediction's own; that of a patch's pass at
@@ -140,6 +163,7 @@ class NativeRun:
     def denoised(self, expert: Any, latents: Tensor, timestep: Tensor, options: dict[str, Any]) -> Tensor:
         """What a core sampler asks for: the clean latents (B, C, T, H, W) seen from noise level `timestep` (B,)."""
         sigma, phase = self._level
+        assert phase is not None  # `at` came before
         self._moment = moment = _Moment(expert, timestep, sigma, phase, latents, options)
         try:
             with lent(options, **self._rescale()):
@@ -187,33 +211,31 @@ class NativeRun:
             self._moment.calls.append(tuple(BRANCHES[i] for i in transformer_options["cond_or_uncond"]))
         return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
 
-    def _activate(self, expert: Any) -> None:
+    def _activate(self, expert: ExpertGuider) -> None:
         if expert is self._active:
             return
         for participant in self._joined.get(self._active, ()):
             participant.phase_over()  # before the other expert's weights come
-        if isinstance(expert, LowNoiseExpert) and expert.inner_model is None:
+        if isinstance(expert, LaterExpert) and expert.inner_model is None:
             expert.load()
-        else:  # a sampler went back over the boundary
-            comfy.sampler_helpers.prepare_sampling(
-                expert.model_patcher, self.guider.latent_shape, expert.conds, expert.model_options
-            )
-            expert.inner_model.current_patcher = expert.model_patcher  # two experts may be two patchings of one network
+        else:  # a later phase of it, or a sampler that went back over a boundary
+            comfy.sampler_helpers.prepare_sampling(expert.model_patcher, self.noise_shape, expert.conds, expert.model_options)
+            expert.inner_model.current_patcher = expert.model_patcher  # experts may be patchings of one network
         self._active = expert
 
-    def _low_noise_options(self, low_noise: LowNoiseExpert, options: dict[str, Any]) -> dict[str, Any]:
-        """The low-noise MODEL's own options, and what the sampler itself added to the ones that it was given. They stay the same
-        over the steps, for what patches leave in them."""
-        own = self.guider.model_options.get("sampler_post_cfg_function", [])
+    def _options_of(self, expert: LaterExpert, options: dict[str, Any]) -> dict[str, Any]:
+        """The MODEL's own options, and what the sampler itself added to the ones that it was given. They stay the same over the
+        steps, for what patches leave in them."""
+        own = self._first.model_options.get("sampler_post_cfg_function", [])
         added = [function for function in options.get("sampler_post_cfg_function", []) if function not in own]
-        if low_noise.merged is None or low_noise.merged[0] != added:
-            merged = comfy.model_patcher.create_model_options_clone(low_noise.run_options)
+        if expert.merged is None or expert.merged[0] != added:
+            merged = comfy.model_patcher.create_model_options_clone(expert.run_options)
             for function in added:
                 merged = comfy.model_patcher.set_model_options_post_cfg_function(merged, function)
             if added and options.get("disable_cfg1_optimization"):
                 merged["disable_cfg1_optimization"] = True
-            low_noise.merged = (added, merged)
-        return low_noise.merged[1]
+            expert.merged = (added, merged)
+        return expert.merged[1]
 
     def _with_scale_of_host(self, moment: _Moment) -> Tensor:
         """Core's own guidance, where a patch of another pack (such as core's CFG Override) has set the scale of this

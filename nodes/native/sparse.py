@@ -82,7 +82,7 @@ class SparseWrapper:
         _check_override(guider.model_options)
         _check_one_device(guider.model_patcher)
         generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
-        run = SparseRun(self, generation.phase(None), guider.model_patcher, noise_level_in(guider))
+        run = SparseRun(self, generation.part(None), guider.model_patcher, noise_level_in(guider))
         with taking_part(guider, run):
             guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
             comfy.patcher_extension.add_wrapper_with_key(
@@ -97,12 +97,12 @@ class SparseRun(Participant):
     shorter than the video."""
 
     def __init__(
-        self, asked: SparseWrapper, part: tuple[Schedule, Phase], model: Any, level: Callable[[Tensor], float]
+        self, asked: SparseWrapper, part: tuple[Schedule, tuple[Phase, ...]], model: Any, level: Callable[[Tensor], float]
     ) -> None:
         """part: where in the generation the MODEL works. level: tells the noise level of a call by core's timesteps (B,)."""
         self.sparse, self.kernel, self.trained = asked.sparse, asked.kernel, asked.trained
-        (self.schedule, self.phase), self.model, self.level = part, model, level
-        self._sessions: dict[Size, SparseSession] = {}
+        (self.schedule, self.phases), self.model, self.level = part, model, level
+        self._sessions: dict[tuple[Phase, Size], SparseSession] = {}
         self._dense: Any = None  # the override that was there
 
     @property
@@ -110,7 +110,7 @@ class SparseRun(Participant):
         return bool(self._sessions)
 
     def contribution(self, expert: str) -> Contribution:
-        """A row for each size."""
+        """A row for each phase and size."""
         more = {} if self.trained is None else {"trained_weights": self.trained.name}
         if is_core_backend(self._dense):
             more["dense_attention"] = core_backend_of(self._dense)
@@ -124,8 +124,9 @@ class SparseRun(Participant):
              transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
         """Core's DIFFUSION_MODEL wrapper: one call of the network. x: (B, C, T, H, W)."""
         network = executor.class_obj
-        session = self._session(x, network.patch_size)
-        session.begin(self.schedule.step_at(self.level(transformer_options["sigmas"])))
+        step = self.schedule.step_at(self.level(transformer_options["sigmas"]))
+        session = self._session(step, x, network.patch_size)
+        session.begin(step)
         self._dense = transformer_options.get(OVERRIDE)
         call = SparseCall(dense=self._dense)
         marks = [(block.self_attn, self._mark(call, session, layer)) for layer, block in attention_blocks(network)]
@@ -138,18 +139,19 @@ class SparseRun(Participant):
     def _mark(self, call: "SparseCall", session: SparseSession, layer: int) -> Callable[..., Any]:
         trained = None if self.trained is None else self.trained.layers[layer]
         covered = session.covers(layer)
-        comes = covered and max(self.phase.steps, default=-1) >= self.sparse.dense_steps
+        comes = covered and max(self.phases[-1].steps, default=-1) >= self.sparse.dense_steps
         attend = session.outside(SparseOverride(session, covered, comes, call, trained))
         return partial(_in_layer, call=call, attend=attend)
 
-    def _session(self, x: Tensor, patch_size: Size) -> SparseSession:
+    def _session(self, step: int, x: Tensor, patch_size: Size) -> SparseSession:
         time, height, width = (-(-extent // part) for extent, part in zip(x.shape[2:], patch_size, strict=True))
-        size = (time, height, width)
-        if size not in self._sessions:
-            session = SparseSession.open(self.sparse, self.phase, size, x.device, self.kernel)
+        phase = next((phase for phase in self.phases if step in phase.steps), self.phases[-1])
+        key = (phase, (time, height, width))
+        if key not in self._sessions:
+            session = SparseSession.open(self.sparse, phase, key[1], x.device, self.kernel)
             assert session is not None
-            self._sessions[size] = session
-        return self._sessions[size]
+            self._sessions[key] = session
+        return self._sessions[key]
 
 
 @dataclass(eq=False, kw_only=True)

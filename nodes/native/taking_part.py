@@ -39,6 +39,16 @@ class Run(Protocol):
         """As in `GuidanceSettings`."""
         ...
 
+    @property
+    def planned(self) -> bool:
+        """Whether it knows in which phases a MODEL works; otherwise that goes by the MODEL."""
+        ...
+
+    @property
+    def two_networks(self) -> bool:
+        """Whether the model has two, in this run or in other parts of it."""
+        ...
+
     def phases_of(self, guider: Any) -> tuple[Phase, ...]:
         """Those in which the MODEL of this guider works."""
         ...

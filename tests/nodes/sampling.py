@@ -62,7 +62,7 @@ def run_ksampler(
     """Core's KSampler with ModelSamplingSD3 before it, scheduler `simple`."""
     positive, negative = conditions_of(kind)
     inputs = {"positive": positive, "negative": negative, "latent": latent_of(kind), "sampler_name": sampler, **changes}
-    return _ksampler(model, cfg, shift, **inputs)
+    return ksampler_part(model, cfg, shift, **inputs)
 
 
 def run_chain(high: Any, low: Any, kind: str, first_steps: int, steps: int = 8, latent: Any = None, **prompts: Any) -> Tensor:
@@ -70,12 +70,13 @@ def run_chain(high: Any, low: Any, kind: str, first_steps: int, steps: int = 8, 
     positive, negative = conditions_of(kind)
     latent = latent_of(kind) if latent is None else latent
     common = {"steps": steps, "sampler_name": "euler", "positive": positive, "negative": negative, **prompts}
-    middle = _ksampler(high, 4.0, latent=latent, start_step=0, last_step=first_steps, **common)
+    middle = ksampler_part(high, 4.0, latent=latent, start_step=0, last_step=first_steps, **common)
     rest = {"start_step": first_steps, "last_step": steps, "disable_noise": True, "force_full_denoise": True}
-    return _ksampler(low, 3.0, latent={**latent, "samples": middle}, **rest, **common)
+    return ksampler_part(low, 3.0, latent={**latent, "samples": middle}, **rest, **common)
 
 
-def _ksampler(model: Any, cfg: float, shift: float = 5.0, **inputs: Any) -> Tensor:
+def ksampler_part(model: Any, cfg: float, shift: float = 5.0, **inputs: Any) -> Tensor:
+    """Core's, with ModelSamplingSD3 before it: the steps from `start_step` to `last_step`."""
     import nodes
 
     inputs = {"steps": 8, "seed": 3, "scheduler": "simple", **inputs}

@@ -218,7 +218,7 @@ def test_differential_diffusion(comfy: Any, load_wan: Any) -> None:
 def test_differential_diffusion_on_one_of_two_experts_is_refused(comfy: Any, load_wan: Any) -> None:
     latent = {**latent_of("t2v"), "noise_mask": torch.ones(1, 1, 3, 8, 8)}
     patched = core_node(comfy, "DifferentialDiffusion", model=load_wan(), strength=1.0)
-    with pytest.raises(RequestError, match=r"Only one of the two experts has a patch of the noise mask.*Put that node on both"):
+    with pytest.raises(RequestError, match=r"Only one of the experts has a patch of the noise mask.*Put that node on all models"):
         run_node(comfy, patched, "t2v", load_wan("t2v", 1), latent=latent)
 
 

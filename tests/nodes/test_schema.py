@@ -12,11 +12,16 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoSampler": [
         "model", "low_noise_model", "positive", "negative", "latent", "seed", "steps", "shift", "solver", "guidance_scale",
         "low_noise_guidance_scale", "boundary", "guidance_mode", "gate", "guidance_rescale", "sigmas",
-        "add_noise", "start_at_step", "end_at_step", "return_with_leftover_noise",
+        "add_noise", "start_at_step", "end_at_step", "return_with_leftover_noise", "save_state", "resume_state",
+    ],
+    "FastVideoPhase": ["model", "until", "guidance_scale", "phases"],
+    "FastVideoPhaseSampler": [
+        "phases", "positive", "negative", "latent", "seed", "steps", "shift", "solver", "guidance_mode", "gate",
+        "guidance_rescale", "sigmas", "stop_after_phase", "save_state", "resume_state",
     ],
     "FastVideoGuider": [
         "model", "low_noise_model", "positive", "negative", "guidance_scale", "low_noise_guidance_scale", "boundary",
-        "guidance_mode", "gate", "guidance_rescale",
+        "guidance_mode", "gate", "guidance_rescale", "phases",
     ],
     "FastVideoLoadDiffusersModel": ["model_name", "dtype", "lora_name", "lora_strength"],
     "FastVideoLoadDemoWan": ["model"],

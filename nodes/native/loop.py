@@ -1,0 +1,99 @@
+"""The engine's loop in the shape of a k-diffusion sampler function, which core's KSAMPLER calls."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from fastvideo_core import GenerationState, SamplingRequest, Solver, Step, denoise, make_solver
+
+from .guider import WanGuider
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLoop:
+    """One generation. start: of its first step in the whole run; resumed: the state that it goes on from; phases: how many are
+    made, 0 for all; file: where its state is kept after each phase and where it ends early; about: what that is of."""
+
+    guider: WanGuider
+    request: SamplingRequest
+    start: int
+    resumed: GenerationState | None = None
+    phases: int = 0
+    file: Path | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def __name__(self) -> str:
+        """What core's log and the report call it."""
+        return self.request.solver
+
+    def __call__(self, model: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, disable: bool) -> Tensor:
+        """x: noisy latents (B, C, T, H, W). Returns the clean latents; where it stops early, as its last step saw them."""
+        run = self.guider.run
+        solver = make_solver(self.request.solver, run.schedule.sigmas, self.request.seed, self.start)
+        if self.resumed is not None:
+            x = self._go_on(self.resumed, solver, x)
+        ones, first = x.new_ones(x.shape[0]), run.first_step
+        denoised, moment = x, self._moment(first, x, solver)
+
+        def velocity(latents: Tensor, sigma: float) -> Tensor:
+            run.exact_sigma = sigma
+            return (latents - model(latents, sigma * ones, **extra_args)) / sigma
+
+        try:
+            with tqdm(total=run.schedule.steps, initial=first, disable=disable) as bar:
+                for phase in run.schedule.phases[: self.phases or None]:
+                    for step in denoise(velocity, x, solver, run.schedule, phase, first):
+                        x, denoised = step.latents, step.denoised
+                        moment = self._moment(step.index + 1, x, solver)
+                        _tell(step, callback)
+                        bar.update()
+                    if first < phase.stop < run.schedule.steps:
+                        self._keep(moment)
+        except BaseException:
+            self._keep(moment)
+            raise
+        return x if moment["step"] == run.schedule.steps else denoised
+
+    def _go_on(self, state: GenerationState, solver: Solver, like: Tensor) -> Tensor:
+        """Returns its latents."""
+        solver.go_on(state.step, {name: tensor.to(like) for name, tensor in state.solver.items()})
+        difference = None if state.difference is None else state.difference.to(like)
+        self.guider.run.guidance.go_on(state.step, difference, state.batched)
+        if state.about["conditioning"] != self.about["conditioning"]:
+            self.guider.run.notes.append("the conditioning is another one than that of the steps before")
+        return state.latents.to(like)
+
+    def _moment(self, step: int, latents: Tensor, solver: Solver) -> dict[str, Any]:
+        """Between two steps: tensors that no later one writes into. step: the next one."""
+        guidance = self.guider.run.guidance
+        difference = guidance.difference_before(step)
+        return {
+            "step": step, "latents": latents, "solver": solver.history(), "difference": difference, "batched": guidance.batched,
+        }  # fmt: skip
+
+    def _keep(self, moment: Mapping[str, Any]) -> None:
+        """It waits for the device."""
+        if self.file is None or moment["step"] == 0:
+            return
+        state = GenerationState(
+            step=moment["step"],
+            latents=moment["latents"].cpu(),
+            solver={name: tensor.cpu() for name, tensor in moment["solver"].items()},
+            difference=None if moment["difference"] is None else moment["difference"].cpu(),
+            batched=moment["batched"],
+            about=self.about,
+        )
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        logging.info("The state after %d of %d steps is in %s", state.step, self.guider.run.schedule.steps, state.save(self.file))
+
+
+def _tell(step: Step, callback: Callable[[dict[str, Any]], None]) -> None:
+    """Progress, preview and interrupt: core's callback raises when the run was interrupted."""
+    sigma = step.schedule.sigmas[step.index]
+    callback({"i": step.index, "x": step.latents, "denoised": step.denoised, "sigma": sigma, "sigma_hat": sigma})

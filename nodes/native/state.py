@@ -1,0 +1,115 @@
+"""The state of a native generation between two steps: what tells its MODELs, and files in ComfyUI's folders."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from torch import Tensor
+
+from fastvideo_core import GenerationState, RequestError, SamplingRequest, Schedule, about_run, tensors_digest, weights_digest
+
+from .files import model_file
+from .generation import network_weights
+from .part import SamplerPart
+
+STATES = "fastvideo_states"
+"""The folder of ComfyUI's models directory where states lie."""
+NONE = "none"
+_NAME = re.compile(r"[\w-][\w.-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptState:
+    """What becomes of the state of a run. save: a name, where it is kept after each phase and where the run ends early; resume:
+    the name of one to go on from; stop_after_phase: how many phases are made, 0 for all."""
+
+    save: str = ""
+    resume: str = NONE
+    stop_after_phase: int = 0
+
+    def __post_init__(self) -> None:
+        if self.save and not _NAME.fullmatch(self.save):
+            raise RequestError(f"save_state is {self.save!r:.80}: use letters, digits, points and dashes, and no folders.")
+        if self.stop_after_phase and not self.save:
+            raise RequestError(
+                f"stop_after_phase is {self.stop_after_phase} and save_state is empty: what is done would be lost. Give "
+                "save_state a name, and the run that goes on the same name as resume_state."
+            )
+
+    @property
+    def file(self) -> Path | None:
+        """Where it is kept."""
+        folder = Path(folder_paths.get_folder_paths(STATES)[0])
+        return folder / f"{self.save.removesuffix('.safetensors')}.safetensors" if self.save else None
+
+    def resumed(self, about: Mapping[str, Any]) -> GenerationState | None:
+        """Raises LoadError where it cannot be read, RequestError where it is of another generation than `about` tells."""
+        if self.resume == NONE:
+            return None
+        state = GenerationState.load(model_file(STATES, self.resume))
+        state.check(about)
+        return state
+
+
+NOT_KEPT = KeptState()
+
+
+def register_states() -> None:
+    """Tells ComfyUI of the folder of states."""
+    folder = Path(folder_paths.models_dir) / STATES
+    folder_paths.add_model_folder_path(STATES, str(folder))
+
+
+def state_names() -> list[str]:
+    return [name for name in folder_paths.get_filename_list(STATES) if name.endswith(".safetensors")]
+
+
+def state_version(name: Any) -> int:
+    """When the file was written; 0 of none."""
+    path = folder_paths.get_full_path(STATES, name) if isinstance(name, str) and name != NONE else None
+    return 0 if path is None else Path(path).stat().st_mtime_ns
+
+
+def about(
+    experts: Mapping[str, Any], schedule: Schedule, request: SamplingRequest, latent: Mapping[str, Any], prompts: Sequence[Any],
+    part: SamplerPart,
+) -> dict[str, Any]:  # fmt: skip
+    """What a state of this generation is of; see `about_run`. experts: MODELs by name. prompts: CONDITIONING."""
+    told = about_run(
+        schedule,
+        solver=request.solver,
+        seed=request.seed,
+        guidance=request.guidance,
+        latent_shape=latent["samples"].shape,
+        weights={phase.expert: identity(experts[phase.expert]) for phase in schedule.phases},
+        conditioning=tensors_digest(dict(_tensors("", [*prompts, latent["samples"], latent.get("noise_mask")]))),
+    )
+    return {**told, "request": {**told["request"], "add_noise": part.add_noise, "start_at_step": part.start_at_step}}
+
+
+def identity(model: Any) -> dict[str, str]:
+    """What tells a MODEL's weights, and the LoRAs and other patches of them, from others'."""
+    patches = dict(_tensors("", model.patches))
+    return {
+        "file": weights_digest(network_weights(model)),
+        "computed in": str(model.model.get_dtype_inference()).removeprefix("torch."),
+        "patches": weights_digest(patches) if patches else NONE,
+    }
+
+
+def _tensors(path: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """All tensors in what core hands on, by where they are and the numbers beside them."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _tensors(f"{path} {key}", inner)
+    elif isinstance(value, list | tuple):
+        numbers = " ".join(str(inner) for inner in value if isinstance(inner, int | float | str))
+        for index, inner in enumerate(value):
+            yield from _tensors(f"{path} {index} {numbers}", inner)
+    elif hasattr(value, "__dict__"):  # core's weight adapters, and what its CLIP vision models give
+        yield from _tensors(path, {key: inner for key, inner in vars(value).items() if not key.startswith("_")})

@@ -1,0 +1,80 @@
+"""FastVideo Phase Sampler: a Wan video in any number of phases."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from fastvideo_core import GuidanceMode, SolverName
+
+from .checked import checked
+from .native.phases import named
+from .native.sample import sample
+from .native.state import NONE, KeptState, state_version
+from .requests import request_of
+from .sockets import (
+    CATEGORY,
+    NOT_CONNECTED,
+    PhasesSocket,
+    RunReportSocket,
+    guidance_inputs,
+    run_inputs,
+    sigmas_input,
+    state_inputs,
+)
+
+GUIDANCE = ("guidance_mode", "gate", "guidance_rescale")
+
+
+class FastVideoPhaseSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FastVideoPhaseSampler",
+            display_name="FastVideo Phase Sampler",
+            category=CATEGORY,
+            description="Samples a Wan video in any number of phases, each with its model and guidance scale, as one run: the "
+            "solver goes on over them, and no model is loaded before its phase.",
+            search_aliases=["three phases", "triple ksampler", "moe ksampler", "wan 2.2 high low noise", "ksampler"],
+            inputs=[
+                PhasesSocket.Input("phases", tooltip="From FastVideo Phase: all phases, the last one until 0."),
+                io.Conditioning.Input("positive", tooltip="What the video shows."),
+                io.Conditioning.Input("negative", tooltip="What it must not show; only read where the guidance scale is not 1."),
+                io.Latent.Input("latent", tooltip="Size of the video, and for TI2V 5B the given first frame with its mask."),
+                *run_inputs(),
+                *(given for given in guidance_inputs() if given.id in GUIDANCE),
+                sigmas_input(),
+                io.Int.Input(
+                    "stop_after_phase", default=0, min=0, max=1000, optional=True, advanced=True,
+                    tooltip="Ends the run after so many phases, and keeps it under save_state for another run to go on. 0: all "
+                    "phases. The latent is then the video as the last step saw it.",
+                ),
+                *state_inputs(),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latent", tooltip="The video's latents, for VAE Decode."),
+                RunReportSocket.Output(display_name="report", tooltip="What ran, for FastVideo Run Report."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    @checked
+    def execute(
+        cls, phases: Any, positive: Any, negative: Any, latent: dict[str, Any], seed: int, steps: int, shift: float,
+        solver: SolverName, guidance_mode: GuidanceMode, gate: float, guidance_rescale: float, sigmas: Any = NOT_CONNECTED,
+        stop_after_phase: int = 0, save_state: str = "", resume_state: str = NONE,
+    ) -> io.NodeOutput:  # fmt: skip
+        experts, settings = named(phases)
+        request = request_of(
+            phases=settings, seed=seed, steps=steps, shift=shift, solver=solver, guidance_mode=guidance_mode, gate=gate,
+            guidance_rescale=guidance_rescale, sigmas=sigmas,
+        )  # fmt: skip
+        kept = KeptState(save=save_state, resume=resume_state, stop_after_phase=stop_after_phase)
+        return io.NodeOutput(*sample(experts, positive, negative, latent, request, kept=kept))
+
+    @classmethod
+    def fingerprint_inputs(cls, resume_state: Any = NONE, **_: Any) -> Any:
+        """A state that was saved anew is another input."""
+        return state_version(resume_state)
+
+
+NODES = [FastVideoPhaseSampler]

@@ -1,0 +1,44 @@
+"""From a node's widgets and connections to what is asked of the engine."""
+
+from collections.abc import Collection
+from typing import Any
+
+from fastvideo_core import GuidanceMode, GuidanceSettings, SamplingRequest, SolverName
+
+from .sockets import NOT_CONNECTED, connected
+
+
+def experts_of(model: Any, low_noise_model: Any) -> dict[str, Any]:
+    """The MODELs of a node's two inputs, by the names that the engine has for them."""
+    second = connected(low_noise_model)
+    return {"single": model} if second is None else {"high_noise": model, "low_noise": second}
+
+
+def scales_of(
+    experts: Collection[str], guidance_scale: float, low_noise_guidance_scale: float, boundary: float
+) -> dict[str, Any]:
+    """What the engine is told of one expert or two; widgets of a second one count where there is one."""
+    two = len(experts) == 2
+    return {
+        "guidance_scale": guidance_scale,
+        "low_noise_guidance_scale": low_noise_guidance_scale if two else None,
+        "boundary": boundary if two else None,
+    }
+
+
+def request_of(
+    *, seed: int, steps: int, shift: float, guidance_mode: GuidanceMode, gate: float = 1.0, guidance_rescale: float = 0.0,
+    solver: SolverName = "unipc", sigmas: Any = NOT_CONNECTED, **phases: Any,
+) -> SamplingRequest:  # fmt: skip
+    """phases: `phases` of the request, or what `scales_of` gives. sigmas: where connected, they come before steps."""
+    given = connected(sigmas)
+    levels = None if given is None else given.tolist()
+    return SamplingRequest(
+        steps=steps if levels is None else len(levels) - 1,
+        shift=shift,
+        sigmas=levels,
+        solver=solver,
+        seed=seed,
+        guidance=GuidanceSettings(mode=guidance_mode, gate=gate, rescale=guidance_rescale),
+        **phases,
+    )
