@@ -73,8 +73,12 @@ def optional_image_columns(
 def sampling_columns(canvas: Canvas, loaded: Loaded, fps: int, **sampling: Any) -> None:
     """From the sampler to the report and the saved file. sampling: inputs of the sampler."""
     experts = dict(zip(("model", "low_noise_model"), loaded.experts, strict=False))
-    sampler = canvas.node("FastVideoSampler", size=SAMPLER_SIZE, **experts, **sampling)
-    frames = canvas.node("VAEDecode", samples=sampler["latent"], vae=loaded.vae)
+    video_columns(canvas, canvas.node("FastVideoSampler", size=SAMPLER_SIZE, **experts, **sampling), loaded.vae, fps)
+
+
+def video_columns(canvas: Canvas, sampler: Node, vae: Socket, fps: int) -> None:
+    """A sampler, and what comes after it."""
+    frames = canvas.node("VAEDecode", samples=sampler["latent"], vae=vae)
     report = canvas.node("FastVideoRunReport", size=REPORT_SIZE, report=sampler["report"], images=frames["IMAGE"])
     canvas.column("Sampling", sampler, report)
     video = canvas.node("CreateVideo", images=frames["IMAGE"], fps=fps)

@@ -10,15 +10,20 @@ from tools.workflows.columns import (
     image_columns,
     noise_columns,
     sampling_columns,
+    video_columns,
 )
 
 SIZE, FPS = VideoSize(64, 64, 17), 16
 PROMPT = "a red circle moving right on a navy background"
 FIRST_FRAME = "fastvideo_demo_first_frame.png"
 SETTINGS = {"steps": 20, "shift": 5.0, "solver": "euler", "guidance_scale": 3.0}
+PHASES = (("model", 0.95, 3.0), ("model", 0.875, 1.0), ("low_noise_model", 0.0, 3.0))
+"""Which output of the loader works, down to which noise level, and the guidance scale."""
 NOTE_SIZE = (360, 420)
 COMPARE_SIZE, PLOT_SIZE = (420, 420), (420, 360)
-DEMO_WORKFLOWS = {"demo_t2v": "t2v", "demo_i2v": "i2v", "demo_compare": "t2v", "demo_attention": "t2v"}
+DEMO_WORKFLOWS = {
+    "demo_t2v": "t2v", "demo_i2v": "i2v", "demo_compare": "t2v", "demo_attention": "t2v", "demo_phases": "two experts",
+}  # fmt: skip
 ACCELERATORS = {"demo_compare": ("MagCache", "FastVideoMagCache"), "demo_attention": ("Attention", "FastVideoAttention")}
 """What the second video of a comparison goes through: its name, and its node."""
 
@@ -48,10 +53,16 @@ ABOUT_ATTENTION = """
 FastVideo Attention changes nothing but rounding: it reads the empty rows of the prompt as one, which is most of what so small a \
 video costs. At 480p and above the attention kernel that it chooses is what counts.
 """
+ABOUT_PHASES = """
+### Three phases
+The high-noise expert with guidance settles what the video shows, then goes on without, at half the work; the low-noise \
+expert finishes. Each *FastVideo Phase* is one of them: give each a model with the LoRAs that it shall have, and the noise level \
+down to which it works.
+"""
 
 
 def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canvas:
-    """Text to video, image to video, or text to video twice, with the demo model."""
+    """Text to video, image to video, text to video twice or in phases, with the demo model."""
     canvas = Canvas(name, object_info, packs)
     from_image = DEMO_WORKFLOWS[name] == "i2v"
     title, more = {
@@ -59,6 +70,7 @@ def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canv
         "demo_i2v": ("I2V", ABOUT_IMAGE.format(name=FIRST_FRAME)),
         "demo_compare": ("Compare", ABOUT_COMPARISON.format(accelerator="MagCache")),
         "demo_attention": ("Attention", ABOUT_COMPARISON.format(accelerator="Attention") + ABOUT_ATTENTION),
+        "demo_phases": ("Phases", ABOUT_PHASES),
     }[name]
     about = ABOUT.format(title=title, width=SIZE.width, height=SIZE.height, frames=SIZE.length, fps=FPS)
     canvas.note(about + more, NOTE_SIZE)
@@ -68,12 +80,28 @@ def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canv
         return canvas
     canvas.column("Models", demo)
     loaded = Loaded([demo["model"]], demo["clip"], demo["vae"])
+    if name == "demo_phases":
+        _phases(canvas, demo, loaded)
+        return canvas
     if from_image:
         conditions = image_columns(canvas, loaded, (PROMPT, ""), SIZE, FIRST_FRAME)
     else:
         conditions = noise_columns(canvas, loaded, (PROMPT, ""), SIZE)
     sampling_columns(canvas, loaded, FPS, **conditions, **SETTINGS)
     return canvas
+
+
+def _phases(canvas: Canvas, demo: Node, loaded: Loaded) -> None:
+    """One node per phase, chained, and their sampler."""
+    conditions = noise_columns(canvas, loaded, (PROMPT, ""), SIZE)
+    phases: list[Node] = []
+    for model, until, scale in PHASES:
+        before = {"phases": phases[-1]["phases"]} if phases else {}
+        phases.append(canvas.node("FastVideoPhase", model=demo[model], until=until, guidance_scale=scale, **before))
+    canvas.column("Phases", *phases)
+    run = {name: SETTINGS[name] for name in ("steps", "shift", "solver")}
+    sampler = canvas.node("FastVideoPhaseSampler", size=SAMPLER_SIZE, phases=phases[-1]["phases"], **conditions, **run)
+    video_columns(canvas, sampler, loaded.vae, FPS)
 
 
 def _comparison(canvas: Canvas, demo: Node, accelerator: str, node: str) -> None:
