@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from fastvideo_core.attention import BACKENDS, impossible
 
 from .checked import checked
+from .inputs import EXPERT_OUTPUT, expert_input
 from .native.attention import offered, this_machine, with_attention
 from .native.facts import wan_facts
 from .sockets import CATEGORY
@@ -25,7 +26,7 @@ class FastVideoAttention(io.ComfyNode):
             "how often.",
             search_aliases=["sage attention", "flash attention", "xformers", "sdpa", "attention backend", "flex attention"],
             inputs=[
-                io.Model.Input("model", tooltip="Wan diffusion model; each expert of Wan 2.2 gets a node of its own."),
+                expert_input(),
                 io.Combo.Input(
                     "self_attention", options=["auto", *backends], default="auto",
                     tooltip="Among the video's own tokens: most of the time of a long video. auto: the first exact kernel that "
@@ -41,7 +42,7 @@ class FastVideoAttention(io.ComfyNode):
                     "same video but for rounding. Off: all rows are read.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
+            outputs=[io.Model.Output(tooltip=EXPERT_OUTPUT)],
         )  # fmt: skip
 
     @classmethod

@@ -9,12 +9,13 @@ from fastvideo_core import GuidanceMode, is_one
 from fastvideo_core.step_cache import fingerprint, measured_table
 
 from .checked import checked
+from .inputs import USUAL, guidance_inputs, latent_input, model_inputs, prompt_inputs, video_outputs
 from .native.cache import with_cache
 from .native.calibrate import NativeCalibration, check_one_prompt, told, written
 from .native.generation import network_weights
 from .native.sample import sample
 from .requests import experts_of, request_of, scales_of
-from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, guidance_inputs
+from .sockets import CATEGORY, NOT_CONNECTED
 
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
 
@@ -31,11 +32,9 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
             search_aliases=["magcache calibration", "ratio table", "mag ratios"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="Wan diffusion model; the high-noise expert where there are two."),
-                io.Model.Input("low_noise_model", optional=True, tooltip="Low-noise expert of Wan 2.2 T2V/I2V A14B."),
-                io.Conditioning.Input("positive", tooltip="A prompt of the kind that you mostly use."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt that you mostly use."),
-                io.Latent.Input("latent", tooltip="Size of the video, and for TI2V 5B the given first frame with its mask."),
+                *model_inputs(),
+                *prompt_inputs(*USUAL),
+                latent_input(),
                 io.Int.Input(
                     "seed", default=0, min=0, max=2**64 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Of the noise. The ratios depend on it little.",
@@ -51,8 +50,7 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
                 *(given for given in guidance_inputs() if given.id in GUIDANCE),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent", tooltip="The video that was measured, for VAE Decode."),
-                RunReportSocket.Output(display_name="report", tooltip="What ran, for FastVideo Run Report."),
+                *video_outputs("The video that was measured, for VAE Decode."),
                 io.String.Output(display_name="text", tooltip="Where the table is, and what MagCache does with it."),
             ],
         )  # fmt: skip

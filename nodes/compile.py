@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from fastvideo_core import CompileSettings
 
 from .checked import checked
+from .inputs import EXPERT_OUTPUT, enabled_input, expert_input
 from .native.compile import with_compile
 from .native.facts import wan_facts
 from .sockets import CATEGORY
@@ -23,10 +24,10 @@ class FastVideoCompile(io.ComfyNode):
             "report says what was compiled.",
             search_aliases=["torch compile", "torch.compile", "inductor", "triton", "compile model"],
             inputs=[
-                io.Model.Input("model", tooltip="Wan diffusion model; each expert of Wan 2.2 gets a node of its own."),
-                io.Boolean.Input("enabled", default=True, tooltip="Off: the model goes through as it came."),
+                expert_input(),
+                enabled_input(),
             ],
-            outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
+            outputs=[io.Model.Output(tooltip=EXPERT_OUTPUT)],
         )
 
     @classmethod

@@ -9,6 +9,7 @@ from fastvideo_core import DBCacheSettings
 from fastvideo_core.step_cache import DBCACHE_PRESETS
 
 from .checked import checked
+from .inputs import EXPERT_OUTPUT, enabled_input, expert_input, on_cpu_input
 from .native.cache import with_cache
 from .native.dbcache import NativeDBCache
 from .native.facts import wan_facts
@@ -26,8 +27,8 @@ class FastVideoDBCache(io.ComfyNode):
             "they add is continued from earlier steps (DBCache with TaylorSeer). Needs no calibration.",
             search_aliases=["dbcache", "cache-dit", "taylorseer", "first block cache", "fbcache", "step cache", "speed up"],
             inputs=[
-                io.Model.Input("model", tooltip="Wan diffusion model; each expert of Wan 2.2 gets a node of its own."),
-                io.Boolean.Input("enabled", default=True, tooltip="Off: the model goes through as it came."),
+                expert_input(),
+                enabled_input(),
                 io.DynamicCombo.Input(
                     "preset",
                     options=[
@@ -37,13 +38,11 @@ class FastVideoDBCache(io.ComfyNode):
                     tooltip="auto: a threshold that goes by the number of steps. quality: 0.08, performance: 0.15, as "
                     "cache-dit's authors use them, whatever the steps. custom: your own values.",
                 ),
-                io.Boolean.Input(
-                    "residuals_on_cpu", default=False,
-                    tooltip="Keeps what is reused in the computer's memory: saves GPU memory (two tensors of tokens per branch, "
-                    "and one for each Taylor order), costs transfers in every step.",
+                on_cpu_input(
+                    "two tensors of tokens per branch, and one for each Taylor order), costs transfers in every step"
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
+            outputs=[io.Model.Output(tooltip=EXPERT_OUTPUT)],
         )  # fmt: skip
 
     @classmethod

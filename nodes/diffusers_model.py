@@ -7,6 +7,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from .checked import checked
+from .inputs import EXPERT_OUTPUT
 from .native.diffusers_lora import add_lora
 from .native.diffusers_model import as_model
 from .native.files import model_file, transformer_folders
@@ -42,7 +43,7 @@ class FastVideoLoadDiffusersModel(io.ComfyNode):
                     "lora_strength", default=1.0, min=-10.0, max=10.0, step=0.05, tooltip="How strongly the LoRA acts.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
+            outputs=[io.Model.Output(tooltip=EXPERT_OUTPUT)],
         )  # fmt: skip
 
     @classmethod

@@ -7,11 +7,12 @@ from comfy_api.latest import io
 from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError, by_boundary
 
 from .checked import checked
+from .inputs import SHOWN, guidance_inputs, model_inputs, prompt_inputs
 from .native.guider import WanGuider
 from .native.phases import named
 from .native.plan import GuiderSettings
 from .requests import experts_of, scales_of
-from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, connected, guidance_inputs
+from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, connected
 
 
 class FastVideoGuider(io.ComfyNode):
@@ -25,10 +26,8 @@ class FastVideoGuider(io.ComfyNode):
             "sampler and sigmas.",
             search_aliases=["cfg guider", "moe guider", "wan 2.2 high low noise", "adaptive guidance"],
             inputs=[
-                io.Model.Input("model", optional=True, tooltip="Wan diffusion model; the high-noise expert where there are two."),
-                io.Model.Input("low_noise_model", optional=True, tooltip="Low-noise expert of Wan 2.2 T2V/I2V A14B."),
-                io.Conditioning.Input("positive", tooltip="What the video shows."),
-                io.Conditioning.Input("negative", tooltip="What it must not show; only read where the guidance scale is not 1."),
+                *model_inputs(optional=True),
+                *prompt_inputs(*SHOWN),
                 *guidance_inputs(),
                 PhasesSocket.Input(
                     "phases", optional=True,

@@ -8,6 +8,7 @@ from fastvideo_core import MagCacheSettings
 from fastvideo_core.step_cache import MagCacheMode
 
 from .checked import checked
+from .inputs import EXPERT_OUTPUT, enabled_input, expert_input, on_cpu_input
 from .native.cache import with_cache
 from .native.facts import wan_facts
 from .native.magcache import NativeMagCache
@@ -25,8 +26,8 @@ class FastVideoMagCache(io.ComfyNode):
             "that is known before the run.",
             search_aliases=["magcache", "teacache", "easycache", "step cache", "speed up", "skip steps"],
             inputs=[
-                io.Model.Input("model", tooltip="Wan diffusion model; each expert of Wan 2.2 gets a node of its own."),
-                io.Boolean.Input("enabled", default=True, tooltip="Off: the model goes through as it came."),
+                expert_input(),
+                enabled_input(),
                 io.DynamicCombo.Input(
                     "preset",
                     options=[
@@ -40,13 +41,11 @@ class FastVideoMagCache(io.ComfyNode):
                     tooltip="How the model's ratio table is read. resampled: by noise level, for any steps, shift and scheduler. "
                     "nearest: by step number, for the table's shift. official: the table's own steps and shift.",
                 ),
-                io.Boolean.Input(
-                    "residuals_on_cpu", default=False,
-                    tooltip="Keeps what is reused in the computer's memory: saves GPU memory (one tensor of tokens per branch), "
-                    "costs a transfer per step.",
+                on_cpu_input(
+                    "one tensor of tokens per branch), costs a transfer per step"
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
+            outputs=[io.Model.Output(tooltip=EXPERT_OUTPUT)],
         )  # fmt: skip
 
     @classmethod

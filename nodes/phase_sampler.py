@@ -7,20 +7,12 @@ from comfy_api.latest import io
 from fastvideo_core import GuidanceMode, SolverName
 
 from .checked import checked
+from .inputs import SHOWN, guidance_inputs, latent_input, prompt_inputs, run_inputs, sigmas_input, state_inputs, video_outputs
 from .native.phases import named
 from .native.sample import sample
-from .native.state import NONE, KeptState, state_version
-from .requests import request_of
-from .sockets import (
-    CATEGORY,
-    NOT_CONNECTED,
-    PhasesSocket,
-    RunReportSocket,
-    guidance_inputs,
-    run_inputs,
-    sigmas_input,
-    state_inputs,
-)
+from .native.state import NONE, KeptState
+from .requests import request_of, version_of_state
+from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket
 
 GUIDANCE = ("guidance_mode", "gate", "guidance_rescale")
 
@@ -37,9 +29,8 @@ class FastVideoPhaseSampler(io.ComfyNode):
             search_aliases=["three phases", "triple ksampler", "moe ksampler", "wan 2.2 high low noise", "ksampler"],
             inputs=[
                 PhasesSocket.Input("phases", tooltip="From FastVideo Phase: all phases, the last one until 0."),
-                io.Conditioning.Input("positive", tooltip="What the video shows."),
-                io.Conditioning.Input("negative", tooltip="What it must not show; only read where the guidance scale is not 1."),
-                io.Latent.Input("latent", tooltip="Size of the video, and for TI2V 5B the given first frame with its mask."),
+                *prompt_inputs(*SHOWN),
+                latent_input(),
                 *run_inputs(),
                 *(given for given in guidance_inputs() if given.id in GUIDANCE),
                 sigmas_input(),
@@ -50,10 +41,7 @@ class FastVideoPhaseSampler(io.ComfyNode):
                 ),
                 *state_inputs(),
             ],
-            outputs=[
-                io.Latent.Output(display_name="latent", tooltip="The video's latents, for VAE Decode."),
-                RunReportSocket.Output(display_name="report", tooltip="What ran, for FastVideo Run Report."),
-            ],
+            outputs=video_outputs(),
         )  # fmt: skip
 
     @classmethod
@@ -71,10 +59,7 @@ class FastVideoPhaseSampler(io.ComfyNode):
         kept = KeptState(save=save_state, resume=resume_state, stop_after_phase=stop_after_phase)
         return io.NodeOutput(*sample(experts, positive, negative, latent, request, kept=kept))
 
-    @classmethod
-    def fingerprint_inputs(cls, resume_state: Any = NONE, **_: Any) -> Any:
-        """A state that was saved anew is another input."""
-        return state_version(resume_state)
+    fingerprint_inputs: Any = classmethod(version_of_state)
 
 
 NODES = [FastVideoPhaseSampler]

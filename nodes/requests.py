@@ -5,6 +5,7 @@ from typing import Any
 
 from fastvideo_core import GuidanceMode, GuidanceSettings, SamplingRequest, SolverName
 
+from .native.state import NONE, state_version
 from .sockets import NOT_CONNECTED, connected
 
 
@@ -42,3 +43,8 @@ def request_of(
         guidance=GuidanceSettings(mode=guidance_mode, gate=gate, rescale=guidance_rescale),
         **phases,
     )
+
+
+def version_of_state(cls: type, resume_state: Any = NONE, **_: Any) -> int:
+    """Of a sampler, as its `fingerprint_inputs`: a state that was saved anew is another input."""
+    return state_version(resume_state)

@@ -7,20 +7,23 @@ from comfy_api.latest import io
 from fastvideo_core import GuidanceMode, SolverName
 
 from .checked import checked
-from .native.part import SamplerPart
-from .native.sample import sample
-from .native.state import NONE, KeptState, state_version
-from .requests import experts_of, request_of, scales_of
-from .sockets import (
-    CATEGORY,
-    NOT_CONNECTED,
-    RunReportSocket,
+from .inputs import (
+    SHOWN,
     guidance_inputs,
+    latent_input,
+    model_inputs,
     part_inputs,
+    prompt_inputs,
     run_inputs,
     sigmas_input,
     state_inputs,
+    video_outputs,
 )
+from .native.part import SamplerPart
+from .native.sample import sample
+from .native.state import NONE, KeptState
+from .requests import experts_of, request_of, scales_of, version_of_state
+from .sockets import CATEGORY, NOT_CONNECTED
 
 
 class FastVideoSampler(io.ComfyNode):
@@ -33,21 +36,16 @@ class FastVideoSampler(io.ComfyNode):
             description="Samples a Wan video, with one expert or two, and reports what ran.",
             search_aliases=["ksampler", "wan sampler", "moe ksampler", "wan 2.2 high low noise"],
             inputs=[
-                io.Model.Input("model", tooltip="Wan diffusion model; the high-noise expert where there are two."),
-                io.Model.Input("low_noise_model", optional=True, tooltip="Low-noise expert of Wan 2.2 T2V/I2V A14B."),
-                io.Conditioning.Input("positive", tooltip="What the video shows."),
-                io.Conditioning.Input("negative", tooltip="What it must not show; only read where the guidance scale is not 1."),
-                io.Latent.Input("latent", tooltip="Size of the video, and for TI2V 5B the given first frame with its mask."),
+                *model_inputs(),
+                *prompt_inputs(*SHOWN),
+                latent_input(),
                 *run_inputs(),
                 *guidance_inputs(),
                 sigmas_input(),
                 *part_inputs(),
                 *state_inputs(),
             ],
-            outputs=[
-                io.Latent.Output(display_name="latent", tooltip="The video's latents, for VAE Decode."),
-                RunReportSocket.Output(display_name="report", tooltip="What ran, for FastVideo Run Report."),
-            ],
+            outputs=video_outputs(),
         )  # fmt: skip
 
     @classmethod
@@ -68,10 +66,7 @@ class FastVideoSampler(io.ComfyNode):
         kept = KeptState(save=save_state, resume=resume_state)
         return io.NodeOutput(*sample(experts, positive, negative, latent, request, SamplerPart(**part), kept))
 
-    @classmethod
-    def fingerprint_inputs(cls, resume_state: Any = NONE, **_: Any) -> Any:
-        """A state that was saved anew is another input."""
-        return state_version(resume_state)
+    fingerprint_inputs: Any = classmethod(version_of_state)
 
 
 NODES = [FastVideoSampler]

@@ -1,4 +1,4 @@
-"""The sockets that ComfyUI does not have, and the inputs that several nodes share."""
+"""The sockets that ComfyUI does not have, and what an unconnected one brings."""
 
 from typing import Any
 
@@ -6,9 +6,7 @@ from comfy_api.latest import io
 
 from fastvideo_core import RunReport
 
-from .native.part import LAST
 from .native.phases import Phases
-from .native.state import NONE, state_names
 
 CATEGORY = "FastVideo"
 
@@ -18,109 +16,6 @@ PhasesSocket = io.Custom("FASTVIDEO_PHASES")
 PhasesSocket.Type = Phases
 
 NOT_CONNECTED: Any = object()
-
-
-def run_inputs() -> list[io.Input]:
-    """What samplers ask about a whole run, in this order for good."""
-    return [
-        io.Int.Input(
-            "seed", default=0, min=0, max=2**64 - 1, control_after_generate=io.ControlAfterGenerate.fixed,
-            tooltip="The same seed and settings give the same video.",
-        ),
-        io.Int.Input(
-            "steps", default=20, min=1, max=1000, tooltip="Denoising steps: 20 to 50; 4 to 8 for distilled models.",
-        ),
-        io.Float.Input(
-            "shift", default=5.0, min=0.01, max=100.0, step=0.1,
-            tooltip="Moves the noise levels towards noise, in the place of a ModelSamplingSD3 node. Wan 2.1: 1.3B 8, "
-            "14B 5, I2V 480P 3; Wan 2.2: T2V 12, others 5.",
-        ),
-        io.Combo.Input(
-            "solver", options=["unipc", "euler", "dpmpp_2m", "dmd"], default="unipc",
-            tooltip="unipc is what Wan's authors use. dmd is for few-step distilled checkpoints such as FastWan.",
-        ),
-    ]  # fmt: skip
-
-
-def sigmas_input() -> io.Input:
-    return io.Sigmas.Input(
-        "sigmas", optional=True, tooltip="Noise levels to use instead of those that steps and shift give.",
-    )  # fmt: skip
-
-
-def state_inputs() -> list[io.Input]:
-    """Where a run may end early, and go on."""
-    return [
-        io.String.Input(
-            "save_state", default="", optional=True, advanced=True,
-            tooltip="A name under which the run is kept after each phase, and where it is cancelled or fails, in "
-            "models/fastvideo_states. Empty: it is not kept.",
-        ),
-        io.Combo.Input(
-            "resume_state", options=[NONE, *state_names()], default=NONE, optional=True, advanced=True,
-            tooltip="A kept run to go on from, with all other inputs as they were: the video is the same as without a break.",
-        ),
-    ]  # fmt: skip
-
-
-def guidance_inputs() -> list[io.Input]:
-    """What the sampler and the guider ask about guidance, in this order for good: saved workflows hold widgets by place."""
-    return [
-        io.Float.Input(
-            "guidance_scale", default=5.0, min=1.0, max=30.0, step=0.1,
-            tooltip="How strongly the video follows the positive prompt; with two experts, the high-noise one's. "
-            "1 is off and halves the work. Wan 2.1: 5 to 6, Wan 2.2 T2V: 4, I2V: 3.5, TI2V 5B: 5.",
-        ),
-        io.Float.Input(
-            "low_noise_guidance_scale", default=3.0, min=1.0, max=30.0, step=0.1,
-            tooltip="Guidance scale of the low-noise expert; without a second model it is not used. Wan 2.2 T2V: 3, I2V: 3.5.",
-        ),
-        io.Float.Input(
-            "boundary", default=0.875, min=0.01, max=0.99, step=0.005, round=0.0001,
-            tooltip="Noise level below which the low-noise expert takes over; without a second model it is not used. "
-            "Wan 2.2 T2V: 0.875, I2V: 0.9.",
-        ),
-        io.Combo.Input(
-            "guidance_mode", options=["auto", "batched", "sequential"], default="auto",
-            tooltip="auto: ComfyUI runs both branches in one call when memory allows. batched: one call, or an error that says "
-            "what is missing. sequential: two calls, least memory. The video is the same up to rounding.",
-        ),
-        io.Float.Input(
-            "gate", default=1.0, min=0.0, max=1.0, step=0.05,
-            tooltip="Fraction of the steps that run the negative branch; after it the last difference between the branches is "
-            "reused, which saves up to half of each later step and changes the video slightly. 1 is off. Each expert starts "
-            "with a fresh one.",
-        ),
-        io.Float.Input(
-            "guidance_rescale", default=0.0, min=0.0, max=1.0, step=0.05, advanced=True,
-            tooltip="Keeps the guided prediction's contrast near the positive branch's: 0 is off, 0.7 is usual against "
-            "overexposure at high guidance scales. Not together with a gate below 1.",
-        ),
-    ]  # fmt: skip
-
-
-def part_inputs() -> list[io.Input]:
-    """Optional, for prompts that were saved before there were any."""
-    return [
-        io.Combo.Input(
-            "add_noise", options=["enable", "disable"], default="enable", optional=True, advanced=True,
-            tooltip="disable: the latent comes from a sampler that left noise in it, and this one goes on from there.",
-        ),
-        io.Int.Input(
-            "start_at_step", default=0, min=0, max=LAST, optional=True, advanced=True,
-            tooltip="First step of the run that this sampler makes, counted from 0. All samplers of a chain get the same steps "
-            "and shift.",
-        ),
-        io.Int.Input(
-            "end_at_step", default=LAST, min=0, max=LAST, optional=True, advanced=True,
-            tooltip="Step before which this sampler ends, and where the next one starts. Beyond the last one: to the end.",
-        ),
-        io.Combo.Input(
-            "return_with_leftover_noise", options=["disable", "enable"], default="disable", optional=True, advanced=True,
-            tooltip="enable: what is left of the noise at end_at_step stays in the latent, for the next sampler. disable: the "
-            "last step removes it.",
-        ),
-    ]  # fmt: skip
 
 
 def connected(value: Any) -> Any | None:

@@ -20,6 +20,7 @@ from fastvideo_core.attention.sparse import (
 )
 
 from .checked import checked
+from .inputs import EXPERT_OUTPUT, enabled_input, expert_input
 from .native.facts import wan_facts
 from .native.files import transformer_folders
 from .native.sparse import with_sparse_attention
@@ -61,8 +62,8 @@ class FastVideoSparseAttention(io.ComfyNode):
             "videos; the run report says how much was computed.",
             search_aliases=["vsa", "sla", "bsa", "sta", "nabla", "sparse attention", "sliding tile attention"],
             inputs=[
-                io.Model.Input("model", tooltip="Wan diffusion model; each expert of Wan 2.2 gets a node of its own."),
-                io.Boolean.Input("enabled", default=True, tooltip="Off: the model goes through as it came."),
+                expert_input(),
+                enabled_input(),
                 io.DynamicCombo.Input(
                     "variant", options=[io.DynamicCombo.Option(name, inputs[name]) for name in VARIANTS],
                     tooltip="What chooses the parts. VSA: the best tiles of 4 x 4 x 4 tokens. SLA: the best blocks of tokens. "
@@ -89,7 +90,7 @@ class FastVideoSparseAttention(io.ComfyNode):
                     "drops its weights for that, and here they take part. none: the training-free form.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="For FastVideo Sampler, FastVideo Guider and core's samplers.")],
+            outputs=[io.Model.Output(tooltip=EXPERT_OUTPUT)],
         )  # fmt: skip
 
     @classmethod

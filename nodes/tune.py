@@ -23,12 +23,13 @@ from fastvideo_core import (
 from fastvideo_core.quality import compare, plot
 
 from .checked import checked
+from .inputs import USUAL, guidance_inputs, model_inputs, prompt_inputs
 from .native.cache import with_cache
 from .native.dbcache import NativeDBCache
 from .native.magcache import NativeMagCache
 from .native.sample import sample
 from .requests import experts_of, request_of, scales_of
-from .sockets import CATEGORY, NOT_CONNECTED, guidance_inputs
+from .sockets import CATEGORY, NOT_CONNECTED
 
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
 
@@ -52,10 +53,8 @@ class FastVideoAutoTune(io.ComfyNode):
             search_aliases=["tune", "which threshold", "magcache settings", "dbcache settings", "calibrate"],
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="Wan diffusion model without a cache; the high-noise expert of two."),
-                io.Model.Input("low_noise_model", optional=True, tooltip="Low-noise expert of Wan 2.2 T2V/I2V A14B."),
-                io.Conditioning.Input("positive", tooltip="A prompt of the kind that you mostly use."),
-                io.Conditioning.Input("negative", tooltip="The negative prompt that you mostly use."),
+                *model_inputs(told="Wan diffusion model without a cache; the high-noise expert of two."),
+                *prompt_inputs(*USUAL),
                 io.Vae.Input("vae", tooltip="The model's VAE: the videos are compared as people see them."),
                 io.Latent.Input("latent", tooltip="Size of the videos; a smaller or shorter one than yours tunes sooner."),
                 io.Combo.Input(
