@@ -49,7 +49,7 @@ from .request import SamplingRequest, VideoSize
 from .schedule import TIMESTEPS, Phase, PhaseSettings, Schedule, by_boundary, cut, plan, plan_part, plan_phases, shifted_sigmas
 from .solvers import Solver, SolverName, make_solver
 from .speed import Speed, speed_up, speed_up_of_all
-from .state import GenerationState, about_run, conditioning_digest
+from .state import GenerationState, Moment, about_run, conditioning_digest, go_on
 from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_cache_dit, with_dbcache, with_magcache
 from .text import clean_prompt, pad_rows
 from .tune import Attempt, CacheSettings, TunedCache, Tuning, blocks_cut, check_wanted, tune
@@ -70,13 +70,13 @@ __all__ = [
     "CachePhaseReport", "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison", "CompileSettings",
     "Conditioning", "ConditioningError", "Contribution", "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality",
     "Generation", "GenerationState", "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "ImageEncoder",
-    "LoadError", "MagCacheSettings", "Measured", "NewCache", "NumericsError", "Phase", "PhaseReport", "PhaseSettings",
-    "Prediction", "RatioTable", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName",
-    "SparseReport", "Speed", "Step", "StepCache", "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning",
-    "VideoSize", "VideoVAE", "WanModel", "WanVariant", "about_run", "against", "apply_lora", "blocks_cut", "by_boundary",
-    "check_finite", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "cut", "denoise", "generate",
-    "group_offload", "guide", "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure",
-    "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases", "ran_as", "read_json_file", "save_mp4",
-    "seeded_noise", "settled_pixels", "shifted_sigmas", "speed_up", "speed_up_of_all", "tensors_digest", "tune",
-    "weights_digest", "with_cache_dit", "with_dbcache", "with_magcache",
+    "LoadError", "MagCacheSettings", "Measured", "Moment", "NewCache", "NumericsError", "Phase", "PhaseReport",
+    "PhaseSettings", "Prediction", "RatioTable", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
+    "SolverName", "SparseReport", "Speed", "Step", "StepCache", "TextEncoder", "TextReport", "Tokenizer", "TunedCache",
+    "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "about_run", "against", "apply_lora", "blocks_cut",
+    "by_boundary", "check_finite", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "cut", "denoise",
+    "generate", "go_on", "group_offload", "guide", "image_condition", "is_one", "load_demo", "load_transformer",
+    "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases", "ran_as", "read_json_file",
+    "save_mp4", "seeded_noise", "settled_pixels", "shifted_sigmas", "speed_up", "speed_up_of_all", "tensors_digest",
+    "tune", "weights_digest", "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

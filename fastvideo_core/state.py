@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -16,10 +16,10 @@ from .conditioning import Conditioning
 from .digests import tensors_digest
 from .errors import LoadError, RequestError
 from .generate import check_finite
-from .guidance import GuidanceSettings
+from .guidance import Guidance, GuidanceSettings
 from .json_object import made_of, read_json
 from .schedule import Schedule, check_sigmas
-from .solvers import SolverName, history_names
+from .solvers import Solver, SolverName, history_names
 
 VERSION = 1
 """Of the file."""
@@ -142,6 +142,48 @@ class GenerationState:
     def _tensors(self) -> dict[str, Tensor]:
         history = {f"solver.{name}": tensor for name, tensor in self.solver.items()}
         return {"latents": self.latents, **history, **({} if self.difference is None else {"difference": self.difference})}
+
+
+class Moment(NamedTuple):
+    """A generation between two steps, by reference: no later step writes into the tensors of an earlier one. As in
+    `GenerationState`, on the device of the generation."""
+
+    step: int
+    latents: Tensor
+    history: Mapping[str, Tensor]
+    difference: Tensor | None
+    batched: bool | None
+
+    @classmethod
+    def of(cls, step: int, latents: Tensor, solver: Solver, guidance: Guidance) -> "Moment":
+        return cls(step, latents, solver.history(), guidance.difference_before(step), guidance.batched)
+
+    def state(self, about: Mapping[str, Any]) -> GenerationState:
+        """It waits for the device.
+
+        Raises:
+            NumericsError: the latents are not finite.
+        """
+        return GenerationState(
+            step=self.step,
+            latents=_copied(self.latents),
+            solver={name: _copied(tensor) for name, tensor in self.history.items()},
+            difference=None if self.difference is None else _copied(self.difference),
+            batched=self.batched,
+            about=about,
+        )
+
+
+def go_on(state: GenerationState, solver: Solver, guidance: Guidance, device: torch.device) -> Tensor:
+    """Puts a fresh solver and guidance where the state's were. Returns its latents on `device`."""
+    solver.go_on(state.step, {name: tensor.to(device) for name, tensor in state.solver.items()})
+    difference = None if state.difference is None else state.difference.to(device)
+    guidance.go_on(state.step, difference, state.batched)
+    return state.latents.to(device)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def about_run(

@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
 
 from ..attention.experts import AttendingExperts, AttentionSettings, text_reports
 from ..attention.requirements import Situation
@@ -21,7 +20,7 @@ from ..guidance import Guidance
 from ..report import RunReport, phase_reports, ran_as
 from ..request import SamplingRequest, VideoSize
 from ..solvers import make_solver
-from ..state import GenerationState, about_run, conditioning_digest
+from ..state import GenerationState, Moment, about_run, conditioning_digest, go_on
 from ..step_cache.decisions import CachePlan
 from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
@@ -32,16 +31,6 @@ from .loading.lora_strengths import check_strengths
 from .loading.trained_attention import trained_with, unused_training
 from .memory import compute_dtype
 from .parts import Parts
-
-
-class _Moment(NamedTuple):
-    """Between two steps: the next one, and what it goes on from."""
-
-    step: int
-    latents: Tensor
-    history: Mapping[str, Tensor]
-    difference: Tensor | None
-    batched: bool | None
 
 
 class Generation(Iterator[Step]):
@@ -107,15 +96,11 @@ class Generation(Iterator[Step]):
 
     def _go_on(self, state: GenerationState) -> None:
         self._linears.take(state.about["linears"])
-        device = self.model.device
-        self.latents = state.latents.to(device)
-        self._solver.go_on(state.step, {name: tensor.to(device) for name, tensor in state.solver.items()})
-        difference = None if state.difference is None else state.difference.to(device)
-        self.guidance.go_on(state.step, difference, state.batched)
+        self.latents = go_on(state, self._solver, self.guidance, self.model.device)
 
-    def _now(self, step: int) -> _Moment:
-        """step: the next one. Tensors of a step are never written into by those after it."""
-        return _Moment(step, self.latents, self._solver.history(), self.guidance.difference_before(step), self.guidance.batched)
+    def _now(self, step: int) -> Moment:
+        """step: the next one."""
+        return Moment.of(step, self.latents, self._solver, self.guidance)
 
     @cached_property
     def about(self) -> Mapping[str, Any]:
@@ -138,15 +123,7 @@ class Generation(Iterator[Step]):
         Raises:
             NumericsError: the latents are not finite.
         """
-        moment = self._moment
-        return GenerationState(
-            step=moment.step,
-            latents=_copied(moment.latents),
-            solver={name: _copied(tensor) for name, tensor in moment.history.items()},
-            difference=None if moment.difference is None else _copied(moment.difference),
-            batched=moment.batched,
-            about={**self.about, "linears": self._linears.json()},
-        )
+        return self._moment.state({**self.about, "linears": self._linears.json()})
 
     def _compiled(self, experts: TransformerExperts, settings: CompileSettings) -> CompiledExperts:
         transformer = next(iter(self.model.transformers.values()))
@@ -233,10 +210,6 @@ class Generation(Iterator[Step]):
         yield f"resumed at step {self._resumed.step}" + (f": {anew} began anew" if anew else "")
         if self._resumed.about["conditioning"] != self.about["conditioning"]:
             yield "the conditioning is another one than that of the steps before"
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True)
 
 
 KINDS: Mapping[str, type] = MappingProxyType(

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from fastvideo_core import GenerationState, SamplingRequest, Solver, Step, denoise, make_solver
+from fastvideo_core import GenerationState, Moment, SamplingRequest, Solver, Step, denoise, go_on, make_solver
 
 from .guider import WanGuider
 
@@ -37,9 +38,9 @@ class EngineLoop:
         run = self.guider.run
         solver = make_solver(self.request.solver, run.schedule.sigmas, self.request.seed, self.start)
         if self.resumed is not None:
-            x = self._go_on(self.resumed, solver, x)
+            x = self._go_on(self.resumed, solver, x.device)
         ones, first = x.new_ones(x.shape[0]), run.first_step
-        denoised, moment = x, self._moment(first, x, solver)
+        denoised, moment = x, Moment.of(first, x, solver, run.guidance)
 
         def velocity(latents: Tensor, sigma: float) -> Tensor:
             run.exact_sigma = sigma
@@ -50,7 +51,7 @@ class EngineLoop:
                 for phase in run.schedule.phases[: self.phases or None]:
                     for step in denoise(velocity, x, solver, run.schedule, phase, first):
                         x, denoised = step.latents, step.denoised
-                        moment = self._moment(step.index + 1, x, solver)
+                        moment = Moment.of(step.index + 1, x, solver, run.guidance)
                         _tell(step, callback)
                         bar.update()
                     if first < phase.stop < run.schedule.steps:
@@ -58,39 +59,21 @@ class EngineLoop:
         except BaseException:
             self._keep(moment)
             raise
-        return x if moment["step"] == run.schedule.steps else denoised
+        return x if moment.step == run.schedule.steps else denoised
 
-    def _go_on(self, state: GenerationState, solver: Solver, like: Tensor) -> Tensor:
+    def _go_on(self, state: GenerationState, solver: Solver, device: torch.device) -> Tensor:
         """Returns its latents."""
-        solver.go_on(state.step, {name: tensor.to(like) for name, tensor in state.solver.items()})
-        difference = None if state.difference is None else state.difference.to(like)
-        self.guider.run.guidance.go_on(state.step, difference, state.batched)
         if state.about["conditioning"] != self.about["conditioning"]:
             self.guider.run.notes.append("the conditioning is another one than that of the steps before")
-        return state.latents.to(like)
+        return go_on(state, solver, self.guider.run.guidance, device)
 
-    def _moment(self, step: int, latents: Tensor, solver: Solver) -> dict[str, Any]:
-        """Between two steps: tensors that no later one writes into. step: the next one."""
-        guidance = self.guider.run.guidance
-        difference = guidance.difference_before(step)
-        return {
-            "step": step, "latents": latents, "solver": solver.history(), "difference": difference, "batched": guidance.batched,
-        }  # fmt: skip
-
-    def _keep(self, moment: Mapping[str, Any]) -> None:
+    def _keep(self, moment: Moment) -> None:
         """It waits for the device."""
-        if self.file is None or moment["step"] == 0:
+        if self.file is None or moment.step == 0:
             return
-        state = GenerationState(
-            step=moment["step"],
-            latents=moment["latents"].cpu(),
-            solver={name: tensor.cpu() for name, tensor in moment["solver"].items()},
-            difference=None if moment["difference"] is None else moment["difference"].cpu(),
-            batched=moment["batched"],
-            about=self.about,
-        )
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        logging.info("The state after %d of %d steps is in %s", state.step, self.guider.run.schedule.steps, state.save(self.file))
+        file = moment.state(self.about).save(self.file)
+        logging.info("The state after %d of %d steps is in %s", moment.step, self.guider.run.schedule.steps, file)
 
 
 def _tell(step: Step, callback: Callable[[dict[str, Any]], None]) -> None:
