@@ -32,9 +32,12 @@ class FastVideoCompare(io.ComfyNode):
             node_id="FastVideoCompare",
             display_name="FastVideo Compare",
             category=CATEGORY,
-            description="How much faster one run was than another, and how much its video differs: PSNR, SSIM and LPIPS, frame "
-            "by frame.",
-            search_aliases=["psnr", "ssim", "lpips", "a/b test", "quality", "side by side", "difference", "benchmark"],
+            description="How much faster one run was than another, how much its video differs (PSNR, SSIM and LPIPS, frame by "
+            "frame), and how both move: slow motion, still frames, flicker, colour drift.",
+            search_aliases=[
+                "psnr", "ssim", "lpips", "a/b test", "quality", "side by side", "difference", "benchmark", "slow motion",
+                "optical flow", "flicker",
+            ],
             is_output_node=True,
             inputs=[
                 io.Image.Input("reference", tooltip="The video to compare with: without the cache, of the same seed."),
@@ -52,7 +55,7 @@ class FastVideoCompare(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(display_name="text", tooltip="The table as it is shown."),
-                io.Image.Output(display_name="plot", tooltip="Each metric over the frames."),
+                io.Image.Output(display_name="plot", tooltip="Each metric and the motion over the frames."),
                 io.Image.Output(display_name="video", tooltip="Both videos next to each other, or their difference."),
                 io.String.Output(display_name="json", tooltip="Every frame's figures and both reports, for programs."),
             ],

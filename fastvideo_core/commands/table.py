@@ -14,7 +14,7 @@ Joined = Callable[[Sequence[float]], float]
 
 HEAD = (
     "case", "sampling", "with text and VAE", "speed-up", "branch steps skipped", "block calls saved", "attention computed",
-    "PSNR mean / worst", "SSIM mean / worst", "LPIPS mean / worst", "peak memory", "held by the cache",
+    "PSNR mean / worst", "SSIM mean / worst", "LPIPS mean / worst", "motion to dense", "peak memory", "held by the cache",
 )  # fmt: skip
 
 
@@ -22,7 +22,8 @@ HEAD = (
 class Row:
     """Means over the seeds. seconds: of sampling, as in `StepTimes`; clip_seconds: with text and VAE. speed: None for the dense
     row. skipped, asked: branch steps. block_cut: the share of block calls saved. density: the share of self-attention that sparse
-    generations computed, None where it was not sparse. mean, worst: None for the dense row. peak_bytes: None
+    generations computed, None where it was not sparse. mean, worst: None for the dense row. motion: the ratio to the dense
+    videos', None for the dense row and where those do not move. peak_bytes: None
     where it is not counted."""
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     density: float | None
     mean: FrameQuality | None
     worst: FrameQuality | None
+    motion: float | None
     peak_bytes: int | None
     held_bytes: int
 
@@ -63,6 +65,7 @@ class Row:
             density=_density([sparse for report in reports for sparse in report.sparse]),
             mean=_joined([each.mean for each in quality], _mean, _mean),
             worst=_joined([each.worst for each in quality], min, max),
+            motion=_motion(quality),
             peak_bytes=max(peaks, default=None),
             held_bytes=max((cache.peak_bytes for cache in caches), default=0),
         )
@@ -80,6 +83,7 @@ class Row:
             "" if mean is None or worst is None else f"{mean.psnr:.1f} / {worst.psnr:.1f} dB",
             "" if mean is None or worst is None else f"{mean.ssim:.4f} / {worst.ssim:.4f}",
             "" if mean is None or worst is None or mean.lpips is None else f"{mean.lpips:.4f} / {worst.lpips:.4f}",
+            "" if self.motion is None else f"{self.motion:.3f}",
             "" if self.peak_bytes is None else f"{self.peak_bytes / 2**30:.2f} GiB",
             f"{self.held_bytes / 2**20:.1f} MiB",
         ]
@@ -104,6 +108,13 @@ def _density(reports: Sequence[SparseReport]) -> float | None:
     calls = sum(report.sparse_calls + report.dense_calls for report in reports)
     computed = sum(report.sparse_calls * (report.density or 0.0) + report.dense_calls for report in reports)
     return computed / calls if calls else None
+
+
+def _motion(found: Sequence[Comparison]) -> float | None:
+    """Of the seeds whose dense videos move, weighted by how much they do."""
+    moving = [each.motion for each in found if each.motion is not None and each.motion.ratio is not None]
+    dense = sum(each.reference.magnitude or 0.0 for each in moving)
+    return sum(each.candidate.magnitude or 0.0 for each in moving) / dense if moving else None
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -10,6 +10,7 @@ from ..report import RunReport
 from ..report.step_times import StepTimes
 from ..speed import speed_up
 from .comparison import Comparison, FrameQuality
+from .motion import Motion, MotionComparison
 from .plot import Curve, Panel
 
 METRICS = {"psnr": ("PSNR", "dB", ".2f"), "ssim": ("SSIM", "", ".4f"), "lpips": ("LPIPS", "", ".4f")}
@@ -32,6 +33,7 @@ def table(
     lines = [f"speed-up {_speed_text(reference, candidate)}, SSIM {comparison.mean.ssim:.4f}"]
     lines += [f"{len(comparison.frames)} frames, data range {comparison.data_range:g}", f"{'':8}{'mean':>12}{'worst frame':>22}"]
     lines += [_row(comparison, metric) for metric in METRICS if getattr(comparison.frames[0], metric) is not None]
+    lines += [] if comparison.motion is None else _motion_rows(comparison.motion)
     for name, report in reports:
         lines += [f"{name}: {_took(report)}", *_caches(report)]
     lines += [f"note: {_EARLIER.format(name)}" for name, report in reports if report.prompt not in (None, prompt)]
@@ -55,6 +57,10 @@ def frame_panels(comparison: Comparison) -> list[Panel]:
         if None not in values:
             curve = Curve(name="candidate", points=list(enumerate(values)))
             panels.append(Panel(title="per frame", x="frame", y=" ".join([name, unit]).strip(), curves=[curve]))
+    moves = comparison.motion
+    if moves is not None and moves.reference.pairs:
+        curves = [_motion_curve("reference", moves.reference), _motion_curve("candidate", moves.candidate)]
+        panels.append(Panel(title="per frame", x="frame", y="motion, pixels since the frame before", curves=curves))
     return panels
 
 
@@ -68,6 +74,29 @@ def _row(comparison: Comparison, metric: str) -> str:
     frame = _first(comparison.frames, lambda quality: value(quality) == worst)
     where = f" in frame {frame}" if math.isfinite(worst) else ""
     return f"{name:8}{f'{mean:{digits}} {unit}':>12}{f'{worst:{digits}} {unit}{where}':>22}".rstrip()
+
+
+def _motion_curve(name: str, motion: Motion) -> Curve:
+    return Curve(name=name, points=[(frame, pair.mean) for frame, pair in enumerate(motion.pairs, start=1)])
+
+
+def _motion_rows(comparison: MotionComparison) -> list[str]:
+    """A row for each figure of both videos; none for single frames, which do not move."""
+    both = (comparison.reference, comparison.candidate)
+    if not comparison.reference.pairs:
+        return []
+    ratio = "" if comparison.ratio is None else f", ratio {comparison.ratio:.3f}"
+    rows = [
+        (f"motion, pixels per frame{ratio}", [_told(each.magnitude, ".2f") for each in both]),
+        (f"still pairs of {len(both[0].pairs)}", [_told(each.still_share, ".0%") for each in both]),
+        ("flicker of brightness", [_told(each.flicker, ".2%") for each in both]),
+        ("colour drift, CIELAB", [_told(each.colour_drift, ".2f") for each in both]),
+    ]
+    return [f"{'':40}{'reference':>10}{'candidate':>11}", *(f"{name:40}{a:>10}{b:>11}" for name, (a, b) in rows)]
+
+
+def _told(value: float | None, digits: str) -> str:
+    return "-" if value is None else f"{value:{digits}}"
 
 
 def _first(frames: Sequence[FrameQuality], fits: Callable[[FrameQuality], bool]) -> int:

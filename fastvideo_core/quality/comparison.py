@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..checks import yes_or_no
 from .metrics import check_videos, psnr, ssim
+from .motion import MotionComparison, large_enough, motion
 from .perceptual import lpips
 
 
@@ -23,10 +24,11 @@ class FrameQuality:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two videos whose pixels lie in 0..data_range."""
+    """Two videos whose pixels lie in 0..data_range. motion: None where the frames are too small for it."""
 
     data_range: float
     frames: tuple[FrameQuality, ...]
+    motion: MotionComparison | None = None
 
     @property
     def mean(self) -> FrameQuality:
@@ -50,17 +52,18 @@ class Comparison:
     def json(self) -> str:
         """Everything; a PSNR of null is infinite, the frames being equal."""
         rows = {"mean": _row(self.mean), "worst": _row(self.worst), "frames": [_row(frame) for frame in self.frames]}
-        return json.dumps({"data_range": self.data_range, **rows}, indent=2, allow_nan=False)
+        moves = {"motion": None if self.motion is None else self.motion.figures()}
+        return json.dumps({"data_range": self.data_range, **rows, **moves}, indent=2, allow_nan=False)
 
     def _lpips(self) -> list[float]:
         return [frame.lpips for frame in self.frames if frame.lpips is not None]
 
 
 def compare(a: Tensor, b: Tensor, data_range: float = 1.0, *, perceptual: bool = False) -> Comparison:
-    """PSNR and SSIM of two videos, and LPIPS where `perceptual`.
+    """PSNR and SSIM of two videos, how both move, and LPIPS where `perceptual`.
 
     Args:
-        a, b: (T, 3, H, W) float in 0..data_range, H and W at least 11.
+        a, b: (T, 3, H, W) float in 0..data_range, reference and candidate, H and W at least 11, for motion at least 16.
 
     Raises:
         RequestError, LoadError: as `ssim` and `lpips`.
@@ -69,7 +72,9 @@ def compare(a: Tensor, b: Tensor, data_range: float = 1.0, *, perceptual: bool =
     a, b = check_videos(a, b, data_range)
     distances = lpips(a, b, data_range).tolist() if perceptual else [None] * len(a)
     rows = zip(psnr(a, b, data_range).tolist(), ssim(a, b, data_range).tolist(), distances, strict=True)
-    return Comparison(data_range=data_range, frames=tuple(FrameQuality(psnr=p, ssim=s, lpips=d) for p, s, d in rows))
+    frames = tuple(FrameQuality(psnr=p, ssim=s, lpips=d) for p, s, d in rows)
+    moves = MotionComparison(reference=motion(a, data_range), candidate=motion(b, data_range)) if large_enough(a) else None
+    return Comparison(data_range=data_range, frames=frames, motion=moves)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -74,13 +74,15 @@ def test_compare_writes_every_figure(compared: Path) -> None:
         low, high = pair["speed_up_between"]
         assert 0 < low <= high and (pair["speed_up"] is None) == (low <= 1 <= high)
         assert pair["dense"]["seconds"] > 0 and pair["dense"]["decode_seconds"] > 0
-        assert len(pair["quality"]["frames"]) == 5
+        assert len(pair["quality"]["frames"]) == 5 and len(pair["quality"]["motion"]["candidate"]["pairs"]) == 4
 
 
 def test_a_case_that_changes_nothing_has_equal_frames(compared: Path) -> None:
     data = json.loads((compared / "comparison.json").read_text())
     neutral = [pair for pair in data["pairs"] if pair["case"] == "dbcache threshold=0"]
     assert [pair["quality"]["mean"] for pair in neutral] == [{"psnr": None, "ssim": 1.0, "lpips": None}] * 2
+    moves = [pair["quality"]["motion"] for pair in neutral]
+    assert [(told["ratio"], told["candidate"]) for told in moves] == [(1.0, told["reference"]) for told in moves]
 
 
 def test_a_case_that_changes_nothing_is_not_told_to_be_faster(compared: Path) -> None:
@@ -96,7 +98,7 @@ def test_the_table_has_a_row_for_each_case(tmp_path: Path, capsys: pytest.Captur
     assert [row[0] for row in (rows[0], *rows[2:])] == ["case", "dense", "magcache"]
     figures = dict(zip(rows[0], rows[3], strict=True))
     assert figures["branch steps skipped"].endswith(" of 12") and figures["PSNR mean / worst"].endswith("dB")
-    assert " - " in figures["speed-up"]
+    assert " - " in figures["speed-up"] and 0.5 < float(figures["motion to dense"]) < 2
     assert f"Videos and all figures: {tmp_path}" in out
 
 

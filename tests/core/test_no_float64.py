@@ -27,6 +27,7 @@ from fastvideo_core.attention.sparse import (
     VSASettings,
 )
 from fastvideo_core.attention.sparse.measure import OutputErrors
+from fastvideo_core.quality.flow import flow
 from fastvideo_core.schedule import Phase
 
 SIZE, TILE = (3, 2, 3), (2, 2, 2)
@@ -112,6 +113,11 @@ def test_measuring_the_error_of_an_output_needs_none() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, NoFloat64():
         errors.attentions, errors.sums = [there(attention, mode)], there(errors.sums, mode)
         errors.add(0, network.blocks[0].attn1.to("cuda"), there(tiny.normal((1, 18, 24), 3), mode), None)
+
+
+def test_optical_flow_needs_none(mode: FakeTensorMode) -> None:
+    ((motion, visible),) = flow(there(tiny.normal((3, 3, 40, 32), 0), mode))
+    assert (motion.device.type, motion.dtype, visible.device.type) == ("cuda", torch.float32, "cuda")
 
 
 def test_sums_begun_in_inference_mode_go_on_outside_of_it() -> None:

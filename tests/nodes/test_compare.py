@@ -45,6 +45,17 @@ def test_equal_videos(comfy: Any) -> None:
     assert float(video.max()) == 0.0
 
 
+def test_motion_of_both_is_told_and_a_video_moves_as_much_as_itself(comfy: Any) -> None:
+    a = torch.nn.functional.avg_pool2d(frames(2, 1, 44, 80).movedim(-1, 1), 5, stride=1)  # a texture, which a window pans over
+    slow, fast = (torch.cat([a[..., at : at + 60] for at in places]).movedim(1, -1) for places in ((0, 1, 2), (0, 2, 4)))
+    text, _, _, told = run(comfy, slow, fast)
+    data = json.loads(told)["motion"]
+    assert data["ratio"] == pytest.approx(2, rel=0.05) and data["reference"]["magnitude"] == pytest.approx(1, rel=0.05)
+    assert f"motion, pixels per frame, ratio {data['ratio']:.3f}" in text and "flicker of brightness" in text
+    same = json.loads(run(comfy, slow, slow)[3])["motion"]
+    assert same["ratio"] == 1 and same["reference"] == same["candidate"]
+
+
 def test_video_shows_both_or_the_amplified_difference(comfy: Any) -> None:
     a, b = frames(0), frames(1)
     assert torch.equal(run(comfy, a, b)[2], torch.cat([a, b], dim=2))
