@@ -19,7 +19,7 @@ from .errors import NumericsError, RequestError
 from .guidance import Denoiser, Guidance
 from .request import SamplingRequest
 from .schedule import Phase, Schedule
-from .solvers import Solver, make_solver
+from .solvers import Solver, begin, make_solver
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def generate(
     schedule, frame = guidance.schedule, conditioning.first_frame
     check_experts(schedule, experts.names)
     solver = solver or make_solver(request.solver, schedule.sigmas, request.seed)
-    latents = noise.float()
+    latents = noise.float() if first else begin(solver, noise.float(), schedule.sigmas[0])
     if frame is not None:
         frame = frame.to(latents)  # here, for each copy to the device waits for it
         latents = frame.impose(latents)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import RequestError
 
-SolverName = Literal["euler", "unipc", "dpmpp_2m", "dmd"]
+SolverName = Literal["euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"]
 Noise = Callable[[Tensor], Tensor]
 """Draws fresh standard normal noise shaped like its argument."""
 
@@ -24,7 +24,7 @@ class Solver(Protocol):
         ...
 
     def history(self) -> Mapping[str, Tensor]:
-        """What it keeps from step to step, as named by `history_names`; each (B, C, T, H, W) float32."""
+        """What it keeps from step to step, as named by `history_names`; each (B, C, T, H, W), float32 or float64."""
         ...
 
     def go_on(self, step: int, history: Mapping[str, Tensor]) -> None:
@@ -38,6 +38,8 @@ def history_names(name: SolverName, step: int) -> tuple[str, ...]:
         return ("denoised",)
     if name == "unipc" and step:
         return ("denoised", "last", "before")[: 2 + (step > 1)]
+    if name in ("euler_float64", "dmd_float64") and step:
+        return ("rounded_off",)
     return ()
 
 
@@ -108,6 +110,43 @@ class FewStep:
 
     def go_on(self, step: int, history: Mapping[str, Tensor]) -> None:
         self.made = step
+
+
+class InFloat64:
+    """Another rule, with latents that stay float64 between the steps, as rCM and TurboDiffusion sample (thu-ml/TurboDiffusion,
+    turbodiffusion/inference/wan2.1_t2v_infer.py): what rounding to float32 takes off for the network is kept. GPUs without
+    float64 leave it to the CPU."""
+
+    def __init__(self, rule: Solver) -> None:
+        self.rule = rule
+        self.rounded_off: Tensor | None = None  # float64
+
+    def begin(self, noise: Tensor, level: float) -> Tensor:
+        """Noise (B, C, T, H, W) float32 at the first level."""
+        return self._rounded(level * _float64(noise), noise)
+
+    def step(self, velocity: Tensor, i: int, latents: Tensor) -> Tensor:
+        exact = _float64(latents)
+        if self.rounded_off is not None:
+            exact = exact + _float64(self.rounded_off).to(exact.device)
+        return self._rounded(self.rule.step(_float64(velocity), i, exact), latents)
+
+    def _rounded(self, exact: Tensor, like: Tensor) -> Tensor:
+        rounded = exact.float()
+        self.rounded_off = exact - rounded
+        return rounded.to(like.device)
+
+    def history(self) -> Mapping[str, Tensor]:
+        return {} if self.rounded_off is None else {"rounded_off": self.rounded_off}
+
+    def go_on(self, step: int, history: Mapping[str, Tensor]) -> None:
+        self.rule.go_on(step, {})
+        self.rounded_off = history.get("rounded_off")
+
+
+def _float64(tensor: Tensor) -> Tensor:
+    """Where there is float64: Apple's GPUs have none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 class UniPC:
@@ -201,9 +240,20 @@ def fresh_noise(seed: int, drawn: int = 0) -> Noise:
     return noise
 
 
+def begin(solver: Solver, noise: Tensor, level: float) -> Tensor:
+    """Where a generation from pure noise begins: at its first level, which in few-step recipes may be below 1.
+
+    Args:
+        noise: (B, C, T, H, W) float32, standard normal.
+    """
+    if level == 1:
+        return noise
+    return solver.begin(noise, level) if isinstance(solver, InFloat64) else level * noise
+
+
 def make_solver(name: SolverName, sigmas: Sequence[float], seed: int, start: int = 0) -> Solver:
-    """A fresh solver for one generation. Only "dmd" draws noise, from `seed`, once per step; start: how many steps of the run
-    another sampler made."""
+    """A fresh solver for one generation. Only the "dmd" ones draw noise, from `seed`, once per step; start: how many steps
+    of the run another sampler made."""
     if name == "euler":
         return Euler(sigmas)
     if name == "unipc":
@@ -212,4 +262,8 @@ def make_solver(name: SolverName, sigmas: Sequence[float], seed: int, start: int
         return DpmPlusPlus2M(sigmas)
     if name == "dmd":
         return FewStep(sigmas, fresh_noise(seed, start))
+    if name == "euler_float64":
+        return InFloat64(Euler(sigmas))
+    if name == "dmd_float64":
+        return InFloat64(FewStep(sigmas, fresh_noise(seed, start)))
     raise RequestError(f"Solver {name!r} is unknown. Known: {', '.join(get_args(SolverName))}.")

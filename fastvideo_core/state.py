@@ -35,7 +35,7 @@ ABOUT: Mapping[str, type] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GenerationState:
-    """All tensors are float32, (B, C, T, H, W), and copies on the CPU.
+    """All tensors are (B, C, T, H, W), float32 but for what a float64 solver keeps, and copies on the CPU.
 
     step: the next one. latents: where the steps before it led.
     solver: its history, by `history_names`.
@@ -69,8 +69,10 @@ class GenerationState:
                 f"{request['solver']} has {', '.join(names) or 'none'}."
             )
         for name, tensor in self._tensors().items():
-            if tensor.dtype != torch.float32 or tuple(tensor.shape) != shape or len(shape) != 5:
-                raise RequestError(f"{name} is {tensor.dtype}, {tuple(tensor.shape)}: it must be float32, {shape}.")
+            dtype = torch.float64 if name == "solver.rounded_off" else torch.float32
+            if tensor.dtype != dtype or tuple(tensor.shape) != shape or len(shape) != 5:
+                kind = str(dtype).removeprefix("torch.")
+                raise RequestError(f"{name} is {tensor.dtype}, {tuple(tensor.shape)}: it must be {kind}, {shape}.")
             check_finite(tensor, f"What made {name}")
 
     def save(self, path: Path | str) -> Path:
@@ -176,7 +178,8 @@ class Moment(NamedTuple):
 
 def go_on(state: GenerationState, solver: Solver, guidance: Guidance, device: torch.device) -> Tensor:
     """Puts a fresh solver and guidance where the state's were. Returns its latents on `device`."""
-    solver.go_on(state.step, {name: tensor.to(device) for name, tensor in state.solver.items()})
+    history = {name: t if t.dtype == torch.float64 else t.to(device) for name, t in state.solver.items()}  # some have no float64
+    solver.go_on(state.step, history)
     difference = None if state.difference is None else state.difference.to(device)
     guidance.go_on(state.step, difference, state.batched)
     return state.latents.to(device)

@@ -73,8 +73,9 @@ def run_inputs() -> list[io.Input]:
             "14B 5, I2V 480P 3; Wan 2.2: T2V 12, others 5.",
         ),
         io.Combo.Input(
-            "solver", options=["unipc", "euler", "dpmpp_2m", "dmd"], default="unipc",
-            tooltip="unipc is what Wan's authors use. dmd is for few-step distilled checkpoints such as FastWan.",
+            "solver", options=["unipc", "euler", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"], default="unipc",
+            tooltip="unipc is what Wan's authors use. euler is for few-step LoRAs, dmd for few-step checkpoints such as FastWan; "
+            "float64 keeps what rounding takes off between steps, as TurboDiffusion does.",
         ),
     ]  # fmt: skip
 

@@ -42,7 +42,7 @@ def places(experts: WanExperts) -> list[str]:
 
 
 @every_variant
-@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd"])
+@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"])
 def test_every_variant_generates_with_every_solver(variant: tiny.Variant, solver: str) -> None:
     steps, _ = tiny.run(request(solver=solver), {"single": variant.network(0)}, variant.conditioning, variant.shape)
     assert [step.index for step in steps] == [0, 1, 2, 3]
@@ -52,7 +52,7 @@ def test_every_variant_generates_with_every_solver(variant: tiny.Variant, solver
         assert step.seconds > 0
 
 
-@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd"])
+@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"])
 def test_the_last_step_leads_to_the_clean_video_it_saw(solver: str) -> None:
     steps, _ = tiny.run(request(solver=solver), {"single": tiny.t2v()}, tiny.conditioning())
     assert relative_error(steps[-1].latents, steps[-1].denoised) < (0.02 if solver == "unipc" else 1e-6)
@@ -97,7 +97,7 @@ def test_a_run_leaves_the_network_as_it_was() -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd"])
+@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"])
 def test_a_given_first_frame_is_held_in_every_step_and_shown_in_every_preview(solver: str) -> None:
     variant = VARIANTS["TI2V"]
     steps, _ = tiny.run(request(solver=solver), {"single": variant.network(0)}, variant.conditioning, variant.shape)

@@ -45,7 +45,7 @@ def test_a_size_off_the_grid_is_refused_with_the_nearest_good_one(changes: dict[
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"solver": "heun"}, "solver is 'heun': use one of euler, unipc, dpmpp_2m, dmd."),
+        ({"solver": "heun"}, "solver is 'heun': use one of euler, unipc, dpmpp_2m, dmd, euler_float64, dmd_float64."),
         ({"seed": -1}, "seed is -1: it must lie in 0 .. 2**64 - 1."),
         ({"seed": 2**64}, "it must lie in 0 .. 2**64 - 1."),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan: it must be a finite number"),

@@ -30,7 +30,7 @@ from fastvideo_core import (
 )
 from fastvideo_core.report.step_times import StepKind, StepTimes
 
-SOLVERS = ("euler", "unipc", "dpmpp_2m", "dmd")
+SOLVERS = ("euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64")
 WAYS: dict[str, dict[str, Any]] = {
     "batched": {},
     "sequential": {"guidance": GuidanceSettings(mode="sequential")},

@@ -73,7 +73,7 @@ def test_every_kind_of_network(comfy: Any, load_wan: Any, kind: str) -> None:
     assert_same_account(report, guidance)
 
 
-@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd"])
+@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"])
 def test_two_experts_with_the_history_going_on(comfy: Any, load_wan: Any, solver: str) -> None:
     high, low = load_wan("t2v", 0), load_wan("t2v", 1)
     ours, report = run_node(comfy, high, "t2v", low, solver=solver)

@@ -21,7 +21,7 @@ from fastvideo_core import RequestError
 
 pytestmark = pytest.mark.usefixtures("direct")
 
-SOLVERS = ["euler", "unipc", "dpmpp_2m", "dmd"]
+SOLVERS = ["euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -14,7 +14,7 @@ from fastvideo_core import GenerationState, LoadError, RequestError
 
 pytestmark = pytest.mark.usefixtures("direct")
 
-SOLVERS = ["euler", "unipc", "dpmpp_2m", "dmd"]
+SOLVERS = ["euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"]
 
 
 class Stopped(BaseException):
