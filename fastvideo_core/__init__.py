@@ -18,6 +18,7 @@ From a diffusers repository on disk to frames:
 `WanModel.from_files` takes single files (ComfyUI's too) instead of a repository. An image-to-video model is told its image by
 `model.condition(..., first_image=image)`; two experts need `SamplingRequest(boundary=model.boundary, ...)`. Which expert works
 where, with which guidance scale and LoRA strengths, may also be a list: `SamplingRequest(phases=[PhaseSettings(...), ...], ...)`.
+Distilled models have theirs in a table: `recipe("lightx2v_wan2.1").request(seed=7)`.
 
 Between two steps, and after an interrupt, `generation.state().save(path)` keeps where it is; the same video comes, bit by bit, of
 `model.generate(request, conditioning, size, state=GenerationState.load(path))`, which makes the steps that are left.
@@ -60,23 +61,28 @@ from .wan.generation import Generation, NewCache
 from .wan.image_encoder import ImageEncoder
 from .wan.loading import apply_lora, group_offload, load_transformer
 from .wan.model import WanModel
+from .wan.recipe import Recipe
+from .wan.recipe_checks import attachments, contradictions
+from .wan.recipe_marks import Guess, recognised
+from .wan.recipes import RECIPES, recipe
 from .wan.text_encoder import TextEncoder
 from .wan.tokenizer import Tokenizer
 from .wan.vae import VideoVAE
 from .wan.variants import VARIANTS, WanVariant
 
 __all__ = [
-    "ROUNDING", "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Attempt", "AttentionReport", "AttentionSettings", "Branch",
-    "CachePhaseReport", "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison", "CompileSettings",
-    "Conditioning", "ConditioningError", "Contribution", "DBCacheSettings", "Denoiser", "FastVideoError", "FrameQuality",
-    "Generation", "GenerationState", "GivenFrame", "Guidance", "GuidanceMode", "GuidanceSettings", "ImageEncoder",
-    "LoadError", "MagCacheSettings", "Measured", "Moment", "NewCache", "NumericsError", "Phase", "PhaseReport",
-    "PhaseSettings", "Prediction", "RatioTable", "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver",
-    "SolverName", "SparseReport", "Speed", "Step", "StepCache", "TextEncoder", "TextReport", "Tokenizer", "TunedCache",
-    "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "about_run", "against", "apply_lora", "blocks_cut",
-    "by_boundary", "check_finite", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "cut", "denoise",
-    "generate", "go_on", "group_offload", "guide", "image_condition", "is_one", "load_demo", "load_transformer",
-    "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases", "ran_as", "read_json_file",
+    "RECIPES", "ROUNDING", "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Attempt", "AttentionReport", "AttentionSettings",
+    "Branch", "CachePhaseReport", "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison",
+    "CompileSettings", "Conditioning", "ConditioningError", "Contribution", "DBCacheSettings", "Denoiser",
+    "FastVideoError", "FrameQuality", "Generation", "GenerationState", "GivenFrame", "Guess", "Guidance", "GuidanceMode",
+    "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured", "Moment", "NewCache",
+    "NumericsError", "Phase", "PhaseReport", "PhaseSettings", "Prediction", "RatioTable", "Recipe", "RequestError",
+    "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "SparseReport", "Speed", "Step", "StepCache",
+    "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant",
+    "about_run", "against", "apply_lora", "attachments", "blocks_cut", "by_boundary", "check_finite", "check_wanted",
+    "clean_prompt", "compare", "conditioning_digest", "contradictions", "cut", "denoise", "generate", "go_on",
+    "group_offload", "guide", "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure",
+    "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases", "ran_as", "read_json_file", "recipe", "recognised",
     "save_mp4", "seeded_noise", "settled_pixels", "shifted_sigmas", "speed_up", "speed_up_of_all", "tensors_digest",
     "tune", "weights_digest", "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

@@ -3,17 +3,18 @@
 compare    the same prompt and seeds, dense and accelerated: time, memory, quality, videos
 calibrate  measures the ratio table that MagCache reads
 tune       finds the step cache's settings that reach a wanted SSIM
+recipes    what few-step distilled models and LoRAs were trained to be sampled with
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import calibrate, compare, tune
+from .commands import calibrate, compare, recipes, tune
 from .commands.arguments import Parser
 from .errors import FastVideoError
 
-COMMANDS = {"compare": compare, "calibrate": calibrate, "tune": tune}
+COMMANDS = {"compare": compare, "calibrate": calibrate, "tune": tune, "recipes": recipes}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,6 +31,8 @@ from .loading.lora_strengths import check_strengths
 from .loading.trained_attention import trained_with, unused_training
 from .memory import compute_dtype
 from .parts import Parts
+from .recipe_checks import contradictions
+from .recipe_marks import recognised
 
 
 class Generation(Iterator[Step]):
@@ -162,6 +164,21 @@ class Generation(Iterator[Step]):
     def _first_step(self) -> int:
         return 0 if self._resumed is None else self._resumed.step
 
+    def contradictions(self) -> tuple[str, ...]:
+        """A sentence for each setting that does not fit the few-step recipe of which the model is by the names of its LoRAs and
+        its own; see `recognised`. It may be asked for before the first step."""
+        loras = {lora.name: lora.strength for network in self._networks.values() for lora in network.loras}
+        left_out = {name for phase in self.request.settings for name, strength in phase.loras.items() if strength == 0}
+        guesses = recognised(
+            [self.model.name, *(name for name, strength in loras.items() if strength != 0)],
+            experts=len(self.transformers),
+            with_base=bool(left_out & loras.keys()),
+        )
+        if not guesses:
+            return ()
+        told = contradictions(guesses[0].recipe, self.request, cache=self.cache is not None, sparse=self.sparse is not None)
+        return tuple(f"By its names the model is one of {guesses[0].text()}. {sentence}" for sentence in told)
+
     def close(self) -> None:
         """Ends it before its last step."""
         self._steps.close()
@@ -198,6 +215,7 @@ class Generation(Iterator[Step]):
                 *self._resumed_notes(),
                 *unused_training(self._trained, sparse),
                 *self._linears.notes(),
+                *self.contradictions(),
                 *(() if self.compiled is None else (self.compiled.account.note(),)),
             ),
         )

@@ -1,0 +1,97 @@
+"""What contradicts a recipe, told before anything runs."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from ..request import SamplingRequest
+from ..schedule import Schedule, at_least
+from .recipe import Recipe
+
+RULES = {"euler": "euler", "euler_float64": "euler", "dmd": "dmd", "dmd_float64": "dmd"}
+"""Solver -> the update rule that it is, whatever the precision."""
+NEAR = 0.005
+"""Noise levels no further apart are taken as one: tables round them to three figures."""
+
+
+def contradictions(recipe: Recipe, request: SamplingRequest, *, cache: bool = False, sparse: bool = False) -> tuple[str, ...]:
+    """A sentence for each setting that the model was not distilled for, with what to change; none where all fits.
+
+    Args:
+        cache: whether a step cache is on. sparse: whether self-attention is sparse.
+    """
+    schedule = request.plan()
+    return (
+        *_guidance(recipe, schedule),
+        *_solver(recipe, request.solver),
+        *_levels(recipe, schedule.sigmas),
+        *_experts(recipe, schedule),
+        *attachments(recipe, cache=cache, sparse=sparse),
+    )
+
+
+def attachments(recipe: Recipe, *, cache: bool, sparse: bool) -> Iterator[str]:
+    """Of what is on the model, whatever is asked of the sampler."""
+    if cache and "step cache" in recipe.off:
+        yield (
+            f"A step cache is on, and {recipe.title} has {recipe.levels.steps} steps, in which none resembles the one before. "
+            "Without guidance the cache stands aside by itself; take it off. A faster attention backend and compiled blocks help "
+            "instead."
+        )
+    if sparse and "sparse attention" in recipe.off:
+        yield (
+            f"Sparse self-attention is on, and {recipe.title} was not trained with it: in {recipe.levels.steps} steps no later "
+            "one mends what it leaves out. Take it off, or take a model that was trained with it."
+        )
+
+
+def _guidance(recipe: Recipe, schedule: Schedule) -> Iterator[str]:
+    guided = [
+        phase for phase in schedule.phases if phase.guided and not at_least(schedule.sigmas[phase.start], recipe.guided_until)
+    ]
+    if not recipe.has_base:
+        guided = [phase for phase in schedule.phases if phase.guided]
+    for phase in guided[:1]:
+        yield (
+            f"guidance_scale is {phase.guidance_scale:g}, and {recipe.title} has its guidance distilled into it: with more of it "
+            f"colours burn, and each step costs twice. Set guidance_scale to {recipe.guidance_scale:g}."
+        )
+
+
+def _solver(recipe: Recipe, solver: str) -> Iterator[str]:
+    if RULES.get(solver) != RULES[recipe.solver]:
+        told = "adds fresh noise after each step" if RULES[recipe.solver] == "dmd" else "goes straight to the next level"
+        yield f"solver is {solver}, and {recipe.title} {told}: set solver to {recipe.solver}."
+
+
+def _levels(recipe: Recipe, sigmas: Sequence[float]) -> Iterator[str]:
+    levels = recipe.levels
+    listed = ", ".join(f"{level:.4g}" for level in levels.sigmas)
+    if len(sigmas) != len(levels.sigmas):
+        yield (
+            f"There are {len(sigmas) - 1} steps, and {recipe.title} was distilled for {levels.steps}: give it the noise levels "
+            f"{listed} ({levels.words})."
+        )
+        return
+    apart = [(given, level) for given, level in zip(sigmas, levels.sigmas, strict=True) if abs(given - level) > NEAR]
+    for given, level in apart[:1]:
+        yield (
+            f"A step begins at noise level {given:.4g} where {recipe.title} has {level:.4g}: give it the noise levels {listed} "
+            f"({levels.words})."
+        )
+
+
+def _experts(recipe: Recipe, schedule: Schedule) -> Iterator[str]:
+    """Where the networks change, by levels; steps were compared before."""
+    changes = [
+        schedule.sigmas[after.start]
+        for before, after in pairwise(schedule.phases)
+        if before.expert != after.expert and after.expert == recipe.experts[-1]
+    ]
+    if recipe.boundary is None or len(schedule.sigmas) != len(recipe.levels.sigmas) or not changes:
+        return
+    own = next(level for level in recipe.levels.sigmas if not at_least(level, recipe.boundary))
+    if abs(changes[-1] - own) > NEAR:
+        yield (
+            f"The low-noise expert begins at noise level {changes[-1]:.4g}, and that of {recipe.title} at {own:.4g}: set "
+            f"boundary to {recipe.boundary:g}."
+        )

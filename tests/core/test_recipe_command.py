@@ -1,0 +1,48 @@
+"""`python -m fastvideo_core recipes`: the table, rows of it, and what names tell."""
+
+import pytest
+
+from fastvideo_core import RECIPES
+from fastvideo_core.__main__ import main
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(["recipes", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_it_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    head, line, *rows = told(capsys).splitlines()
+    assert [cell.strip() for cell in head.strip("|").split("|")] == [
+        "recipe", "steps", "noise levels", "solver", "guidance", "experts", "off",
+    ]  # fmt: skip
+    assert line.count("---") == 7
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[0] for row in cells] == list(RECIPES)
+    by_name = {row[0]: row[1:] for row in cells}
+    assert by_name["turbo_i2v"] == [
+        "2 + 2", "0.995 0.9338 0.8529 0.609", "dmd_float64", "1", "high_noise, low_noise", "step cache",
+    ]  # fmt: skip
+    assert by_name["three_phases_1_4_3"][0] == "1 + 4 + 3" and by_name["three_phases_1_4_3"][3] == "3.5, then 1"
+    assert by_name["anyflow"][2] == "not run here" and by_name["fusionx_10"][5] == "nothing"
+
+
+def test_it_tells_all_about_the_named_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "causvid", "anyflow").strip() == "\n\n".join(RECIPES[name].text() for name in ("causvid", "anyflow"))
+
+
+def test_it_recognises_names(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(capsys, "--recognise", "FastWan2.2-TI2V-5B").splitlines()
+    assert [line.split()[0] for line in lines] == ["fastwan_2.2_5b", "fastwan_2.2_5b_warped"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fast"], "Recipe 'fast' is unknown. Known: lightx2v_flf2v,"),
+        (["--recognise", "model.safetensors"], "Nothing in model.safetensors tells of a recipe."),
+    ],
+)
+def test_what_is_not_there_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", *arguments]) == 1
+    assert f"python -m fastvideo_core recipes: {words}" in capsys.readouterr().err
