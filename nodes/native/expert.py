@@ -42,7 +42,8 @@ class LaterExpert(ExpertGuider):
         try:
             return self.sample(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
-            del self.run, self.inner_sampling
+            del self.inner_sampling
+            self.forget_run()
 
     def outer_sample(self, noise: Any, latent_image: Any, sampler: Any, sigmas: Any, *args: Any, **kwargs: Any) -> Any:
         kwargs.pop("latent_shapes", None)
@@ -54,7 +55,7 @@ class LaterExpert(ExpertGuider):
             if self.inner_model is not None:
                 self.model_patcher.cleanup()
                 comfy.sampler_helpers.cleanup_models(self.conds, self.loaded_models)
-            for state in ("inner_model", "loaded_models", "inputs", "run_options", "merged"):
+            for state in ("inputs", "run_options", "merged"):
                 self.__dict__.pop(state, None)  # of this generation; what was not reached is not there
 
     def remember(

@@ -100,7 +100,7 @@ class WanGuider(ExpertGuider):
             with run.counting_moves():
                 video = inside(noise, latent_image, sampler, sigmas, denoise_mask, after_step, disable_pbar, seed)
         finally:
-            del self.run  # it holds latents and conditions of this generation, and this object
+            self.forget_run()  # it holds latents and conditions of this generation, and this object
         check_finite(video, "The sampler")
         self.report = native_report(self, run, sampler, seed or 0, tuple(video.shape))
         logging.info("%s", self.report.text())

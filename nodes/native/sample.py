@@ -44,8 +44,9 @@ def sample(
     guider = WanGuider(shifted, positive, negative, settings)
     what, resumed = {}, None
     if kept != NOT_KEPT:
-        what = about(experts, guider.planned(noise, levels), request, latent, guider.prompts, part)
-        resumed = kept.resumed(what)
+        schedule = guider.planned(noise, levels)
+        what = about(experts, schedule, request, latent, guider.prompts, part)
+        resumed = kept.resumed(what, schedule)
     guider = guider.for_run(noise, levels, resumed)
     loop = EngineLoop(
         guider=guider, request=request, start=part.start_at_step, resumed=resumed, phases=kept.stop_after_phase, file=kept.file,

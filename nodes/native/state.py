@@ -45,12 +45,18 @@ class KeptState:
         folder = Path(folder_paths.get_folder_paths(STATES)[0])
         return folder / f"{self.save.removesuffix('.safetensors')}.safetensors" if self.save else None
 
-    def resumed(self, about: Mapping[str, Any]) -> GenerationState | None:
-        """Raises LoadError where it cannot be read, RequestError where it is of another generation than `about` tells."""
+    def resumed(self, about: Mapping[str, Any], schedule: Schedule) -> GenerationState | None:
+        """Raises LoadError where it cannot be read, RequestError where it is of another generation than `about` tells, or where
+        no step is left."""
         if self.resume == NONE:
             return None
         state = GenerationState.load(model_file(STATES, self.resume))
         state.check(about)
+        if self.stop_after_phase and state.step >= schedule.phases[: self.stop_after_phase][-1].stop:
+            raise RequestError(
+                f"stop_after_phase is {self.stop_after_phase} and {self.resume} is the state after {state.step} of "
+                f"{schedule.steps} steps, where that phase is over: no step is left. Set stop_after_phase higher, or to 0."
+            )
         return state
 
 

@@ -67,6 +67,11 @@ class ExpertGuider(comfy.samplers.CFGGuider):
 
     run: Run
 
+    def forget_run(self) -> None:
+        """Core leaves these on a guider whose run failed: a network, and conditions on the device. ComfyUI keeps guiders."""
+        for state in ("run", "inner_model", "conds", "loaded_models"):
+            self.__dict__.pop(state, None)
+
 
 def run_of(guider: Any) -> Run | None:
     """None for core's guiders, and those of other packs."""

@@ -1,5 +1,6 @@
 """FastVideo Phase and FastVideo Phase Sampler on the tiny networks, and chains of core's samplers beside them."""
 
+from pathlib import Path
 from typing import Any
 
 from sampling import SETTINGS, conditions_of, ksampler_part, latent_of
@@ -25,6 +26,11 @@ def run_phases(host: Any, *given: Given, kind: str = "t2v", **changes: Any) -> t
     inputs = {**RUN, "positive": positive, "negative": negative, "latent": latent_of(kind), **changes}
     latent, report = host.node_classes["FastVideoPhaseSampler"].execute(phases=phases_of(host, *given), **inputs).args
     return latent["samples"], report
+
+
+def kept(host: Any, name: str) -> Path:
+    """The file of a state that was saved under this name."""
+    return Path(host.model_folder("fastvideo_states")) / f"{name}.safetensors"
 
 
 def with_lora(host: Any, model: Any, strength: float = 1.0) -> Any:

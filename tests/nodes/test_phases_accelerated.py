@@ -37,9 +37,7 @@ ACTIVE: dict[str, Node] = {
     "folded text": lambda host, model: attended(host, model, "sdpa", "sdpa_math", fold_text=True),
     "VSA": lambda host, model: sparse(host, model, "VSA"),
     "NABLA": lambda host, model: sparse(host, model, "NABLA", steps=1, layers=1),
-    "all of them": lambda host, model: cached(
-        host, attended(host, sparse(host, model, "VSA"), "sdpa", "sdpa", fold_text=True)
-    ),
+    "all of them": lambda host, model: cached(host, attended(host, sparse(host, model, "VSA"), "sdpa", "sdpa", fold_text=True)),
     "all, with DBCache": lambda host, model: dbcached(
         host, attended(host, sparse(host, model, "NABLA"), "sdpa_math", "sdpa_math", fold_text=True), threshold=0.9
     ),

@@ -1,12 +1,11 @@
 """The state of a run on the canvas: kept after each phase and where it ends early, and gone on from as if nothing had been."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from caching import cached, put_table
-from phase_runs import RUN, Given, run_phases, with_lora
+from phase_runs import RUN, Given, kept, run_phases, with_lora
 from sampling import conditions_of, latent_of, run_node
 from torch import Tensor
 
@@ -19,10 +18,6 @@ SOLVERS = ["euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"]
 
 class Stopped(BaseException):
     """As ComfyUI's interrupt, which is no Exception either."""
-
-
-def kept(host: Any, name: str) -> Path:
-    return Path(host.model_folder("fastvideo_states")) / f"{name}.safetensors"
 
 
 def stopping(model: Any, step: int) -> Any:
@@ -174,6 +169,16 @@ def test_another_conditioning_is_noted(comfy: Any, load_wan: Any) -> None:
 def test_what_cannot_be_is_said(comfy: Any, load_wan: Any, inputs: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError, match=words):
         run_phases(comfy, (load_wan(), 0.0, 4.0), **inputs)
+
+
+def test_a_phase_that_is_over_is_no_place_to_stop_at(comfy: Any, load_wan: Any) -> None:
+    given = three(comfy, load_wan)
+    run_phases(comfy, *given, stop_after_phase=2, save_state="over")
+    for phase in (1, 2):
+        with pytest.raises(RequestError, match=rf"stop_after_phase is {phase} and over.safetensors is the state after 6 of 8"):
+            run_phases(comfy, *given, stop_after_phase=phase, resume_state="over.safetensors", save_state="over")
+    _, report = run_phases(comfy, *given, stop_after_phase=3, resume_state="over.safetensors", save_state="over")
+    assert len(report.step_seconds) == 2
 
 
 def test_a_broken_file_is_said(comfy: Any, load_wan: Any) -> None:
