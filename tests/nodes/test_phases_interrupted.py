@@ -1,5 +1,5 @@
-"""A run of three phases that is stopped anywhere, by a person, an error or for want of memory: nothing of it is left, the next one
-is a fresh one, and what was kept goes on bit by bit."""
+"""A run of three phases that is stopped anywhere, by a person, by an error or for want of memory: nothing of it is left, the next
+one is fresh, and what was kept goes on bit by bit."""
 
 import gc
 import weakref
