@@ -41,14 +41,14 @@ def with_lora(host: Any, model: Any, strength: float = 1.0) -> Any:
     return load_lora_for_models(model, None, load_file(save_lora(host.model_folder("loras"))), strength, 0)[0]
 
 
-def chained(*given: tuple[Any, int, int, float], kind: str = "t2v") -> Tensor:
+def chained(*given: tuple[Any, int, int, float], kind: str = "t2v", **prompts: Any) -> Tensor:
     """Core's KSampler (Advanced) one after the other, as people run phases without us. given: MODEL, first step, last, scale."""
     positive, negative = conditions_of(kind)
-    latent = latent_of(kind)
+    prompts, latent = {"positive": positive, "negative": negative, **prompts}, latent_of(kind)
     for model, first, last, scale in given:
         samples = ksampler_part(
-            model, scale, positive=positive, negative=negative, latent=latent, steps=8, sampler_name="euler", start_step=first,
-            last_step=last, disable_noise=first > 0, force_full_denoise=last == 8,
+            model, scale, latent=latent, steps=8, sampler_name="euler", start_step=first, last_step=last,
+            disable_noise=first > 0, force_full_denoise=last == 8, **prompts,
         )  # fmt: skip
         latent = {**latent, "samples": samples}
     return samples
