@@ -55,6 +55,21 @@ def guider_prompt(low_noise: bool = False, sampler: str = "dpmpp_2m", **settings
     }  # fmt: skip
 
 
+def phases_prompt(**settings: Any) -> dict[str, Any]:
+    """API prompt: three phases, a network, the same without guidance and another, in FastVideo Phase Sampler as node "5"."""
+    prompt = sampler_prompt(low_noise=True)
+    names = ("seed", "steps", "shift", "solver", "guidance_mode", "gate", "guidance_rescale", "positive", "negative", "latent")
+    inputs = {name: prompt["5"]["inputs"][name] for name in names}
+    settings = {"stop_after_phase": 0, "save_state": "", "resume_state": "none", **settings}
+    return {
+        **prompt,
+        "5": node("FastVideoPhaseSampler", **{"phases": ["9", 0], **inputs, **settings}),
+        "7": node("FastVideoPhase", model=["1", 0], until=0.95, guidance_scale=4.0),
+        "8": node("FastVideoPhase", model=["1", 0], until=0.9, guidance_scale=1.0, phases=["7", 0]),
+        "9": node("FastVideoPhase", model=["2", 0], until=0.0, guidance_scale=3.0, phases=["8", 0]),
+    }
+
+
 def with_inputs(prompt: dict[str, Any], name: str, **inputs: Any) -> dict[str, Any]:
     """The prompt with other inputs of the node of that name."""
     return {**prompt, name: {**prompt[name], "inputs": {**prompt[name]["inputs"], **inputs}}}

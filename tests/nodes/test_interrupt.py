@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import guider_prompt, sampler_prompt
+from graphs import guider_prompt, phases_prompt, sampler_prompt
 
 from tools.comfy_in_process import PromptFailed
 
-pytestmark = pytest.mark.parametrize("node", ["sampler", "guider"])
+pytestmark = pytest.mark.parametrize("node", ["sampler", "guider", "phases"])
 
 STEPS = {"one expert": 3, "first of two": 1, "second of two": 3}  # where the run is stopped, of 4 steps
 
@@ -22,6 +22,8 @@ class StoppedHereError(Exception):
 def prompt_of(node: str, two: bool) -> tuple[dict[str, Any], str]:
     """The prompt, and the node that samples."""
     settings = {"gate": 0.5, "solver": "unipc"}
+    if node == "phases":
+        return phases_prompt(**settings), "5"
     return (sampler_prompt(low_noise=two, **settings), "5") if node == "sampler" else (guider_prompt(two, gate=0.5), "9")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import guider_prompt, node, sampler_prompt
+from graphs import guider_prompt, node, phases_prompt, sampler_prompt
 
 from tools.comfy_in_process import PromptFailed, PromptRefused
 
@@ -15,15 +15,22 @@ Prompt = dict[str, Any]
 MUTATIONS = 300
 
 
-@pytest.mark.parametrize("path", ["sampler", "guider"])
+GOOD: dict[str, tuple[Prompt, str]] = {
+    "sampler": (sampler_prompt(low_noise=True), "5"),
+    "guider": (guider_prompt(low_noise=True), "9"),
+    "phases": (phases_prompt(save_state="mutated"), "5"),
+}
+
+
+@pytest.mark.parametrize("path", GOOD)
 def test_mutated_prompts_are_refused_or_fail_with_words(tiny: Any, path: str) -> None:
-    """Half of them on each path. Afterwards the good prompt gives what it gave before."""
-    good, sampling = (sampler_prompt(low_noise=True), "5") if path == "sampler" else (guider_prompt(low_noise=True), "9")
+    """A third of them on each path. Afterwards the good prompt gives what it gave before."""
+    good, sampling = GOOD[path]
     good = {**good, "capture": node("CaptureOutput", name="latent", value=[sampling, 0])}
     tiny.reset()
     before = tiny.run(good).captured["latent"]["samples"]
     rng = random.Random(f"mutations of {path}")
-    outcomes = [outcome(tiny, mutated(good, rng)) for _ in range(MUTATIONS // 2)]
+    outcomes = [outcome(tiny, mutated(good, rng)) for _ in range(MUTATIONS // len(GOOD))]
     kinds = [kind for kind, _ in outcomes]
     assert min(kinds.count(kind) for kind in ("refused", "failed", "ran")) > 3
     assert all(words.strip() for kind, words in outcomes if kind != "ran")
