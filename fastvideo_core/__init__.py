@@ -32,6 +32,7 @@ from .digests import tensors_digest, weights_digest
 from .errors import CapacityError, ConditioningError, FastVideoError, LoadError, NumericsError, RequestError
 from .generate import Step, check_finite, denoise, generate, seeded_noise
 from .guidance import Branch, Call, Denoiser, Guidance, GuidanceMode, GuidanceSettings, Prediction, guide
+from .image_motion import amplified
 from .json_object import read_json_file
 from .quality import Comparison, FrameQuality, compare
 from .report import (
@@ -79,7 +80,7 @@ __all__ = [
     "NumericsError", "Phase", "PhaseReport", "PhaseSettings", "Prediction", "RatioTable", "Recipe", "RequestError",
     "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "SparseReport", "Speed", "Step", "StepCache",
     "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant",
-    "about_run", "against", "apply_lora", "attachments", "blocks_cut", "by_boundary", "check_finite", "check_wanted",
+    "about_run", "against", "amplified", "apply_lora", "attachments", "blocks_cut", "by_boundary", "check_finite", "check_wanted",
     "clean_prompt", "compare", "conditioning_digest", "contradictions", "cut", "denoise", "generate", "go_on",
     "group_offload", "guide", "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure",
     "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases", "ran_as", "read_json_file", "recipe", "recognised",

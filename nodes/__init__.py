@@ -11,6 +11,7 @@ from . import (
     demo_wan,
     diffusers_model,
     guider,
+    image_motion,
     magcache,
     phase,
     phase_sampler,
@@ -25,7 +26,7 @@ from .native.state import register_states
 
 MODULES = (
     text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention,
-    sparse_attention, compile, compare, tune, phase, phase_sampler,
+    sparse_attention, compile, compare, tune, phase, phase_sampler, image_motion,
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoAttention": ["model", "self_attention", "cross_attention", "fold_text"],
     "FastVideoSparseAttention": ["model", "enabled", "variant", "dense_steps", "dense_layers", "kernel", "trained_weights"],
     "FastVideoCompile": ["model", "enabled"],
+    "FastVideoImageMotion": ["positive", "negative", "amplitude"],
     "FastVideoRunReport": ["report"],
     "FastVideoAutoTune": [
         "model", "low_noise_model", "positive", "negative", "vae", "latent", "cache", "target_ssim", "seed", "steps", "shift",
