@@ -63,7 +63,7 @@ from .wan.image_encoder import ImageEncoder
 from .wan.loading import apply_lora, group_offload, load_transformer
 from .wan.model import WanModel
 from .wan.recipe import Recipe
-from .wan.recipe_checks import attachments, contradictions
+from .wan.recipe_checks import attachments, contradictions, told_of_guesses
 from .wan.recipe_marks import Guess, recognised
 from .wan.recipes import RECIPES, recipe
 from .wan.text_encoder import TextEncoder
@@ -85,5 +85,5 @@ __all__ = [
     "group_offload", "guide", "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure",
     "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases", "ran_as", "read_json_file", "recipe", "recognised",
     "save_mp4", "seeded_noise", "settled_pixels", "shifted_sigmas", "speed_up", "speed_up_of_all", "tensors_digest",
-    "tune", "weights_digest", "with_cache_dit", "with_dbcache", "with_magcache",
+    "told_of_guesses", "tune", "weights_digest", "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

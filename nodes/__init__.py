@@ -15,6 +15,7 @@ from . import (
     magcache,
     phase,
     phase_sampler,
+    recipe,
     run_report,
     sampler,
     sparse_attention,
@@ -26,7 +27,7 @@ from .native.state import register_states
 
 MODULES = (
     text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention,
-    sparse_attention, compile, compare, tune, phase, phase_sampler, image_motion,
+    sparse_attention, compile, compare, tune, phase, phase_sampler, image_motion, recipe,
 )  # fmt: skip
 
 

@@ -8,10 +8,11 @@ from fastvideo_core import GuidanceMode, SolverName
 
 from .checked import checked
 from .inputs import SHOWN, guidance_inputs, latent_input, prompt_inputs, run_inputs, sigmas_input, state_inputs, video_outputs
+from .native.marks import marks_of
 from .native.phases import named
 from .native.sample import sample
 from .native.state import NONE, KeptState
-from .requests import request_of, version_of_state
+from .requests import prompt_of, request_of, version_of_state
 from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket
 
 GUIDANCE = ("guidance_mode", "gate", "guidance_rescale")
@@ -42,6 +43,7 @@ class FastVideoPhaseSampler(io.ComfyNode):
                 *state_inputs(),
             ],
             outputs=video_outputs(),
+            hidden=[io.Hidden.prompt],
         )  # fmt: skip
 
     @classmethod
@@ -56,8 +58,9 @@ class FastVideoPhaseSampler(io.ComfyNode):
             phases=settings, seed=seed, steps=steps, shift=shift, solver=solver, guidance_mode=guidance_mode, gate=gate,
             guidance_rescale=guidance_rescale, sigmas=sigmas,
         )  # fmt: skip
+        marks = marks_of(list(experts.values()), prompt_of(cls), ("phases",))
         kept = KeptState(save=save_state, resume=resume_state, stop_after_phase=stop_after_phase)
-        return io.NodeOutput(*sample(experts, positive, negative, latent, request, kept=kept))
+        return io.NodeOutput(*sample(experts, positive, negative, latent, request, kept=kept, marks=marks))
 
     fingerprint_inputs: Any = classmethod(version_of_state)
 

@@ -45,6 +45,11 @@ def request_of(
     )
 
 
+def prompt_of(cls: Any) -> Any:
+    """The running prompt in API form, of a node that asks for it; None where the node is called by itself."""
+    return getattr(getattr(cls, "hidden", None), "prompt", None)
+
+
 def version_of_state(cls: type, resume_state: Any = NONE, **_: Any) -> int:
     """Of a sampler, as its `fingerprint_inputs`: a state that was saved anew is another input."""
     return state_version(resume_state)

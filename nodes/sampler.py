@@ -19,10 +19,11 @@ from .inputs import (
     state_inputs,
     video_outputs,
 )
+from .native.marks import marks_of
 from .native.part import SamplerPart
 from .native.sample import sample
 from .native.state import NONE, KeptState
-from .requests import experts_of, request_of, scales_of, version_of_state
+from .requests import experts_of, prompt_of, request_of, scales_of, version_of_state
 from .sockets import CATEGORY, NOT_CONNECTED
 
 
@@ -46,6 +47,7 @@ class FastVideoSampler(io.ComfyNode):
                 *state_inputs(),
             ],
             outputs=video_outputs(),
+            hidden=[io.Hidden.prompt],
         )  # fmt: skip
 
     @classmethod
@@ -63,8 +65,9 @@ class FastVideoSampler(io.ComfyNode):
             guidance_rescale=guidance_rescale, sigmas=sigmas,
             **scales_of(experts, guidance_scale, low_noise_guidance_scale, boundary),
         )  # fmt: skip
+        marks = marks_of(list(experts.values()), prompt_of(cls), ("model", "low_noise_model"))
         kept = KeptState(save=save_state, resume=resume_state)
-        return io.NodeOutput(*sample(experts, positive, negative, latent, request, SamplerPart(**part), kept))
+        return io.NodeOutput(*sample(experts, positive, negative, latent, request, SamplerPart(**part), kept, marks))
 
     fingerprint_inputs: Any = classmethod(version_of_state)
 

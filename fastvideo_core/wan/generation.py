@@ -31,7 +31,7 @@ from .loading.lora_strengths import check_strengths
 from .loading.trained_attention import trained_with, unused_training
 from .memory import compute_dtype
 from .parts import Parts
-from .recipe_checks import contradictions
+from .recipe_checks import told_of_guesses
 from .recipe_marks import recognised
 
 
@@ -174,10 +174,7 @@ class Generation(Iterator[Step]):
             experts=len(self.transformers),
             with_base=bool(left_out & loras.keys()),
         )
-        if not guesses:
-            return ()
-        told = contradictions(guesses[0].recipe, self.request, cache=self.cache is not None, sparse=self.sparse is not None)
-        return tuple(f"By its names the model is one of {guesses[0].text()}. {sentence}" for sentence in told)
+        return told_of_guesses(guesses, self.request, cache=self.cache is not None, sparse=self.sparse is not None)
 
     def close(self) -> None:
         """Ends it before its last step."""

@@ -6,6 +6,7 @@ from itertools import pairwise
 from ..request import SamplingRequest
 from ..schedule import Schedule, at_least
 from .recipe import Recipe
+from .recipe_marks import Guess
 
 RULES = {"euler": "euler", "euler_float64": "euler", "dmd": "dmd", "dmd_float64": "dmd"}
 """Solver -> the update rule that it is, whatever the precision."""
@@ -27,6 +28,17 @@ def contradictions(recipe: Recipe, request: SamplingRequest, *, cache: bool = Fa
         *_experts(recipe, schedule),
         *attachments(recipe, cache=cache, sparse=sparse),
     )
+
+
+def told_of_guesses(
+    guesses: Sequence[Guess], request: SamplingRequest, *, cache: bool = False, sparse: bool = False
+) -> tuple[str, ...]:
+    """As `contradictions`, of the guess that they are fewest of: a run that fits one of them is told nothing."""
+    found = [(guess, contradictions(guess.recipe, request, cache=cache, sparse=sparse)) for guess in guesses]
+    if not found:
+        return ()
+    guess, told = min(found, key=lambda each: len(each[1]))
+    return tuple(f"By its names the model is one of {guess.text()}. {sentence}" for sentence in told)
 
 
 def attachments(recipe: Recipe, *, cache: bool, sparse: bool) -> Iterator[str]:

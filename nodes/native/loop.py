@@ -52,7 +52,7 @@ class EngineLoop:
                     for step in denoise(velocity, x, solver, run.schedule, phase, first):
                         x, denoised = step.latents, step.denoised
                         moment = Moment.of(step.index + 1, x, solver, run.guidance)
-                        _tell(step, callback)
+                        tell(step, callback)
                         bar.update()
                     if first < phase.stop < run.schedule.steps:
                         self._keep(moment)
@@ -76,7 +76,7 @@ class EngineLoop:
         logging.info("The state after %d of %d steps is in %s", moment.step, self.guider.run.schedule.steps, file)
 
 
-def _tell(step: Step, callback: Callable[[dict[str, Any]], None]) -> None:
+def tell(step: Step, callback: Callable[[dict[str, Any]], None]) -> None:
     """Progress, preview and interrupt: core's callback raises when the run was interrupted."""
     sigma = step.schedule.sigmas[step.index]
     callback({"i": step.index, "x": step.latents, "denoised": step.denoised, "sigma": sigma, "sigma_hat": sigma})

@@ -1,5 +1,6 @@
 """One generation with the engine's loop inside core's sampling, so that everything attached to the MODELs acts as usual."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from fastvideo_core import RunReport, SamplingRequest
 from .facts import check_latent, wan_facts
 from .guider import WanGuider
 from .loop import EngineLoop
+from .marks import NO_MARKS, Marks
 from .part import WHOLE, SamplerPart
 from .plan import GuiderSettings
 from .state import NOT_KEPT, KeptState, about
@@ -22,12 +24,13 @@ from .state import NOT_KEPT, KeptState, about
 
 def sample(
     experts: Mapping[str, Any], positive: Any, negative: Any, latent: dict[str, Any], request: SamplingRequest,
-    part: SamplerPart = WHOLE, kept: KeptState = NOT_KEPT,
+    part: SamplerPart = WHOLE, kept: KeptState = NOT_KEPT, marks: Marks = NO_MARKS,
 ) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
     """One generation on native MODELs, or the part of one. Returns LATENT and the run's report.
 
     Args:
         experts: MODELs by the names of the request's phases.
+        marks: what tells of a few-step recipe; what contradicts it is told before the run and in the report.
     """
     samples, sigmas = latent.get("samples"), part.levels(request.levels)
     settings = GuiderSettings(
@@ -48,6 +51,10 @@ def sample(
         what = about(experts, schedule, request, latent, guider.prompts, part)
         resumed = kept.resumed(what, schedule)
     guider = guider.for_run(noise, levels, resumed)
+    told = () if settings.partial else marks.contradictions(list(experts.values()), request)
+    for sentence in told:
+        logging.warning("%s", sentence)
+    guider.notes = (*guider.notes, *told)
     loop = EngineLoop(
         guider=guider, request=request, start=part.start_at_step, resumed=resumed, phases=kept.stop_after_phase, file=kept.file,
         about=what,
