@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from graphs import node, sampler_prompt, with_inputs
+from phase_runs import phases_of
 from sampling import conditions_of, latent_of, run_node
 
 from tools.comfy_in_process import PromptFailed, PromptRefused
@@ -56,6 +57,7 @@ def test_every_input_of_every_node_is_looked_at(direct: Any, load_wan: Any) -> N
 
     _, _, clip, vae = direct.node_classes["FastVideoLoadDemoWan"].execute("t2v").args
     sockets = {"MODEL": load_wan(), "CLIP": clip, "VAE": vae, "FASTVIDEO_RUN_REPORT": run_node(direct, load_wan(), steps=1)[1]}
+    sockets["FASTVIDEO_PHASES"] = phases_of(direct, (load_wan(), 0.0, 1.0))
     seen = 0
     for name, asked, below in every_input(direct):
         kind = direct.node_classes[name]
