@@ -30,10 +30,10 @@ def test_one_expert_of_two_alone_is_noted(direct: Any, load_wan: Any, whole: boo
     """By its size, where no single model has it: Wan 2.2 I2V A14B's. Not where it is one of several chained samplers."""
     module = own_module(direct, "native.facts")
     facts = module.WanFacts(name="WAN21", **HIGH_NOISE)
-    notes = module.expert_notes(load_wan(), None, facts, whole)
+    notes = module.expert_notes([load_wan()], facts, whole)
     assert len(notes) == count and all("I2V" in note and "connect the other one to low_noise_model" in note for note in notes)
     t2v = module.WanFacts(name="WAN21", **{**HIGH_NOISE, "in_channels": 16})
-    assert module.expert_notes(load_wan(), None, t2v, whole) == ()  # Wan 2.1 T2V 14B has that size too
+    assert module.expert_notes([load_wan()], t2v, whole) == ()  # Wan 2.1 T2V 14B has that size too
 
 
 @pytest.mark.parametrize(("prompt", "noted"), [("a (red:1.5) circle", True), ("a circle (red) at 10:30", False)])
