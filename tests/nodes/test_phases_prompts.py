@@ -74,7 +74,7 @@ BAD: dict[str, tuple[Prompt, str]] = {
     "a state that is not there": (phases_prompt(resume_state="nothing.safetensors"), "resume_state"),
     "a state outside": (phases_prompt(resume_state="../diffusion_models/t2v_0.safetensors"), "resume_state"),
     "a state that is no text": (phases_prompt(resume_state={"a": 1}), "resume_state"),
-    "phases in a circle": (phase("7", phases=["9", 0]), "ycl"),
+    "phases in a circle": (phase("7", phases=["9", 0]), "ycl|Prompt outputs failed validation"),
     "a model that is not finite": (with_inputs(phases_prompt(), "1", unet_name="t2v_nan.safetensors"), "not finite"),
     "rescale and a gate": (phases_prompt(gate=0.5, guidance_rescale=0.5), "Set rescale to 0 or gate to 1"),
 }  # fmt: skip
