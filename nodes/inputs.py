@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .native.part import LAST
+from .native.preset import AUTHORS, GIVEN
 from .native.state import NONE, state_names
 from .sockets import RunReportSocket
 
@@ -83,6 +84,14 @@ def run_inputs() -> list[io.Input]:
 def sigmas_input() -> io.Input:
     return io.Sigmas.Input(
         "sigmas", optional=True, tooltip="Noise levels to use instead of those that steps and shift give.",
+    )  # fmt: skip
+
+
+def settings_input() -> io.Input:
+    return io.Combo.Input(
+        "settings", options=[GIVEN, AUTHORS], default=GIVEN, optional=True,
+        tooltip="as the model's authors: steps, shift, solver, guidance scales and boundary are those that the model was "
+        "published or distilled with, whatever the inputs say; the report names them.",
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """One generation with the engine's loop inside core's sampling, so that everything attached to the MODELs acts as usual."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -25,12 +25,14 @@ from .state import NOT_KEPT, KeptState, about
 def sample(
     experts: Mapping[str, Any], positive: Any, negative: Any, latent: dict[str, Any], request: SamplingRequest,
     part: SamplerPart = WHOLE, kept: KeptState = NOT_KEPT, marks: Marks = NO_MARKS,
+    notes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
     """One generation on native MODELs, or the part of one. Returns LATENT and the run's report.
 
     Args:
         experts: MODELs by the names of the request's phases.
         marks: what tells of a few-step recipe; what contradicts it is told before the run and in the report.
+        notes: for the report.
     """
     samples, sigmas = latent.get("samples"), part.levels(request.levels)
     settings = GuiderSettings(
@@ -54,7 +56,7 @@ def sample(
     told = () if settings.partial else marks.contradictions(list(experts.values()), request)
     for sentence in told:
         logging.warning("%s", sentence)
-    guider.notes = (*guider.notes, *told)
+    guider.notes = (*guider.notes, *notes, *told)
     loop = EngineLoop(
         guider=guider, request=request, start=part.start_at_step, resumed=resumed, phases=kept.stop_after_phase, file=kept.file,
         about=what,

@@ -13,6 +13,7 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
         "model", "low_noise_model", "positive", "negative", "latent", "seed", "steps", "shift", "solver", "guidance_scale",
         "low_noise_guidance_scale", "boundary", "guidance_mode", "gate", "guidance_rescale", "sigmas",
         "add_noise", "start_at_step", "end_at_step", "return_with_leftover_noise", "save_state", "resume_state",
+        "settings",
     ],
     "FastVideoRecipe": ["model", "low_noise_model", "recipe", "base_model"],
     "FastVideoPhase": ["model", "until", "guidance_scale", "phases"],
