@@ -61,6 +61,7 @@ from .wan.demo import load_demo
 from .wan.generation import Generation, NewCache
 from .wan.image_encoder import ImageEncoder
 from .wan.loading import apply_lora, group_offload, load_transformer
+from .wan.many import Job, ManyGenerations, Outcome, generate_many
 from .wan.model import WanModel
 from .wan.recipe import Recipe
 from .wan.recipe_checks import attachments, contradictions, told_of_guesses
@@ -76,14 +77,15 @@ __all__ = [
     "Branch", "CachePhaseReport", "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison",
     "CompileSettings", "Conditioning", "ConditioningError", "Contribution", "DBCacheSettings", "Denoiser",
     "FastVideoError", "FrameQuality", "Generation", "GenerationState", "GivenFrame", "Guess", "Guidance", "GuidanceMode",
-    "GuidanceSettings", "ImageEncoder", "LoadError", "MagCacheSettings", "Measured", "Moment", "NewCache",
-    "NumericsError", "Phase", "PhaseReport", "PhaseSettings", "Prediction", "RatioTable", "Recipe", "RequestError",
-    "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "SparseReport", "Speed", "Step", "StepCache",
-    "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant",
-    "about_run", "against", "amplified", "apply_lora", "attachments", "blocks_cut", "by_boundary", "check_finite", "check_wanted",
-    "clean_prompt", "compare", "conditioning_digest", "contradictions", "cut", "denoise", "generate", "go_on",
-    "group_offload", "guide", "image_condition", "is_one", "load_demo", "load_transformer", "make_solver", "measure",
-    "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases", "ran_as", "read_json_file", "recipe", "recognised",
-    "save_mp4", "seeded_noise", "settled_pixels", "shifted_sigmas", "speed_up", "speed_up_of_all", "tensors_digest",
-    "told_of_guesses", "tune", "weights_digest", "with_cache_dit", "with_dbcache", "with_magcache",
+    "GuidanceSettings", "ImageEncoder", "Job", "LoadError", "MagCacheSettings", "ManyGenerations", "Measured", "Moment",
+    "NewCache", "NumericsError", "Outcome", "Phase", "PhaseReport", "PhaseSettings", "Prediction", "RatioTable", "Recipe",
+    "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "SparseReport", "Speed", "Step",
+    "StepCache", "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel",
+    "WanVariant", "about_run", "against", "amplified", "apply_lora", "attachments", "blocks_cut", "by_boundary",
+    "check_finite", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "contradictions", "cut", "denoise",
+    "generate", "generate_many", "go_on", "group_offload", "guide", "image_condition", "is_one", "load_demo",
+    "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases",
+    "ran_as", "read_json_file", "recipe", "recognised", "save_mp4", "seeded_noise", "settled_pixels", "shifted_sigmas",
+    "speed_up", "speed_up_of_all", "tensors_digest", "told_of_guesses", "tune", "weights_digest", "with_cache_dit",
+    "with_dbcache", "with_magcache",
 ]  # fmt: skip

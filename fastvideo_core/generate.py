@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,24 @@ class Step:
     latents: Tensor
     denoised: Tensor
     seconds: float
+
+
+class Turn(NamedTuple):
+    """Phases in a row of one expert, for which its weights are loaded once."""
+
+    expert: str
+    phases: tuple[Phase, ...]
+
+    @property
+    def stop(self) -> int:
+        """The step after its last one."""
+        return self.phases[-1].stop
+
+
+def turns(schedule: Schedule, first: int = 0) -> tuple[Turn, ...]:
+    """Those that are left before step `first`."""
+    left = (phase for phase in schedule.phases if phase.stop > first)
+    return tuple(Turn(expert, tuple(phases)) for expert, phases in groupby(left, key=lambda phase: phase.expert))
 
 
 class Experts(Protocol):
@@ -105,10 +123,9 @@ def generate(
         frame = frame.to(latents)  # here, for each copy to the device waits for it
         latents = frame.impose(latents)
         solver = HoldingFrame(solver, frame)
-    left = [phase for phase in schedule.phases if phase.stop > first]
-    for expert, phases in groupby(left, key=lambda phase: phase.expert):
-        with experts.loaded(expert):
-            for phase in phases:
+    for turn in turns(schedule, first):
+        with experts.loaded(turn.expert):
+            for phase in turn.phases:
                 with experts.active(phase) as denoiser:
                     for step in denoise(partial(guidance.velocity, denoiser), latents, solver, schedule, phase, first):
                         latents = step.latents

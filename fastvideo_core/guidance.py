@@ -131,7 +131,7 @@ class Guidance:
     def go_on(self, step: int, difference: Tensor | None, batched: bool | None) -> None:
         """Goes on before `step`, where another had these."""
         self._difference = None if difference is None else (self.schedule.phase_of(step), difference)
-        self.batched, self.reason = batched, "" if batched is None else "as in the steps before"
+        self.batched, self.reason = batched, "" if batched is None else self.reason or "as in the steps before"
 
     def _predict_both(self, denoiser: Denoiser, latents: Tensor, sigma: float, step: int) -> Sequence[Tensor]:
         if self.batched is None:

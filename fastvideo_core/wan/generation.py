@@ -1,7 +1,7 @@
 """One generation of a `WanModel`, as an object that is iterated; afterwards it tells what ran."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -15,7 +15,7 @@ from ..attention.sparse import SparseExperts, SparseSchedule
 from ..checks import of_kind
 from ..conditioning import Conditioning
 from ..errors import RequestError
-from ..generate import Step, check_experts, generate, seeded_noise
+from ..generate import Step, Turn, check_experts, check_finite, generate, seeded_noise, turns
 from ..guidance import Guidance
 from ..report import RunReport, phase_reports, ran_as
 from ..request import SamplingRequest, VideoSize
@@ -39,7 +39,7 @@ class Generation(Iterator[Step]):
     """`for step in generation`; then `latents` is the video (B, C, T, H, W) and `report()` the account. Between two steps
     `state()` is what another one goes on from. Closing it early, or leaving it (`break`, an exception), leaves no weights on
     the device and no memory with the cache. While it is open, between its first step and its last, the networks are its own:
-    another generation of them, LoRAs and the like are refused."""
+    another generation of them, LoRAs and the like are refused. Between two `turn`s they are free."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class Generation(Iterator[Step]):
         self.latents = seeded_noise(latent_shape, request.seed, model.device)
         self._solver = make_solver(request.solver, self.guidance.schedule.sigmas, request.seed)
         self.step_seconds: list[float] = []
-        self._first = self._last = time.perf_counter()
+        self._before, self._first, self._last = 0.0, 0.0, 0.0  # seconds of earlier turns; when this one began, and its last step
         self._peak: int | None = None
         experts = WanExperts(self.transformers, conditioning, latent_shape, model.device, model.offload_device)
         self._linears, self._moves = experts.linears, experts.moves
-        self._resumed, self._begun = state, False
+        self._resumed, self._open, self._aside = state, False, False
         self._identify()
         if state is not None:
             self._go_on(state)
@@ -84,10 +84,16 @@ class Generation(Iterator[Step]):
         self.sparse = None if sparse is None else SparseExperts(dense, self.guidance.schedule, sparse)
         self.compiled = None if compile is None else self._compiled(self.sparse or dense, compile)
         working = self.compiled or self.sparse or dense
-        cached = working if self.cache is None else CachedExperts(working, self.guidance.schedule, self.cache)
-        # Nothing in it refers to this object: left without an end, both are gone at once, and the network is free.
-        first = self._moment.step
-        self._steps = generate(request, cached, conditioning, self.latents, self.guidance, self._solver, first)
+        self._experts = working if self.cache is None else CachedExperts(working, self.guidance.schedule, self.cache)
+        self._steps = self._left()
+
+    def _left(self) -> Generator[Step, None, None]:
+        """The steps that are left. Nothing in it refers to this object: left without an end, both are gone at once, and the
+        network is free."""
+        moment = self._moment
+        return generate(
+            self.request, self._experts, self.conditioning, moment.latents, self.guidance, self._solver, moment.step
+        )
 
     def _identify(self) -> None:
         """Again at the first step: until then the networks are not its own, and LoRAs may come."""
@@ -132,13 +138,67 @@ class Generation(Iterator[Step]):
         settings.check(Situation.on(self.model.device, compute_dtype(transformer), transformer.config.attention_head_dim))
         return CompiledExperts(experts, CompileAccount(settings))
 
-    def __next__(self) -> Step:
-        if not self._begun:
+    @property
+    def turns_left(self) -> tuple[Turn, ...]:
+        """With the one at work."""
+        return turns(self.guidance.schedule, self._moment.step)
+
+    def turn(self) -> Iterator[Step]:
+        """The steps of one expert's phases in a row. Afterwards the networks are free, also for other generations, and what
+        the next turn goes on from waits on the CPU. The video is the same as without a break, bit by bit.
+
+        Raises:
+            NumericsError: the latents are not finite after it. All else as its steps.
+        """
+        left = self.turns_left
+        for step in self:
+            yield step
+            if left[1:] and step.index + 1 == left[0].stop:
+                break
+        if left[1:]:
+            self._set_aside()
+
+    def _set_aside(self) -> None:
+        self._steps.close()
+        self._hold(torch.device("cpu"))
+        check_finite(self.latents, "The generation")
+        self._open, self._aside = False, True
+
+    def _hold(self, device: torch.device) -> None:
+        """All that it goes on from on `device`, and nothing elsewhere."""
+        step, latents, history, _, batched = self._moment
+        self._solver = make_solver(self.request.solver, self.guidance.schedule.sigmas, self.request.seed)
+        self._solver.go_on(step, {name: tensor.to(device) for name, tensor in history.items()})
+        self.guidance.go_on(step, None, batched)  # no difference outlives its phase
+        self.latents = latents.to(device)
+        self._moment = self._now(step)
+
+    def _begin(self) -> None:
+        if self._aside:
+            self._aside = False
+            self._check_same_networks()
+            self._hold(self.model.device)
+            self._steps = self._left()
+        else:
             self._identify()
-            self._begun = True
-            self._first = time.perf_counter()
-            if self.model.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(self.model.device)
+        self._open = True
+        self._before += self._last - self._first
+        self._first = self._last = time.perf_counter()
+        if self.model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.model.device)
+
+    def _check_same_networks(self) -> None:
+        now = {expert: NetworkIdentity.of(network) for expert, network in self.transformers.items()}
+        changed = [expert for expert, network in now.items() if not network.is_like(self._networks[expert])]
+        if changed:
+            raise RequestError(
+                f"The LoRAs of {', '.join(changed)} were changed between two turns of a generation. Make all turns "
+                "with the same ones, or begin anew."
+            )
+
+    def __next__(self) -> Step:
+        if not self._open:
+            self._begin()
         step = next(self._steps)
         self.latents = step.latents
         self._moment = self._now(step.index + 1)
@@ -151,7 +211,7 @@ class Generation(Iterator[Step]):
         """Peak of allocated device memory, or of the process, seen after each step, where the device is the CPU."""
         device = self.model.device
         if device.type == "cuda":
-            return torch.cuda.max_memory_allocated(device)
+            return max(self._peak or 0, torch.cuda.max_memory_allocated(device))
         return max(self._peak or 0, psutil.Process().memory_info().rss) if device.type == "cpu" else None
 
     def plan(self) -> CachePlan | None:
@@ -179,6 +239,7 @@ class Generation(Iterator[Step]):
     def close(self) -> None:
         """Ends it before its last step."""
         self._steps.close()
+        self._aside = False
 
     def report(self) -> RunReport:
         """What ran so far."""
@@ -198,7 +259,7 @@ class Generation(Iterator[Step]):
             dtype=str(compute_dtype(transformer)).removeprefix("torch."),
             seed=self.request.seed,
             step_seconds=tuple(self.step_seconds),
-            total_seconds=self._last - self._first,
+            total_seconds=self._before + self._last - self._first,
             peak_memory_bytes=self._peak,
             caches=() if self.cache is None else (self.cache.report(),),
             attention=() if self.attending is None else self.attending.reports(),

@@ -35,6 +35,10 @@ class NetworkIdentity:
         own = chain(transformer.named_parameters(), transformer.named_buffers())
         return cls(before_loras({name: tensor for name, tensor in own if name in stored}), applied_loras(transformer))
 
+    def is_like(self, other: "NetworkIdentity") -> bool:
+        """Whether it has the same weights by name and the same LoRAs. Nothing is read."""
+        return self.weights.keys() == other.weights.keys() and self.loras == other.loras
+
     def json(self) -> dict[str, Any]:
         """Reads some values of each weight, for which it waits for their device."""
         loras = {f"{number} ({lora.name})": asdict(lora) for number, lora in enumerate(self.loras, start=1)}

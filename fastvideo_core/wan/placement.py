@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import CapacityError, RequestError
 from .memory import is_out_of_memory, network_too_large
 
+_HELD = "_fastvideo_held"
 LEAVE_IT = "Free some of it, load the network in a smaller dtype, or leave it on the CPU (device='cpu' where it is loaded)"
 
 
@@ -29,14 +30,43 @@ def placed(network: nn.Module, device: torch.device, offload_device: torch.devic
         ways_out: what can be done where it does not fit.
 
     Raises:
-        CapacityError: it does not fit.
+        CapacityError: it does not fit. RequestError: somebody holds it on another device.
     """
+    if _HELD in vars(network):
+        if vars(network)[_HELD] != device:
+            raise _is_held(network, f"on {device}")
+        yield
+        return
     try:
         with room(lambda: network_too_large(network, device, ways_out)):
             _move(network, device)
         yield
     finally:
         _move(network, offload_device)
+
+
+@contextmanager
+def held(network: nn.Module, device: torch.device, offload_device: torch.device, ways_out: str = LEAVE_IT) -> Iterator[None]:
+    """As `placed`, for several who place it one after another: while it is held they move nothing.
+
+    Raises:
+        CapacityError: it does not fit. RequestError: it is held already.
+    """
+    if _HELD in vars(network):
+        raise _is_held(network, "for others")
+    with placed(network, device, offload_device, ways_out):
+        vars(network)[_HELD] = device
+        try:
+            yield
+        finally:
+            del vars(network)[_HELD]
+
+
+def _is_held(network: nn.Module, asked: str) -> RequestError:
+    return RequestError(
+        f"The network was asked for {asked}, and several generations hold it on {vars(network)[_HELD]}. Run those to their end, "
+        "or close() them, before."
+    )
 
 
 def _move(network: nn.Module, device: torch.device) -> None:
