@@ -1,5 +1,6 @@
 """python -m fastvideo_core <command>. Each command's --help lists its arguments.
 
+generate   videos of one prompt or many, with each expert loaded once; resumes what was not finished
 compare    the same prompt and seeds, dense and accelerated: time, memory, quality, videos
 calibrate  measures the ratio table that MagCache reads
 tune       finds the step cache's settings that reach a wanted SSIM
@@ -10,11 +11,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import calibrate, compare, recipes, tune
+from .commands import calibrate, compare, generate, recipes, tune
 from .commands.arguments import Parser
 from .errors import FastVideoError
 
-COMMANDS = {"compare": compare, "calibrate": calibrate, "tune": tune, "recipes": recipes}
+COMMANDS = {"generate": generate, "compare": compare, "calibrate": calibrate, "tune": tune, "recipes": recipes}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -160,6 +160,14 @@ class Moment(NamedTuple):
     def of(cls, step: int, latents: Tensor, solver: Solver, guidance: Guidance) -> "Moment":
         return cls(step, latents, solver.history(), guidance.difference_before(step), guidance.batched)
 
+    def at_turn(self, solver: Solver, guidance: Guidance, device: torch.device) -> "Moment":
+        """As it is on `device`, before phases of another expert: no difference outlives its phase. solver: a fresh one, which
+        goes on there, as guidance does."""
+        moment = self._replace(latents=self.latents.to(device), history=_on(device, self.history), difference=None)
+        solver.go_on(moment.step, moment.history)
+        guidance.go_on(moment.step, None, moment.batched)
+        return moment
+
     def state(self, about: Mapping[str, Any]) -> GenerationState:
         """It waits for the device.
 
@@ -178,11 +186,16 @@ class Moment(NamedTuple):
 
 def go_on(state: GenerationState, solver: Solver, guidance: Guidance, device: torch.device) -> Tensor:
     """Puts a fresh solver and guidance where the state's were. Returns its latents on `device`."""
-    history = {name: t if t.dtype == torch.float64 else t.to(device) for name, t in state.solver.items()}  # some have no float64
-    solver.go_on(state.step, history)
+    solver.go_on(state.step, _on(device, state.solver))
     difference = None if state.difference is None else state.difference.to(device)
     guidance.go_on(state.step, difference, state.batched)
     return state.latents.to(device)
+
+
+def _on(device: torch.device, history: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is float64 waits on the CPU: some devices have none."""
+    cpu = torch.device("cpu")
+    return {name: tensor.to(cpu if tensor.dtype == torch.float64 else device) for name, tensor in history.items()}
 
 
 def _copied(tensor: Tensor) -> Tensor:

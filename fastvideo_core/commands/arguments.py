@@ -64,9 +64,17 @@ def load_model(given: argparse.Namespace) -> WanModel:
     return WanModel.from_files(**files, dtype=dtype, vae_dtype=DTYPES.get(given.vae_dtype), device=given.device)
 
 
-def add_generation(parser: argparse.ArgumentParser) -> None:
+def add_generation(parser: argparse.ArgumentParser, many: bool = False) -> None:
+    """many: prompts may come from a file."""
     group = parser.add_argument_group("generation: what is left out is as the model's authors sample it")
-    group.add_argument("--prompt", required=True)
+    prompt = group.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("--prompt")
+    if many:
+        prompt.add_argument(
+            "--prompts", type=Path, metavar="FILE",
+            help="a prompt per line; or FILE.json, a list of objects with prompt and any of these settings: "
+            '[{"prompt": "a fox", "seed": 3, "image": "fox.png"}, ...]; what they leave out is as given here',
+        )  # fmt: skip
     group.add_argument("--negative", default="", help="the negative prompt (default: empty)")
     group.add_argument("--image", type=Path, metavar="FILE", help="first frame: scaled to cover the video, centre kept")
     group.add_argument("--last-image", type=Path, metavar="FILE")

@@ -26,7 +26,7 @@ from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .compiled import CompileAccount, CompiledExperts, CompileSettings
 from .denoiser import TransformerExperts, WanExperts
-from .identity import NetworkIdentity
+from .identity import NetworkIdentity, check_as_before
 from .loading.lora_strengths import check_strengths
 from .loading.trained_attention import trained_with, unused_training
 from .memory import compute_dtype
@@ -166,17 +166,14 @@ class Generation(Iterator[Step]):
 
     def _hold(self, device: torch.device) -> None:
         """All that it goes on from on `device`, and nothing elsewhere."""
-        step, latents, history, _, batched = self._moment
         self._solver = make_solver(self.request.solver, self.guidance.schedule.sigmas, self.request.seed)
-        self._solver.go_on(step, {name: tensor.to(device) for name, tensor in history.items()})
-        self.guidance.go_on(step, None, batched)  # no difference outlives its phase
-        self.latents = latents.to(device)
-        self._moment = self._now(step)
+        self._moment = self._moment.at_turn(self._solver, self.guidance, device)
+        self.latents = self._moment.latents
 
     def _begin(self) -> None:
         if self._aside:
             self._aside = False
-            self._check_same_networks()
+            check_as_before(self.transformers, self._networks)
             self._hold(self.model.device)
             self._steps = self._left()
         else:
@@ -186,15 +183,6 @@ class Generation(Iterator[Step]):
         self._first = self._last = time.perf_counter()
         if self.model.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.model.device)
-
-    def _check_same_networks(self) -> None:
-        now = {expert: NetworkIdentity.of(network) for expert, network in self.transformers.items()}
-        changed = [expert for expert, network in now.items() if not network.is_like(self._networks[expert])]
-        if changed:
-            raise RequestError(
-                f"The LoRAs of {', '.join(changed)} were changed between two turns of a generation. Make all turns "
-                "with the same ones, or begin anew."
-            )
 
     def __next__(self) -> Step:
         if not self._open:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..digests import weights_digest
+from ..errors import RequestError
 from .at_work import check_idle
 from .loading.lora_change import before_loras, tensors_of
 from .loading.lora_strengths import AppliedLora, applied_loras
@@ -35,11 +36,22 @@ class NetworkIdentity:
         own = chain(transformer.named_parameters(), transformer.named_buffers())
         return cls(before_loras({name: tensor for name, tensor in own if name in stored}), applied_loras(transformer))
 
-    def is_like(self, other: "NetworkIdentity") -> bool:
-        """Whether it has the same weights by name and the same LoRAs. Nothing is read."""
-        return self.weights.keys() == other.weights.keys() and self.loras == other.loras
-
     def json(self) -> dict[str, Any]:
         """Reads some values of each weight, for which it waits for their device."""
         loras = {f"{number} ({lora.name})": asdict(lora) for number, lora in enumerate(self.loras, start=1)}
         return {"weights": weights_digest(self.weights), "loras": loras}
+
+
+def check_as_before(transformers: Mapping[str, "WanTransformer3DModel"], before: Mapping[str, NetworkIdentity]) -> None:
+    """Raises RequestError where the LoRAs of an expert are others than before. Nothing is read."""
+    now = {expert: NetworkIdentity.of(transformer) for expert, transformer in transformers.items()}
+    changed = [
+        expert
+        for expert, network in now.items()
+        if network.loras != before[expert].loras or network.weights.keys() != before[expert].weights.keys()
+    ]
+    if changed:
+        raise RequestError(
+            f"The LoRAs of {', '.join(changed)} were changed between two turns of a generation. Make all turns with the same "
+            "ones, or begin anew."
+        )

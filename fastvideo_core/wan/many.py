@@ -134,12 +134,16 @@ class ManyGenerations(Iterator[Outcome]):
         """Ends all jobs that have not ended."""
         self._events.close()
 
-    def states(self) -> dict[str, GenerationState]:
-        """Of each job that was begun and has not ended, by its name: a `Job` with it goes on from there. It waits for the device.
+    def state(self, name: str) -> GenerationState | None:
+        """Of a job that was begun and has not ended: a `Job` with it goes on from there. It waits for the device.
 
         Raises:
-            NumericsError: the latents of one are not finite.
+            NumericsError: its latents are not finite.
         """
+        return next((running.state() for running in self._account.running if running.name == name), None)
+
+    def states(self) -> dict[str, GenerationState]:
+        """Of all such jobs, by their names. Raises NumericsError as `state`."""
         states = {running.name: running.state() for running in self._account.running}
         return {name: state for name, state in states.items() if state is not None}
 

@@ -129,7 +129,7 @@ def test_each_video_and_its_report_are_those_of_its_single_run(name: str) -> Non
     torch.compiler.reset()
 
 
-@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd"])
+@pytest.mark.parametrize("solver", ["euler", "unipc", "dpmpp_2m", "dmd", "euler_float64", "dmd_float64"])
 @pytest.mark.parametrize("phases", [THREE, BACK_AND_FORTH], ids=["three", "back and forth"])
 def test_three_phases_with_every_solver_and_a_gate(phases: Any, solver: str) -> None:
     asked = request(phases=phases, solver=solver, guidance=GuidanceSettings(mode="batched", gate=0.4))
@@ -319,6 +319,7 @@ def test_what_are_no_jobs_is_refused_at_once(jobs: Any, words: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_memory_of_the_device_grows_by_nothing_with_the_jobs() -> None:
     """States between turns, and videos, wait on the CPU."""
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
