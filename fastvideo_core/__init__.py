@@ -2,7 +2,7 @@
 
 From a diffusers repository on disk to frames:
 
->>> from fastvideo_core import SamplingRequest, WanModel
+>>> from fastvideo_core import Job, SamplingRequest, WanModel, generate_many
 >>> model = WanModel.load(folder, torch.float32, device=device)
 >>> size = model.video_size(width=64, height=32, frames=9)
 >>> conditioning = model.condition("a red circle moves to the left", "blurry", size)
@@ -22,6 +22,12 @@ Distilled models have theirs in a table: `recipe("lightx2v_wan2.1").request(seed
 
 Between two steps, and after an interrupt, `generation.state().save(path)` keeps where it is; the same video comes, bit by bit, of
 `model.generate(request, conditioning, size, state=GenerationState.load(path))`, which makes the steps that are left.
+
+Many prompts share the loadings of the experts, and each gives the video that it gives alone:
+
+>>> jobs = [Job(request=request, conditioning=conditioning, size=size, name=name) for name in ("a", "b")]
+>>> [bool((outcome.latents == generation.latents).all()) for outcome in generate_many(model, jobs)]
+[True, True]
 """
 
 from .ab import Measured, against, measure

@@ -32,9 +32,10 @@ FLOAT32 = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 class Allocated(TorchDispatchMode):
     """Bytes of the tensors on the GPU that operations made and that are alive. peak: the most so far."""
 
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        """known: tensors that are not counted, nor views of them."""
+    def __init__(self, known: Iterable[Tensor], device: str = "cuda") -> None:
+        """known: tensors that are not counted, nor views of them. device: of those that are."""
         super().__init__()
+        self.device = device
         self.known = {tensor.untyped_storage()._cdata for tensor in known}
         self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
         self.now = self.peak = 0
@@ -45,7 +46,7 @@ class Allocated(TorchDispatchMode):
         for key in [key for key, (storage, _) in self.alive.items() if storage.expired()]:
             self.now -= self.alive.pop(key)[1]
         for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor) and tensor.device.type == "cuda":
+            if isinstance(tensor, Tensor) and tensor.device.type == self.device:
                 self._add(tensor.untyped_storage())
         self.peak = max(self.peak, self.now)
         self._copied(function, args, out)

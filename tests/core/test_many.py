@@ -1,6 +1,5 @@
-"""Many generations with few loadings: each the same video as by itself, whatever happens to the others."""
+"""Many generations with few loadings: each the same video as by itself."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,25 +11,18 @@ import tiny
 import torch
 from lora_cases import saved
 from magcache_run import flat_table
+from many_cases import BACK_AND_FORTH, PAIR, TWO, alone, assert_as_alone, job
+from simulated_cuda import Allocated
 from state_cases import THREE, request
-from tiny_model import images, model_of
+from tiny_model import model_of
 from torch import nn
 
 from fastvideo_core import (
-    Conditioning,
     DBCacheSettings,
-    Generation,
-    GenerationState,
     GuidanceSettings,
-    Job,
     MagCacheSettings,
-    ManyGenerations,
-    NumericsError,
-    Outcome,
     PhaseSettings,
     RequestError,
-    SamplingRequest,
-    Step,
     WanModel,
     apply_lora,
     generate_many,
@@ -42,14 +34,6 @@ from fastvideo_core.attention import AttentionSettings
 from fastvideo_core.attention.sparse import NABLASettings, SparseSchedule
 from fastvideo_core.wan.compiled import CompileSettings
 
-PAIR = "t2v two experts"
-TWO = {"boundary": 0.875, "low_noise_guidance_scale": 2.0}
-BACK_AND_FORTH = (
-    PhaseSettings(expert="high_noise", guidance_scale=3.5, until=0.93),
-    PhaseSettings(expert="low_noise", guidance_scale=1.0, until=0.75),
-    PhaseSettings(expert="high_noise", guidance_scale=2.0),
-)
-PROMPTS = ("a cat sits on a mat", "the quick brown fox jumps over the lazy dog", "fog")
 NABLA = NABLASettings(mass=0.5, tile=(1, 2, 2))
 MAGCACHE = MagCacheSettings(threshold=0.5, max_skips=1, retention=0.0)
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -60,27 +44,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sparse": {"sparse": SparseSchedule(settings=NABLA, low_noise=NABLA, kernel="gather")},
     "compiled": {"compile": CompileSettings("eager")},
 }
-
-
-def job(kind: str, number: int, asked: SamplingRequest, **settings: Any) -> Job:
-    """Prompts of unequal lengths, a seed and a size each."""
-    model = model_of(kind)
-    width, height = (6 + 2 * (number % 2)) * model.vae.spatial, 4 * model.vae.spatial
-    size = model.video_size(width=width, height=height, frames=5 + 4 * (number % 3))
-    told = model.condition(PROMPTS[number % 3], "blurry", size, **images(kind, size))
-    return Job(request=replace(asked, seed=number), conditioning=told, size=size, **settings)
-
-
-def alone(model: WanModel, job: Job, **options: Any) -> Generation:
-    generation = model.generate(job.request, job.conditioning, job.size, **options)
-    list(generation)
-    return generation
-
-
-def assert_as_alone(model: WanModel, outcomes: list[Outcome], **options: Any) -> None:
-    for outcome in outcomes:
-        single = alone(model, outcome.job, **options)
-        assert outcome.error is None and torch.equal(outcome.latents, single.latents)
 
 
 @contextmanager
@@ -157,114 +120,6 @@ def test_jobs_of_other_steps_and_phases_share_what_they_can() -> None:
     assert_as_alone(model, outcomes)
 
 
-def bad_jobs() -> dict[str, Job]:
-    good = job(PAIR, 0, request(**TWO))
-    told = good.conditioning
-    wrong = Conditioning(positive=torch.zeros(1, 512, 7), negative=torch.zeros(1, 512, 7))
-    return {
-        "another width": replace(good, conditioning=wrong, name="another width"),
-        "no negative": replace(good, conditioning=replace(told, negative=None), name="no negative"),
-        "not finite": replace(good, conditioning=replace(told, positive=told.positive * torch.nan), name="not finite"),
-        "no such expert": replace(good, request=request(), name="no such expert"),
-    }
-
-
-@pytest.mark.parametrize("bad", bad_jobs())
-def test_a_job_that_fails_is_named_and_stops_no_other(bad: str) -> None:
-    model, jobs = model_of(PAIR), [job(PAIR, 0, request(**TWO)), bad_jobs()[bad], job(PAIR, 2, request(**TWO))]
-    outcomes = {outcome.name: outcome for outcome in generate_many(model, jobs)}
-    failed = outcomes.pop(bad)
-    assert failed.error is not None and failed.latents is None and failed.report is None and failed.job is jobs[1]
-    assert isinstance(failed.error, NumericsError) == (bad == "not finite")
-    assert list(outcomes) == ["1", "3"]
-    assert_as_alone(model, list(outcomes.values()))
-
-
-@pytest.mark.parametrize("expert", ["high_noise", "low_noise"])
-def test_a_job_that_is_too_large_fails_alone_and_leaves_nothing_in_memory(expert: str) -> None:
-    model, jobs = model_of(PAIR), [job(PAIR, number, request(**TWO)) for number in range(3)]
-    hurt = jobs[1].size.latent_shape(16)
-
-    def full(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if kwargs["hidden_states"].shape[2:] == hurt[2:]:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-
-    hook = model.transformers[expert].register_forward_pre_hook(full, with_kwargs=True)
-    gc.disable()
-    try:
-        outcomes = {outcome.name: outcome for outcome in generate_many(model, jobs)}
-        assert [name for name, outcome in outcomes.items() if outcome.error is not None] == ["2"]
-        assert "do not fit into the memory" in str(outcomes["2"].error)
-        assert not [each for each in gc.get_objects() if isinstance(each, Generation)]
-    finally:
-        gc.enable()
-        hook.remove()
-    assert_as_alone(model, [outcome for outcome in outcomes.values() if outcome.error is None])
-
-
-def gone_on(model: WanModel, jobs: list[Job], many: ManyGenerations, before: list[Outcome]) -> list[Outcome]:
-    """All outcomes, those before an end among them."""
-    states = many.states()
-    ended = {outcome.name for outcome in before}
-    assert not ended & set(states)
-    left = [replace(each, state=states.get(each.name)) for each in jobs if each.name not in ended]
-    return [*before, *generate_many(model, left)]
-
-
-@pytest.mark.parametrize("stop", range(1, 13))
-def test_an_interrupt_after_any_step_loses_nothing(stop: int) -> None:
-    model, made = model_of(PAIR), []
-    jobs = [job(PAIR, number, request(steps=4, **TWO), name=f"job {number}") for number in range(3)]
-
-    def interrupt(name: str, step: Step) -> None:
-        made.append((name, step.index))
-        if len(made) == stop:
-            raise KeyboardInterrupt
-
-    many, outcomes = generate_many(model, jobs, each_step=interrupt), []
-    with pytest.raises(KeyboardInterrupt):
-        outcomes.extend(many)
-    assert list(many) == [] and len(set(made)) == stop
-    states = many.states()
-    assert sum(state.step for state in states.values()) + 4 * len(outcomes) == stop
-    assert_as_alone(model, gone_on(model, jobs, many, outcomes))
-
-
-def test_closing_it_between_two_outcomes_keeps_the_states_of_the_rest(tmp_path: Path) -> None:
-    model, jobs = model_of(PAIR), [job(PAIR, number, request(**TWO), name=str(number)) for number in range(3)]
-    many = generate_many(model, jobs)
-    first = next(many)
-    many.close()
-    many.close()
-    assert list(many) == [] and set(many.states()) == {"1", "2"}
-    kept = {name: GenerationState.load(state.save(tmp_path / name)) for name, state in many.states().items()}
-    resumed = generate_many(model, [replace(each, state=kept[each.name]) for each in jobs[1:]])
-    outcomes = list(resumed)
-    assert resumed.loadings == 1, "the second expert alone is left"
-    assert all(outcome.report is not None and outcome.report.first_step == 3 for outcome in outcomes)
-    assert_as_alone(model, [first, *outcomes])
-
-
-def test_one_that_was_left_leaves_nothing_on_the_networks() -> None:
-    model = model_of(PAIR)
-    marks = {name: set(vars(network)) for name, network in model.transformers.items()}
-    gc.disable()
-    try:
-        for _ in generate_many(model, [job(PAIR, number, request(**TWO)) for number in range(2)]):
-            break
-        assert {name: set(vars(network)) for name, network in model.transformers.items()} == marks
-    finally:
-        gc.enable()
-
-
-def test_a_state_after_the_last_step_is_an_outcome_without_any_loading() -> None:
-    model, whole = model_of(PAIR), job(PAIR, 0, request(**TWO))
-    single = alone(model, whole)
-    many = generate_many(model, [replace(whole, state=single.state())])
-    (outcome,) = many
-    assert many.loadings == 0 and torch.equal(outcome.latents, single.latents)
-
-
 def test_models_may_work_between_outcomes_and_two_of_many_may_not() -> None:
     model, jobs = model_of(PAIR), [job(PAIR, number, request(**TWO)) for number in range(2)]
     many = generate_many(model, jobs)
@@ -316,6 +171,26 @@ def test_group_offloading_moves_its_own_blocks() -> None:
 def test_what_are_no_jobs_is_refused_at_once(jobs: Any, words: str) -> None:
     with pytest.raises(RequestError, match=words):
         generate_many(model_of("t2v"), jobs)
+
+
+def peak(model: WanModel, count: int) -> int:
+    """Bytes of all tensors that were alive at once, beside the weights and the conditionings."""
+    jobs = [replace(job(PAIR, 0, request(**TWO)), name=str(number)) for number in range(count)]
+    weights = [tensor for network in model.transformers.values() for tensor in (*network.parameters(), *network.buffers())]
+    given = [tensor for each in jobs for tensor in (each.conditioning.positive, each.conditioning.negative) if tensor is not None]
+    with Allocated([*weights, *given], device="cpu") as counter:
+        for _ in generate_many(model, jobs):
+            pass
+    return counter.peak
+
+
+def test_memory_grows_by_the_latents_of_the_jobs_and_their_history() -> None:
+    """Wherever these wait; see the next one."""
+    model = model_of(PAIR)
+    latents = 4 * torch.Size(job(PAIR, 0, request(**TWO)).size.latent_shape(16)).numel()
+    peak(model, 1)  # what linear layers are measured with
+    one, eight = peak(model, 1), peak(model, 8)
+    assert eight - one <= 7 * 4 * latents, "latents, and what UniPC keeps: two clean ones and those before the last step"
 
 
 @pytest.mark.gpu

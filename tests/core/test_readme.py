@@ -78,7 +78,7 @@ def test_tune_finds_what_stands_beside_it() -> None:
     assert best["quality"]["ssim"] >= 0.95
 
 
-def test_the_first_example_saves_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_examples_run_and_save_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands there, on the demo model and in few steps."""
     (example,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "WanModel.load(" in block)
     shorter = {
@@ -88,9 +88,11 @@ def test_the_first_example_saves_a_video(tmp_path: Path, monkeypatch: pytest.Mon
     for long, short in shorter.items():
         assert re.search(long, example)
         example = re.sub(long, short, example)
-    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    (many,) = (block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "generate_many" in block)
+    (tmp_path / "example.py").write_text(f"{example}\n{many}", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    runpy.run_path("example.py")
+    names = runpy.run_path("example.py")
+    assert names["outcome"].name == "2" and names["outcome"].latents.shape == names["generation"].latents.shape
     with av.open("fox.mp4") as video:
         assert [(frame.width, frame.height) for frame in video.decode(video=0)] == [(64, 64)] * 5
 
