@@ -115,7 +115,7 @@ class FewStep:
 class InFloat64:
     """Another rule, with latents that stay float64 between the steps, as rCM and TurboDiffusion sample (thu-ml/TurboDiffusion,
     turbodiffusion/inference/wan2.1_t2v_infer.py): what rounding to float32 takes off for the network is kept. GPUs without
-    float64 leave it to the CPU."""
+    float64 leave it to the CPU, with the same values."""
 
     def __init__(self, rule: Solver) -> None:
         self.rule = rule
@@ -145,8 +145,8 @@ class InFloat64:
 
 
 def _float64(tensor: Tensor) -> Tensor:
-    """Where there is float64: Apple's GPUs have none."""
-    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+    """Where there surely is float64: many GPUs besides NVIDIA's and AMD's have none."""
+    return (tensor if tensor.device.type in ("cpu", "cuda") else tensor.cpu()).double()
 
 
 class UniPC:

@@ -75,7 +75,7 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
         OSError: the output folder cannot be written.
     """
     cases = [read_case(text, given.tables) for text in given.case]
-    task = _task(given, cases)
+    task = _task(given, cases, tell)
     with output_folder(given.output):
         pairs = _pairs(task, cases, given, tell)
         file = given.output / "comparison.json"
@@ -102,7 +102,7 @@ def _pairs(task: Task, cases: Sequence[Case], given: argparse.Namespace, tell: C
     return pairs
 
 
-def _task(given: argparse.Namespace, cases: Sequence[Case]) -> Task:
+def _task(given: argparse.Namespace, cases: Sequence[Case], tell: Callable[[str], None]) -> Task:
     model = load_model(given)
     size = size_of(given, model)
     requests = [request_of(given, model, seed) for seed in dict.fromkeys(given.seed)]
@@ -111,8 +111,11 @@ def _task(given: argparse.Namespace, cases: Sequence[Case]) -> Task:
     started = time.perf_counter()
     conditioning = condition(given, model, size)
     task = Task(model, conditioning, size, requests, time.perf_counter() - started)
-    for case in cases:  # what cannot run is told before anything does
-        model.generate(case.changed(requests[0]), conditioning, size, case.cache, case.attention, case.sparse)
+    for case in cases:  # what cannot run, and what does not fit the model, is told before anything runs
+        asked = case.changed(requests[0])
+        generation = model.generate(asked, conditioning, size, case.cache, case.attention, case.sparse)
+        for sentence in generation.contradictions():
+            tell(f"{case.text}: {sentence}")
     return task
 
 

@@ -1,9 +1,13 @@
 """`python -m fastvideo_core recipes`: the table, rows of it, and what names tell."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 from fastvideo_core import RECIPES
 from fastvideo_core.__main__ import main
+from fastvideo_core.wan.demo import FOLDER
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -46,3 +50,18 @@ def test_it_recognises_names(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_not_there_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes", *arguments]) == 1
     assert f"python -m fastvideo_core recipes: {words}" in capsys.readouterr().err
+
+
+def test_compare_tells_what_contradicts_a_model_s_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Recognised by the name of its file, before anything runs."""
+    path = tmp_path / "FastWan2.1-T2V-1.3B.safetensors"
+    shutil.copy(FOLDER / "demo_wan_t2v.safetensors", path)
+    files = ("--vae", str(FOLDER / "demo_wan_vae.safetensors"), "--text-encoder", str(FOLDER / "demo_umt5.safetensors"))
+    small = ("--width", "64", "--height", "64", "--frames", "5", "--steps", "3", "--shift", "5", "--guidance-scale", "3")
+    words = ("--transformer", str(path), *files, "--prompt", "a circle", *small, "--dtype", "float32", "--vae-dtype", "float32")
+    assert main(["compare", *words, "--case", "gate=0.5", "--output", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = [line for line in lines if line.startswith("gate=0.5: By its names the model is one of fastwan_2.1_1.3b (")]
+    assert lines[: len(told)] == told
+    for sentence in ("guidance_scale is 3", "solver is unipc", "A step begins at noise level 0.9091"):
+        assert sum(sentence in line for line in told) == 1
