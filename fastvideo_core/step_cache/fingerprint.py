@@ -45,6 +45,8 @@ class Fingerprint:
 
     def agreement(self, other: "Fingerprint") -> float:
         """The share of the values, 0 to 1, whose difference rounding explains; 0 for networks of other layers."""
+        if self.name == other.name:
+            return 1.0
         common = [name for name in self.values if len(self.values[name]) == len(other.values.get(name, ()))]
         if 2 * len(common) <= max(len(self.values), len(other.values)):
             return 0.0

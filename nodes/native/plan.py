@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastvideo_core import ROUNDING, GuidanceSettings, PhaseSettings, Schedule, plan_phases
+from fastvideo_core import ROUNDING, GuidanceSettings, PhaseSettings, Schedule, plan, plan_phases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,5 +23,10 @@ def native_plan(model: Any, settings: GuiderSettings, sigmas: Tensor, adds_noise
     """The schedule of a run, and how much of a whole one it is. Samplers that add no noise or leave some share a run with
     others."""
     partial = settings.partial or not adds_noise or bool((sigmas[-1:] > ROUNDING).any())
-    schedule = plan_phases(sigmas.tolist(), settings.phases, partial=partial)
+    levels, phases = sigmas.tolist(), settings.phases
+    if [phase.expert for phase in phases] == ["high_noise", "low_noise"]:  # whose errors speak of a boundary
+        scales = (phase.guidance_scale for phase in phases)
+        schedule = plan(levels, *scales, phases[0].until, partial=partial)
+    else:
+        schedule = plan_phases(levels, phases, partial=partial)
     return schedule.within(float(model.get_model_object("model_sampling").shift))

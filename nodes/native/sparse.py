@@ -125,7 +125,9 @@ class SparseRun(Participant):
         """Core's DIFFUSION_MODEL wrapper: one call of the network. x: (B, C, T, H, W)."""
         network = executor.class_obj
         step = self.schedule.step_at(self.level(transformer_options["sigmas"]))
-        session = self._session(step, x, network.patch_size)
+        # Here, for compiled code would take the step for a number that may be any.
+        phase = next((phase for phase in self.phases if step in phase.steps), self.phases[-1])
+        session = self._session(phase, x, network.patch_size)
         session.begin(step)
         self._dense = transformer_options.get(OVERRIDE)
         call = SparseCall(dense=self._dense)
@@ -143,9 +145,8 @@ class SparseRun(Participant):
         attend = session.outside(SparseOverride(session, covered, comes, call, trained))
         return partial(_in_layer, call=call, attend=attend)
 
-    def _session(self, step: int, x: Tensor, patch_size: Size) -> SparseSession:
+    def _session(self, phase: Phase, x: Tensor, patch_size: Size) -> SparseSession:
         time, height, width = (-(-extent // part) for extent, part in zip(x.shape[2:], patch_size, strict=True))
-        phase = next((phase for phase in self.phases if step in phase.steps), self.phases[-1])
         key = (phase, (time, height, width))
         if key not in self._sessions:
             session = SparseSession.open(self.sparse, phase, key[1], x.device, self.kernel)

@@ -139,7 +139,7 @@ def test_chained_samplers_are_the_two_experts_of_our_sampler(comfy: Any, load_wa
 def test_a_part_of_a_schedule_is_known_by_its_levels(comfy: Any, load_wan: Any, steps: int, parts: tuple[int, int]) -> None:
     sigmas, change = sigmas_of(steps).tolist(), parts[0]
     parts_of = [part_of(comfy, load_wan(), levels) for levels in (sigmas[: change + 1], sigmas[change:])]
-    found = [part.phase(None)[0].whole_steps for part in parts_of]
+    found = [part.part(None)[0].whole_steps for part in parts_of]
     assert found == pytest.approx([steps, steps])
 
 
@@ -148,7 +148,8 @@ def part_of(host: Any, model: Any, levels: list[float]) -> Any:
     native = module_of(host, "native.generation")
     return native.NativeGeneration(
         model=shifted(model, 5.0), facts=module_of(host, "native.facts").wan_facts(model), sigmas=tuple(levels),
-        guidance_scale=4.0, planned=None, partial=True, latent_shape=(1, 16, 3, 8, 8), first_frame=False, gate=1.0,
+        guidance_scale=4.0, planned=None, two_networks=False, partial=True, latent_shape=(1, 16, 3, 8, 8),
+        first_frame=False, gate=1.0,
     )  # fmt: skip
 
 

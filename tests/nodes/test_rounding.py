@@ -46,7 +46,8 @@ def test_the_guider_and_step_caches_take_them(direct: Any, load_wan: Any) -> Non
     positive, negative = conditions_of("t2v")
     cached = direct.node_classes["FastVideoDBCache"].execute(model, True, {"preset": "auto"}, False).args[0]
     guidance = {"guidance_scale": 4.0, "low_noise_guidance_scale": 3.0, "boundary": 0.875, "guidance_mode": "auto", "gate": 1.0}
-    guider = direct.node_classes["FastVideoGuider"].execute(cached, positive, negative, guidance_rescale=0.0, **guidance).args[0]
+    node = direct.node_classes["FastVideoGuider"]
+    guider = node.execute(positive, negative, model=cached, guidance_rescale=0.0, **guidance).args[0]
     assert bool(run_guider(guider, core_sampler("euler"), sigmas).isfinite().all())
 
 

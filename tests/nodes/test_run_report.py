@@ -130,10 +130,11 @@ def test_unusual_shift_or_boundary_is_noted(comfy: Any, shift: float, boundary: 
     """Not for few steps, where distilled checkpoints have settings of their own, and not for given noise levels."""
     from types import SimpleNamespace
 
+    from fastvideo_core import by_boundary
     from fastvideo_core.wan.variants import VARIANTS
 
     run = SimpleNamespace(extra_calls=0, schedule=SimpleNamespace(steps=steps))
-    settings = SimpleNamespace(shift=shift, boundary=boundary)
+    settings = SimpleNamespace(shift=shift, phases=by_boundary(4.0, 3.0, boundary))
     notes = own_module(comfy, "native.report")._notes(run, settings, [VARIANTS["wan2.2_t2v_A14B"]])
     assert bool(notes) == noted
     assert not noted or notes == ["shift or boundary differ from the published ones (Wan 2.2 T2V A14B: shift 12, boundary 0.875)"]

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tools.comfy_in_process import ComfyInProcess
+from tools.workflows.canvas import WIDGET_TYPES
 from tools.workflows.demo import ACCELERATORS, DEMO_WORKFLOWS
 from tools.workflows.files import FOLDER, api_prompt
 from tools.workflows.keep import KEPT, captured, node_table, sampled
@@ -71,18 +72,24 @@ def links(inputs: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", VERSIONS, ids=called)
 def test_inputs_and_outputs_of_nodes_were_only_appended(comfy: ComfyInProcess, version: Path) -> None:
+    """Widgets keep their places, by which workflows hold their values; connections are known by name. What had to be given may
+    have become optional."""
     now = node_table(comfy)
     for name, kept in read(version / "nodes.json").items():
-        inputs, added = now[name]["inputs"][: len(kept["inputs"])], now[name]["inputs"][len(kept["inputs"]) :]
-        assert [without_options(known) for known in inputs] == [without_options(known) for known in kept["inputs"]], name
-        for before, after in zip(kept["inputs"], inputs, strict=True):
+        inputs = {known["name"]: known for known in now[name]["inputs"]}
+        for before in kept["inputs"]:
+            after = inputs.pop(before["name"])
+            assert (after["type"], after.get("default")) == (before["type"], before.get("default", after.get("default")))
+            assert after["optional"] >= before["optional"], f"{name}.{before['name']}"
             assert set(after.get("options", ())) >= set(before.get("options", ())), f"{name}.{before['name']}"
-        assert all(known["optional"] for known in added), name
+        assert all(known["optional"] for known in inputs.values()), name
+        places = widgets(kept)
+        assert widgets(now[name])[: len(places)] == places, name
         assert now[name]["outputs"][: len(kept["outputs"])] == kept["outputs"], name
 
 
-def without_options(known: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in known.items() if key != "options"}
+def widgets(node: dict[str, Any]) -> list[str]:
+    return [known["name"] for known in node["inputs"] if known["type"] in WIDGET_TYPES]
 
 
 @pytest.mark.parametrize("path", DEMOS, ids=called)
