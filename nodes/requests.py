@@ -5,13 +5,21 @@ from typing import Any
 
 from fastvideo_core import GuidanceMode, GuidanceSettings, SamplingRequest, SolverName
 
+from .native.facts import wan_facts
 from .native.state import NONE, state_version
 from .sockets import NOT_CONNECTED, connected
 
 
 def experts_of(model: Any, low_noise_model: Any) -> dict[str, Any]:
-    """The MODELs of a node's two inputs, by the names that the engine has for them."""
+    """The MODELs of a node's two inputs, by the names that the engine has for them.
+
+    Raises:
+        RequestError: one of them is not Wan.
+    """
     second = connected(low_noise_model)
+    for socket, given in (("model", model), ("low_noise_model", second)):
+        if given is not None:
+            wan_facts(given, socket)
     return {"single": model} if second is None else {"high_noise": model, "low_noise": second}
 
 

@@ -25,8 +25,8 @@ def native_plan(model: Any, settings: GuiderSettings, sigmas: Tensor, adds_noise
     partial = settings.partial or not adds_noise or bool((sigmas[-1:] > ROUNDING).any())
     levels, phases = sigmas.tolist(), settings.phases
     if [phase.expert for phase in phases] == ["high_noise", "low_noise"]:  # whose errors speak of a boundary
-        scales = (phase.guidance_scale for phase in phases)
-        schedule = plan(levels, *scales, phases[0].until, partial=partial)
+        high, low = phases
+        schedule = plan(levels, high.guidance_scale, low.guidance_scale, high.until, partial=partial)
     else:
         schedule = plan_phases(levels, phases, partial=partial)
     return schedule.within(float(model.get_model_object("model_sampling").shift))
