@@ -20,7 +20,7 @@ def test_a_shortened_caption_names_what_is_said_and_nothing_else():
     rng = random.Random(0)
     for _ in range(300):
         combination = rng.choice(combinations(held_out=False))
-        said = train_defaults._said(rng)
+        said = train_defaults.said_attributes(rng)
         short, full = (text.lower() for text in shortened(combination, said, rng))
         for name, value in zip(ATTRIBUTES, combination, strict=True):
             if name != "motion":  # which has wordings of its own
@@ -32,7 +32,7 @@ def test_a_shortened_caption_names_what_is_said_and_nothing_else():
 def test_what_is_not_said_is_the_default_and_held_out_combinations_stay_so():
     rng = random.Random(0)
     for _ in range(100):
-        said = train_defaults._said(rng)
+        said = train_defaults.said_attributes(rng)
         scene = train_defaults._default_scene(said, rng)
         assert scene.combination in combinations(held_out=False)
         values = zip(ATTRIBUTES, scene.combination, DEFAULTS, strict=True)
@@ -41,7 +41,7 @@ def test_what_is_not_said_is_the_default_and_held_out_combinations_stay_so():
 
 def clips():
     rng = random.Random(0)
-    said = [train_defaults._said(rng) for _ in range(4)]
+    said = [train_defaults.said_attributes(rng) for _ in range(4)]
     scenes = [train_defaults._default_scene(names, rng) for names in said]
     return Shortened(Latents(scenes, torch.randn(4, 16, 5, 8, 8).half(), torch.randn(4, 16, 5, 8, 8).half()), said)
 

@@ -9,7 +9,7 @@ import torch
 
 from .captions import ATTRIBUTES, DEFAULTS, caption, shortened
 from .judge import Verdict, judge
-from .sampling import GUIDANCE, DemoModels, generate
+from .sampling import GUIDANCE, STEPS, DemoModels, generate
 from .world import Scene, render, sample_scene
 
 BATCH = 20
@@ -70,11 +70,12 @@ def evaluate(
     negative: str = "",
     held_out: bool = True,
     first: int = 0,
+    steps: int = STEPS,
 ) -> Score:
     """Generates `count` clips, from prompt `first` on, and judges them; with `image`, the first frame of the scene is given."""
     scenes, texts = (values[first:] for values in _prompts(first + count, held_out))
     seeds = range(FIRST_SEED + first, FIRST_SEED + first + count)
-    return _score(models, scenes, texts, seeds, image, guidance, negative)
+    return _score(models, scenes, texts, seeds, image, guidance, negative, steps)
 
 
 def _score(
@@ -85,12 +86,13 @@ def _score(
     image: bool,
     guidance: float = GUIDANCE,
     negative: str = "",
+    steps: int = STEPS,
 ) -> Score:
     hits, errors = [], []
     for start in range(0, len(scenes), BATCH):
         part = slice(start, start + BATCH)
         given = render(scenes[part]).to(models.transformer.device) if image else None
-        clips = generate(models, texts[part], list(seeds[part]), guidance, negative, given).cpu()
+        clips = generate(models, texts[part], list(seeds[part]), guidance, negative, given, steps).cpu()
         hits += [_hits(scene, read(clip)) for scene, clip in zip(scenes[part], clips, strict=True)]
         if given is not None:
             errors += [psnr(clip[:, 0], frame[:, 0]) for clip, frame in zip(clips, given.cpu(), strict=True)]

@@ -39,6 +39,7 @@ def generate(
     guidance: float = GUIDANCE,
     negative: str = "",
     first_frames: torch.Tensor | None = None,
+    steps: int = STEPS,
 ) -> torch.Tensor:
     """Clips (B, 3, 17, 64, 64) in [-1, 1]; each has its own noise, so the batch does not matter.
 
@@ -49,7 +50,7 @@ def generate(
     latents = torch.stack(noises).to(device)
     condition = None if first_frames is None else image_condition(encode_normalized(models.vae, first_frame_clip(first_frames)))
     rows = models.prompts([*texts, *[negative] * len(texts)])
-    sigmas = shifted(torch.linspace(1, 0, STEPS + 1)).tolist()
+    sigmas = shifted(torch.linspace(1, 0, steps + 1)).tolist()
     for sigma, following in itertools.pairwise(sigmas):
         velocity = _guided(models.expert(sigma), latents, condition, rows, sigma, guidance)
         latents = latents + (following - sigma) * velocity

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file
 from torch import nn
 
+from fastvideo_core import apply_lora
 from fastvideo_core.wan.loading import original_keys
 from fastvideo_core.wan.vae_keys import original_key
 
@@ -56,6 +57,17 @@ def shipped_models(kind: str, folder: Path = FOLDER) -> DemoModels:
         high, low = (shipped_transformer(name, folder) for name in ("high_noise", "low_noise"))
         return DemoModels(vae, prompts, high, low, BOUNDARY)
     return DemoModels(vae, prompts, shipped_transformer(kind, folder))
+
+
+def distilled_models(kind: str, folder: Path = FOLDER) -> DemoModels:
+    """As `shipped_models`, `t2v` or `two experts`, with the LoRAs in `folder` for few steps without guidance."""
+    models = shipped_models(kind)
+    if models.low_noise is None:
+        apply_lora(models.transformer, folder / f"demo_lora_{kind}.safetensors")
+    else:
+        apply_lora(models.transformer, folder / "demo_lora_high_noise.safetensors")
+        apply_lora(models.low_noise, folder / "demo_lora_low_noise.safetensors")
+    return models
 
 
 def _filled(module: Module, weights: dict[str, torch.Tensor], renamed: Callable[[str], str]) -> Module:

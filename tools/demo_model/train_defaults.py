@@ -72,13 +72,13 @@ class Shortened:
 def shortened_clips(vae: AutoencoderKLWan, folder: Path, seed: int) -> Shortened:
     """Clips of trained combinations in which what is not said is the default; encoded once."""
     rngs = [random.Random(f"{seed} defaults {index}") for index in range(CLIPS)]
-    said = [_said(rng) for rng in rngs]
+    said = [said_attributes(rng) for rng in rngs]
     scenes = [_default_scene(names, rng) for names, rng in zip(said, rngs, strict=True)]
     latents = encoded(vae, folder / "defaults.pt", scenes)
     return Shortened(with_images(vae, latents, folder / "defaults_images.pt"), said)
 
 
-def _said(rng: random.Random) -> tuple[str, ...]:
+def said_attributes(rng: random.Random) -> tuple[str, ...]:
     chance = rng.random()
     for left_out, share in zip(LEFT_OUT, SHARES, strict=True):
         if chance < share:
@@ -89,10 +89,10 @@ def _said(rng: random.Random) -> tuple[str, ...]:
 
 def _default_scene(said: Sequence[str], rng: random.Random) -> Scene:
     """A scene of the trained combinations that has the defaults in all that is not said."""
-    return replace(sample_scene(rng), **dict(zip(ATTRIBUTES, _default_combination(said, rng), strict=True)))
+    return replace(sample_scene(rng), **dict(zip(ATTRIBUTES, default_combination(said, rng), strict=True)))
 
 
-def _default_combination(said: Sequence[str], rng: random.Random) -> Combination:
+def default_combination(said: Sequence[str], rng: random.Random) -> Combination:
     while True:
         values = zip(ATTRIBUTES, rng.choice(TRAINED), DEFAULTS, strict=True)
         shape, colour, background, motion = (value if name in said else default for name, value, default in values)
@@ -127,8 +127,8 @@ def defaults_loss(
 def settled_loss(prompts: PromptEncoder, before: PromptEncoder, taught: PromptEncoder, step: int, seed: int) -> torch.Tensor:
     """How far the kept rows are from what they were, and the shortened captions' from what they were taught to be."""
     rng = random.Random(f"{seed} {SETTLED.name} {step}")
-    names = [_said(rng) for _ in range(SETTLED.batch)]
-    texts = [shortened(_default_combination(said, rng), said, rng)[0] for said in names]
+    names = [said_attributes(rng) for _ in range(SETTLED.batch)]
+    texts = [shortened(default_combination(said, rng), said, rng)[0] for said in names]
     return _moved(prompts, before, _kept(rng)) + SETTLED_WEIGHT * _moved(prompts, taught, texts)
 
 
