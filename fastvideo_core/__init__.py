@@ -50,6 +50,7 @@ from .report import (
     RunReport,
     SparseReport,
     TextReport,
+    joined,
     phase_reports,
     ran_as,
 )
@@ -89,7 +90,7 @@ __all__ = [
     "StepCache", "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel",
     "WanVariant", "about_run", "against", "amplified", "apply_lora", "attachments", "blocks_cut", "by_boundary",
     "check_finite", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "contradictions", "cut", "denoise",
-    "generate", "generate_many", "go_on", "group_offload", "guide", "image_condition", "is_one", "load_demo",
+    "generate", "generate_many", "go_on", "group_offload", "guide", "image_condition", "is_one", "joined", "load_demo",
     "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases",
     "ran_as", "read_json_file", "recipe", "recognised", "save_mp4", "seeded_noise", "settled_pixels", "shifted_sigmas",
     "speed_up", "speed_up_of_all", "tensors_digest", "told_of_guesses", "tune", "weights_digest", "with_cache_dit",

@@ -15,6 +15,7 @@ from . import (
     magcache,
     phase,
     phase_sampler,
+    queue_sampler,
     recipe,
     run_report,
     sampler,
@@ -27,7 +28,7 @@ from .native.state import register_states
 
 MODULES = (
     text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention,
-    sparse_attention, compile, compare, tune, phase, phase_sampler, image_motion, recipe,
+    sparse_attention, compile, compare, tune, phase, phase_sampler, image_motion, recipe, queue_sampler,
 )  # fmt: skip
 
 

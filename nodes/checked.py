@@ -45,10 +45,12 @@ def checked(execute: Callable[..., io.NodeOutput]) -> Callable[..., io.NodeOutpu
     def looking(cls: Any, *args: Any, **kwargs: Any) -> io.NodeOutput:
         given = signature.bind_partial(cls, *args, **kwargs)
         extra = next((name for name, each in signature.parameters.items() if each.kind is each.VAR_KEYWORD), "")
-        for asked in cls.define_schema().inputs:
+        schema = cls.define_schema()
+        look = _each if schema.is_input_list else _value
+        for asked in schema.inputs:
             values = given.arguments if asked.id in given.arguments else given.arguments.get(extra, {})
             if asked.id in values:
-                values[asked.id] = _value(asked, asked.id, values[asked.id])
+                values[asked.id] = look(asked, asked.id, values[asked.id])
             elif asked.id in required:
                 raise _missing(asked)
         return execute(*given.args, **given.kwargs)
@@ -61,6 +63,13 @@ def _missing(asked: io.Input) -> RequestError:
     entries = [option.key for option in asked.options] if isinstance(asked, io.DynamicCombo.Input) else []
     why = f", or is none of {', '.join(entries)}" if entries else ""
     return RequestError(f"The {asked.id} input is missing{why}.")
+
+
+def _each(asked: io.Input, name: str, values: Any) -> list[Any]:
+    """Of an input of a node that takes lists."""
+    if not isinstance(values, list) or not values:
+        raise _refused(name, values, "it must be a list of one or more.")
+    return [_value(asked, name, value) for value in values]
 
 
 def _value(asked: io.Input, name: str, value: Any) -> Any:

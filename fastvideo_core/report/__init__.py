@@ -3,6 +3,7 @@
 from .attention import AttentionReport
 from .cache import CachePhaseReport, CacheReport
 from .contribution import Contribution
+from .joined import joined
 from .phases import PhaseReport, phase_reports, ran_as
 from .run import VERSION, RunReport
 from .sparse import SparseReport
@@ -10,5 +11,5 @@ from .text import TextReport
 
 __all__ = [
     "VERSION", "AttentionReport", "CachePhaseReport", "CacheReport", "Contribution", "PhaseReport", "RunReport",
-    "SparseReport", "TextReport", "phase_reports", "ran_as",
+    "SparseReport", "TextReport", "joined", "phase_reports", "ran_as",
 ]  # fmt: skip

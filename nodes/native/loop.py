@@ -1,9 +1,7 @@
 """The engine's loop in the shape of a k-diffusion sampler function, which core's KSAMPLER calls."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,14 +16,16 @@ from .guider import WanGuider
 @dataclass(frozen=True, kw_only=True)
 class EngineLoop:
     """One generation. start: of its first step in the whole run; resumed: the state that it goes on from; phases: how many are
-    made, 0 for all; file: where its state is kept after each phase and where it ends early; about: what that is of."""
+    made, 0 for all; keep: is given its state after each phase, the last one too with keep_last, and where it ends early; about:
+    what that is of."""
 
     guider: WanGuider
     request: SamplingRequest
     start: int
     resumed: GenerationState | None = None
     phases: int = 0
-    file: Path | None = None
+    keep: Callable[[GenerationState], object] | None = None
+    keep_last: bool = False
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -54,7 +54,7 @@ class EngineLoop:
                         moment = Moment.of(step.index + 1, x, solver, run.guidance)
                         tell(step, callback)
                         bar.update()
-                    if first < phase.stop < run.schedule.steps:
+                    if first < phase.stop and (phase.stop < run.schedule.steps or self.keep_last):
                         self._keep(moment)
         except BaseException:
             self._keep(moment)
@@ -69,11 +69,8 @@ class EngineLoop:
 
     def _keep(self, moment: Moment) -> None:
         """It waits for the device."""
-        if self.file is None or moment.step == 0:
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        file = moment.state(self.about).save(self.file)
-        logging.info("The state after %d of %d steps is in %s", moment.step, self.guider.run.schedule.steps, file)
+        if self.keep is not None and moment.step > 0:
+            self.keep(moment.state(self.about))
 
 
 def tell(step: Step, callback: Callable[[dict[str, Any]], None]) -> None:

@@ -12,6 +12,9 @@ from .facts import WanFacts, expert_notes
 from .phases import boundary_of
 from .prompt import running_prompt
 
+RESUMED, STOPPED = "resumed at step", "stopped after"
+"""Notes of a run's breaks begin with these words."""
+
 
 def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[int, ...]) -> RunReport:
     """The report of a finished NativeRun of a WanGuider. sampler: the core SAMPLER that drove it."""
@@ -109,11 +112,11 @@ def _state_notes(run: Any, parts: Contribution) -> Iterator[str]:
     """Where it went on from a state, and where it stopped for one."""
     if run.resumed is not None:
         anew = ", ".join(dict.fromkeys(cache.name for cache in parts.caches if not cache.aside))
-        yield f"resumed at step {run.first_step}" + (f": {anew} began anew" if anew else "")
+        yield f"{RESUMED} {run.first_step}" + (f": {anew} began anew" if anew else "")
     yield from run.notes
     done = run.first_step + len(run.stopwatch.laps)
     if done < run.schedule.steps:
-        yield f"stopped after {done} of {run.schedule.steps} steps: the latent is the video as the last of them saw it"
+        yield f"{STOPPED} {done} of {run.schedule.steps} steps: the latent is the video as the last of them saw it"
 
 
 def _unused_training(models: list[Any], reports: tuple[SparseReport, ...]) -> tuple[str, ...]:

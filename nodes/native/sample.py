@@ -19,12 +19,12 @@ from .loop import EngineLoop
 from .marks import NO_MARKS, Marks
 from .part import WHOLE, SamplerPart
 from .plan import GuiderSettings
-from .state import NOT_KEPT, KeptState, about
+from .state import NOT_KEPT, Kept, about
 
 
 def sample(
     experts: Mapping[str, Any], positive: Any, negative: Any, latent: dict[str, Any], request: SamplingRequest,
-    part: SamplerPart = WHOLE, kept: KeptState = NOT_KEPT, marks: Marks = NO_MARKS,
+    part: SamplerPart = WHOLE, kept: Kept = NOT_KEPT, marks: Marks = NO_MARKS,
     notes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
     """One generation on native MODELs, or the part of one. Returns LATENT and the run's report.
@@ -58,8 +58,8 @@ def sample(
         logging.warning("%s", sentence)
     guider.notes = (*guider.notes, *notes, *told)
     loop = EngineLoop(
-        guider=guider, request=request, start=part.start_at_step, resumed=resumed, phases=kept.stop_after_phase, file=kept.file,
-        about=what,
+        guider=guider, request=request, start=part.start_at_step, resumed=resumed, phases=kept.stop_after_phase, keep=kept.keep,
+        keep_last=kept.keep_last, about=what,
     )  # fmt: skip
     video = guider.sample(
         noise,

@@ -1,10 +1,12 @@
 """The state of a native generation between two steps: what tells its MODELs, and files in ComfyUI's folders."""
 
+import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import folder_paths
 from torch import Tensor
@@ -21,6 +23,12 @@ NONE = "none"
 _NAME = re.compile(r"[\w-][\w.-]{0,99}")
 
 
+def check_state_name(name: str) -> None:
+    """Raises RequestError unless it is empty, or one that a file may have."""
+    if name and not _NAME.fullmatch(name):
+        raise RequestError(f"save_state is {name!r:.80}: use letters, digits, points and dashes, and no folders.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class KeptState:
     """What becomes of the state of a run. save: a name, where it is kept after each phase and where the run ends early; resume:
@@ -29,10 +37,10 @@ class KeptState:
     save: str = ""
     resume: str = NONE
     stop_after_phase: int = 0
+    keep_last: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        if self.save and not _NAME.fullmatch(self.save):
-            raise RequestError(f"save_state is {self.save!r:.80}: use letters, digits, points and dashes, and no folders.")
+        check_state_name(self.save)
         if self.stop_after_phase and not self.save:
             raise RequestError(
                 f"stop_after_phase is {self.stop_after_phase} and save_state is empty: what is done would be lost. Give "
@@ -42,8 +50,11 @@ class KeptState:
     @property
     def file(self) -> Path | None:
         """Where it is kept."""
-        folder = Path(folder_paths.get_folder_paths(STATES)[0])
-        return folder / f"{self.save.removesuffix('.safetensors')}.safetensors" if self.save else None
+        return state_file(self.save) if self.save else None
+
+    @property
+    def keep(self) -> Callable[[GenerationState], object] | None:
+        return None if self.file is None else partial(save_state, file=self.file)
 
     def resumed(self, about: Mapping[str, Any], schedule: Schedule) -> GenerationState | None:
         """Raises LoadError where it cannot be read, RequestError where it is of another generation than `about` tells, or where
@@ -61,6 +72,33 @@ class KeptState:
 
 
 NOT_KEPT = KeptState()
+
+
+class Kept(Protocol):
+    """What becomes of the states of a run; a `KeptState`. keep_last: whether that after the last step is kept, too."""
+
+    @property
+    def stop_after_phase(self) -> int: ...
+
+    @property
+    def keep(self) -> Callable[[GenerationState], object] | None: ...
+
+    @property
+    def keep_last(self) -> bool: ...
+
+    def resumed(self, about: Mapping[str, Any], schedule: Schedule) -> GenerationState | None: ...
+
+
+def save_state(state: GenerationState, file: Path) -> None:
+    """It is told in the log."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    steps = len(state.about["request"]["sigmas"]) - 1
+    logging.info("The state after %d of %d steps is in %s", state.step, steps, state.save(file))
+
+
+def state_file(name: str) -> Path:
+    """Of a state of this name, with or without its ending."""
+    return Path(folder_paths.get_folder_paths(STATES)[0]) / f"{name.removesuffix('.safetensors')}.safetensors"
 
 
 def register_states() -> None:

@@ -21,6 +21,10 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
         "phases", "positive", "negative", "latent", "seed", "steps", "shift", "solver", "guidance_mode", "gate",
         "guidance_rescale", "sigmas", "stop_after_phase", "save_state", "resume_state",
     ],
+    "FastVideoQueueSampler": [
+        "phases", "positive", "negative", "latent", "seed", "steps", "shift", "solver", "guidance_mode", "gate",
+        "guidance_rescale", "sigmas", "save_state",
+    ],
     "FastVideoGuider": [
         "model", "low_noise_model", "positive", "negative", "guidance_scale", "low_noise_guidance_scale", "boundary",
         "guidance_mode", "gate", "guidance_rescale", "phases",
