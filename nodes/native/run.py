@@ -6,7 +6,6 @@ Everything that other packs attach to a MODEL acts as under core's KSampler, bec
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
@@ -31,26 +30,12 @@ from fastvideo_core import (
 )
 
 from .call import BRANCHES, lent
+from .combine import Evaluation, host_combined, host_guided, patched, rescaling
 from .expert import LaterExpert
 from .phases import two_networks
 from .plan import GuiderSettings
 from .stopwatch import Stopwatch
 from .taking_part import ExpertGuider, Participant
-
-CFG_PATCHES = ("sampler_cfg_function", "sampler_post_cfg_function", "sampler_pre_cfg_function")
-
-
-@dataclass
-class _Moment:
-    """Where a prediction stands: what core hands a guider, the expert at work, and the calls made so far."""
-
-    expert: Any
-    timestep: Tensor
-    sigma: float
-    phase: Phase
-    latents: Tensor
-    options: dict[str, Any]
-    calls: list[tuple[Branch, ...]] = field(default_factory=list)
 
 
 class NativeRun:
@@ -79,8 +64,7 @@ class NativeRun:
         self.notes: list[str] = []  # for the report
         self._first = self._active = first
         self._level: tuple[float, Phase | None] = (1.0, None)  # of the prediction at work
-        self._moment: _Moment | None = None
-        self._combining = False  # while patches of other packs join the branches, maybe with passes of their own
+        self._evaluation: Evaluation | None = None
 
     @property
     def first_step(self) -> int:
@@ -157,58 +141,58 @@ class NativeRun:
     def level_of(self, timestep: Tensor) -> float:
         """The noise level of a call of the network, which is known where it is the prediction's own; that of a patch's pass at
         another level is read from the device, which waits."""
-        moment = self._moment
-        return moment.sigma if moment is not None and timestep is moment.timestep else float(timestep[0])
+        evaluation = self._evaluation
+        return evaluation.sigma if evaluation is not None and timestep is evaluation.timestep else float(timestep[0])
 
     def denoised(self, expert: Any, latents: Tensor, timestep: Tensor, options: dict[str, Any]) -> Tensor:
         """What a core sampler asks for: the clean latents (B, C, T, H, W) seen from noise level `timestep` (B,)."""
         sigma, phase = self._level
         assert phase is not None  # `at` came before
-        self._moment = moment = _Moment(expert, timestep, sigma, phase, latents, options)
+        self._evaluation = evaluation = Evaluation(expert, timestep, sigma, phase, latents, options)
         try:
-            with lent(options, **self._rescale()):
+            with lent(options, **rescaling(self.settings.guidance.rescale)):
                 if expert.cfg != phase.guidance_scale:
-                    return self._with_scale_of_host(moment)
+                    return self._with_scale_of_host(evaluation)
                 self.guidance.every_branch = bool(options.get("disable_cfg1_optimization", False))
                 velocity = self.guidance.velocity(self, latents, sigma)
-                if not self._has_negative(phase) and any(options.get(name) for name in CFG_PATCHES):
+                if not self._has_negative(phase) and patched(evaluation):
                     # Core hands its patches zeros for a branch that did not run.
                     velocity = self._host_combine(velocity, latents / sigma, phase.guidance_scale)
                 return latents - sigma * velocity
         finally:
-            self._moment = None
+            self._evaluation = None
 
     def predict(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Prediction:
         """All `branches` through core's calc_cond_batch, which joins them where conditions and memory allow."""
-        moment = self._now
-        moment.calls = []
-        conds = [moment.expert.conds[branch] if branch in branches else None for branch in BRANCHES]
-        model, options = moment.expert.inner_model, moment.options
+        evaluation = self._now
+        evaluation.calls = []
+        conds = [evaluation.expert.conds[branch] if branch in branches else None for branch in BRANCHES]
+        model, options = evaluation.expert.inner_model, evaluation.options
         if "sampler_calc_cond_batch_function" in options:
             outputs = options["sampler_calc_cond_batch_function"](
-                {"conds": conds, "input": latents, "sigma": moment.timestep, "model": model, "model_options": options}
+                {"conds": conds, "input": latents, "sigma": evaluation.timestep, "model": model, "model_options": options}
             )
         else:
-            outputs = comfy.samplers.calc_cond_batch(model, conds, latents, moment.timestep, options)
+            outputs = comfy.samplers.calc_cond_batch(model, conds, latents, evaluation.timestep, options)
         if len(branches) == 2:
-            self._check_batched(moment)
+            self._check_batched(evaluation)
         velocities = [(latents - outputs[BRANCHES.index(branch)]) / sigma for branch in branches]
-        return Prediction(velocities, moment.calls)
+        return Prediction(velocities, evaluation.calls)
 
     def fits_batched(self) -> tuple[bool, str]:
         return True, "ComfyUI joins the branches when 1.5 times the estimated memory is free"
 
     @property
-    def _now(self) -> _Moment:
-        assert self._moment is not None
-        return self._moment
+    def _now(self) -> Evaluation:
+        assert self._evaluation is not None
+        return self._evaluation
 
     def _count_call(self, executor: Any, x: Tensor, timestep: Tensor, context: Any, clip_fea: Any, time_dim_concat: Any,
                     transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
-        if self._moment is None or self._combining:
+        if self._evaluation is None or self._evaluation.combining:
             self.extra_calls += 1
         else:
-            self._moment.calls.append(tuple(BRANCHES[i] for i in transformer_options["cond_or_uncond"]))
+            self._evaluation.calls.append(tuple(BRANCHES[i] for i in transformer_options["cond_or_uncond"]))
         return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
 
     def _activate(self, expert: ExpertGuider) -> None:
@@ -237,59 +221,31 @@ class NativeRun:
             expert.merged = (added, merged)
         return expert.merged[1]
 
-    def _with_scale_of_host(self, moment: _Moment) -> Tensor:
-        """Core's own guidance, where a patch of another pack (such as core's CFG Override) has set the scale of this
-        evaluation on the guider. The gate's difference is neither used nor changed."""
-        expert = moment.expert
-        denoised = comfy.samplers.sampling_function(
-            expert.inner_model, moment.latents, moment.timestep, expert.conds["negative"], expert.conds["positive"], expert.cfg,
-            moment.options,
-        )  # fmt: skip
-        step = self.schedule.step_at(moment.sigma)
-        self.guidance.calls.extend(Call(step, moment.phase.expert, call) for call in moment.calls)
+    def _with_scale_of_host(self, evaluation: Evaluation) -> Tensor:
+        """Where a patch of another pack (such as core's CFG Override) has set the scale of this evaluation on the guider. The
+        gate's difference is neither used nor changed."""
+        denoised = host_guided(evaluation)
+        step = self.schedule.step_at(evaluation.sigma)
+        self.guidance.calls.extend(Call(step, evaluation.phase.expert, call) for call in evaluation.calls)
         return denoised
-
-    def _rescale(self) -> dict[str, Any]:
-        """Our rescale as what core calls a cfg function, for where core joins the branches."""
-        rescale = self.settings.guidance.rescale
-        if rescale == 0:
-            return {}
-        return {"sampler_cfg_function": lambda a: guide(a["cond"], a["uncond"], a["cond_scale"], rescale)}
 
     def _has_negative(self, phase: Phase) -> bool:
         return phase.guided or self.guidance.every_branch
 
     def _combine(self, positive: Tensor, negative: Tensor, scale: float) -> Tensor:
-        if any(self._now.options.get(name) for name in CFG_PATCHES):
-            return self._host_combine(positive, negative, scale)
-        return guide(positive, negative, scale)
+        return self._host_combine(positive, negative, scale) if patched(self._now) else guide(positive, negative, scale)
 
     def _host_combine(self, positive: Tensor, negative: Tensor, scale: float) -> Tensor:
-        """Core's own combination, which calls the guidance patches of other packs."""
-        moment = self._now
-        x, sigma, options, model = moment.latents, moment.sigma, moment.options, moment.expert.inner_model
-        conds = [moment.expert.conds["positive"], moment.expert.conds["negative"] if self._has_negative(moment.phase) else None]
-        outputs = [x - sigma * positive, x - sigma * negative]
-        self._combining = True
-        try:
-            for patch in options.get("sampler_pre_cfg_function", []):
-                outputs = patch({"conds": conds, "conds_out": outputs, "cond_scale": scale, "timestep": moment.timestep,
-                                 "input": x, "sigma": moment.timestep, "model": model, "model_options": options})  # fmt: skip
-            denoised = comfy.samplers.cfg_function(
-                model, outputs[0], outputs[1], scale, x, moment.timestep, options, cond=conds[0], uncond=conds[1]
-            )
-        finally:
-            self._combining = False
-        return (x - denoised) / sigma
+        return host_combined(self._now, positive, negative, scale, self._has_negative(self._now.phase))
 
-    def _check_batched(self, moment: _Moment) -> None:
+    def _check_batched(self, evaluation: Evaluation) -> None:
         """Raises CapacityError where one call was asked for and ComfyUI made two."""
-        if self.settings.guidance.mode != "batched" or all(len(set(call)) == 2 for call in moment.calls):
+        if self.settings.guidance.mode != "batched" or all(len(set(call)) == 2 for call in evaluation.calls):
             return
-        shape = [2 * moment.latents.shape[0], *moment.latents.shape[1:]]
-        needed = 1.5 * moment.expert.inner_model.memory_required(shape)
-        free = comfy.model_management.get_free_memory(moment.latents.device)
-        conds = [cond for branch in BRANCHES for cond in moment.expert.conds[branch]]
+        shape = [2 * evaluation.latents.shape[0], *evaluation.latents.shape[1:]]
+        needed = 1.5 * evaluation.expert.inner_model.memory_required(shape)
+        free = comfy.model_management.get_free_memory(evaluation.latents.device)
+        conds = [cond for branch in BRANCHES for cond in evaluation.expert.conds[branch]]
         rows = [cond["cross_attn"].shape[1] for cond in conds if "cross_attn" in cond]
         raise CapacityError(
             f"guidance mode is batched and ComfyUI ran the branches apart: it joins them when about {needed / 2**30:.2f} GiB "
