@@ -9,14 +9,14 @@ import torch
 
 from fastvideo_core import apply_lora
 from tools.demo_model import trajectories as made
-from tools.demo_model.distillation import Course, Student, pointing_loss, sharpening_loss, walked, walking_loss
+from tools.demo_model.distillation import Course, pointing_loss, walked, walking_loss
 from tools.demo_model.engine import demo_engine
 from tools.demo_model.loop import train_stage
 from tools.demo_model.low_rank import add_low_rank, continue_low_rank, low_rank_tensors, save_low_rank
 from tools.demo_model.sampling import generate
 from tools.demo_model.shipped import shipped_models, shipped_transformer
 from tools.demo_model.text import TEXT_DIM
-from tools.demo_model.train_distilled import POINTING, SHARPENING, WALKING
+from tools.demo_model.train_distilled import POINTING, WALKING
 from tools.demo_model.vae import decode
 
 
@@ -56,18 +56,6 @@ def test_a_few_steps_lower_the_loss_and_leave_the_base_alone(stage, loss, tmp_pa
     assert loss(course, stage, 0).item() < before
     weight = models.transformer.blocks[0].attn1.to_q.parametrizations.weight.original
     assert torch.equal(weight, base.blocks[0].attn1.to_q.weight)
-
-
-def test_sharpening_trains_the_loras_and_the_critic(tmp_path):
-    models, stage = shipped_models("t2v"), dataclasses.replace(SHARPENING, steps=12, batch=2, warmup=1)
-    add_low_rank(models.transformer, 4, seed=0)
-    course, rendered = Course(models, few(), 0), torch.randn(6, 16, 5, 8, 8, generator=torch.Generator().manual_seed(4))
-    student, before = Student(models, 0), velocity(models.transformer)
-    train_stage(stage, student, lambda step: sharpening_loss(course, student.critic, rendered, stage, 0), tmp_path)
-    assert not torch.equal(velocity(models.transformer), before)
-    with torch.no_grad():
-        ends = walked(models, course.data.latents[:, 0], models.prompts(course.data.texts), made.LEVELS)
-        assert student.critic(rendered).mean() > student.critic(ends).mean()
 
 
 def test_the_file_does_to_the_base_what_training_did(tmp_path):

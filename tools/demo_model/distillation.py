@@ -1,4 +1,4 @@
-"""What the LoRAs for few steps are trained by: pointing to the teacher's end, walking there, looking sharp."""
+"""What the LoRAs for few steps are trained by: pointing to the teacher's end, then walking there."""
 
 from __future__ import annotations
 
@@ -7,19 +7,15 @@ import random
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from .loop import Stage
 from .sampling import DemoModels
-from .sharpening import Critic, critic_loss, sharper
 from .trajectories import GRID, LEVELS, Trajectories
 
 GRIDS = (LEVELS, LEVELS[::2])
 """Noise levels of 4 and of 2 steps."""
 SHARES = (0.15, 0.2, 0.4, 0.25)
 """How often each of the grid's noise levels is learnt from in pointing."""
-SHARPENING_SHARE = 0.7
-"""The size of the critic's gradient beside that of the mean squared error."""
 
 
 @dataclass(frozen=True)
@@ -53,30 +49,6 @@ def walking_loss(course: Course, stage: Stage, step: int) -> torch.Tensor:
     _, latents, rows = course.batch(stage, step)
     ends = [walked(course.models, latents[:, 0], rows, grid) for grid in GRIDS]
     return torch.stack([(end - latents[:, -1]).square().mean() for end in ends]).sum()
-
-
-class Student(nn.Module):
-    """What learns in the last stage: the networks' LoRAs and the critic."""
-
-    def __init__(self, models: DemoModels, seed: int) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(one for one in (models.transformer, models.low_noise) if one is not None)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.critic = Critic()
-
-
-def sharpening_loss(course: Course, critic: Critic, rendered: torch.Tensor, stage: Stage, step: int) -> torch.Tensor:
-    """The walk's error and the critic's, and the critic's own loss. rendered: latents (N, 16, 5, 8, 8)."""
-    rng, latents, rows = course.batch(stage, step)
-    generator = torch.Generator().manual_seed(rng.getrandbits(60))
-    ends = torch.cat([walked(course.models, latents[:, 0], rows, grid) for grid in GRIDS])
-    known = rendered[torch.randint(len(rendered), (len(ends),), generator=generator)].float()
-    error = ends.detach() - latents[:, -1].repeat(len(GRIDS), 1, 1, 1, 1)
-    looks = sharper(critic, ends, known)
-    gradient = error + SHARPENING_SHARE * looks * error.norm() / looks.norm()
-    nudge = torch.randn(known.shape, generator=generator)
-    return (ends * gradient).mean() + critic_loss(critic, ends, known, nudge)
 
 
 def walked(models: DemoModels, latents: torch.Tensor, rows: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:

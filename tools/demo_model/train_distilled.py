@@ -4,14 +4,13 @@ Makes the teachers' trajectories, trains, writes `demo_lora_*.safetensors` and p
 continues when started again.
 
 One LoRA is for both numbers of steps: at every noise level of the coarse grid the student learns to point to where the teacher
-ends up, then, through all of its own steps, to get there, at last to look as sharp as a rendered clip.
+ends up, and then, through all of its own steps, to get there.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,12 +19,12 @@ from torch import nn
 
 from fastvideo_core.wan.demo import DemoKind
 
-from .distillation import Course, Student, pointing_loss, sharpening_loss, walking_loss
+from .distillation import Course, pointing_loss, walking_loss
 from .engine import demo_engine
 from .evaluation import evaluate
-from .latents import cached_latents
 from .loop import Stage, train_stage
 from .low_rank import add_low_rank, continue_low_rank, low_rank_tensors, save_low_rank
+from .sampling import DemoModels
 from .shipped import FOLDER, distilled_models, shipped_models, shipped_transformer
 from .train import REPOSITORY
 from .trajectories import Teacher, Trajectories, trajectories
@@ -35,43 +34,36 @@ RANK = 16
 TEACHER_STEPS = 12
 POINTING = Stage("lora_pointing", steps=120, batch=48, rate=3e-3, warmup=10, final=0.2, average=0.95)
 WALKING = Stage("lora_walking", steps=180, batch=12, rate=2e-3, warmup=20, final=0.03, average=0.98)
+WALKING_ON = Stage("lora_walking_on", steps=110, batch=12, rate=1e-3, warmup=10, final=0.03, average=0.95)
 WALKING_PAIR = Stage("lora_walking_pair", steps=80, batch=12, rate=1e-3, warmup=10, final=0.03, average=0.95)
 POINTING_CLIPS, WALKING_CLIPS, PAIR_CLIPS = 600, 1200, 320
 """Trajectories that each stage learns from."""
-SHARPENING = Stage("lora_sharpening", steps=110, batch=12, rate=1e-3, warmup=10, final=0.03, average=0.95)
-SHARPENING_PAIR = replace(SHARPENING, name="lora_sharpening_pair")
-RENDERED = 320
-"""Clips that the critic knows."""
-
-
-def sharpen(course: Course, stage: Stage, folder: Path) -> None:
-    """The last stage, on LoRAs that can walk."""
-    student = Student(course.models, course.seed)
-    rendered = cached_latents(course.models.vae, folder / "rendered.pt", RENDERED, course.seed).clips
-    train_stage(stage, student, lambda step: sharpening_loss(course, student.critic, rendered, stage, step), folder)
 
 
 def walking_text_to_video(folder: Path, seed: int) -> Course:
-    """Text-to-video with a LoRA that can walk."""
+    """Text-to-video with a LoRA that can walk, before its last stage."""
     models = shipped_models("t2v")
     add_low_rank(models.transformer, RANK, seed)
     first = Course(models, _data("t2v", POINTING_CLIPS, folder, seed), seed)
     train_stage(POINTING, models.transformer, lambda step: pointing_loss(first, POINTING, step), folder)
     course = Course(models, _data("t2v", WALKING_CLIPS, folder, seed), seed)
-    train_stage(WALKING, models.transformer, lambda step: walking_loss(course, WALKING, step), folder)
+    walk(WALKING, models.transformer, course, folder)
     return course
 
 
-def walking_experts(text_to_video: WanTransformer3DModel, folder: Path, seed: int) -> Course:
-    """Both experts with LoRAs that can walk; they begin as that of `text_to_video`, from which the experts were trained."""
+def walking_experts(text_to_video: WanTransformer3DModel, folder: Path, seed: int) -> DemoModels:
+    """Both experts with their LoRAs, which begin as that of `text_to_video`, from which the experts were trained."""
     models, base = shipped_models("two experts"), shipped_transformer("t2v")
     experts = nn.ModuleList([models.transformer, models.low_noise])
     for expert in experts:
         add_low_rank(expert, RANK, seed)
         continue_low_rank(expert, text_to_video, base)
-    course = Course(models, _data("two experts", PAIR_CLIPS, folder, seed), seed)
-    train_stage(WALKING_PAIR, experts, lambda step: walking_loss(course, WALKING_PAIR, step), folder)
-    return course
+    walk(WALKING_PAIR, experts, Course(models, _data("two experts", PAIR_CLIPS, folder, seed), seed), folder)
+    return models
+
+
+def walk(stage: Stage, trained: nn.Module, course: Course, folder: Path) -> None:
+    train_stage(stage, trained, lambda step: walking_loss(course, stage, step), folder)
 
 
 def _data(kind: DemoKind, count: int, folder: Path, seed: int) -> Trajectories:
@@ -117,13 +109,13 @@ def main() -> None:
 
 def train_all(checkpoints: Path, output: Path, seed: int) -> None:
     """Writes the three LoRAs."""
-    text = walking_text_to_video(checkpoints, seed)
-    experts = walking_experts(text.models.transformer, checkpoints, seed)
-    sharpen(text, SHARPENING, checkpoints)
-    write(text.models.transformer, "t2v", output, seed)
-    sharpen(experts, SHARPENING_PAIR, checkpoints)
-    write(experts.models.transformer, "high_noise", output, seed)
-    write(experts.models.low_noise, "low_noise", output, seed)
+    course = walking_text_to_video(checkpoints, seed)
+    text = course.models.transformer
+    experts = walking_experts(text, checkpoints, seed)
+    write(experts.transformer, "high_noise", output, seed)
+    write(experts.low_noise, "low_noise", output, seed)
+    walk(WALKING_ON, text, course, checkpoints)
+    write(text, "t2v", output, seed)
 
 
 def write(taught: WanTransformer3DModel, name: str, output: Path, seed: int) -> None:
