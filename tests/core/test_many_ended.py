@@ -64,7 +64,7 @@ def test_a_job_that_is_too_large_fails_alone_and_leaves_nothing_in_memory(expert
         outcomes = {outcome.name: outcome for outcome in generate_many(model, jobs)}
         assert [name for name, outcome in outcomes.items() if outcome.error is not None] == ["2"]
         assert "do not fit into the memory" in str(outcomes["2"].error)
-        assert not [each for each in gc.get_objects() if isinstance(each, Generation)]
+        assert not [each for each in gc.get_objects() if type(each) is Generation]
     finally:
         gc.enable()
         hook.remove()

@@ -149,10 +149,10 @@ def test_trained_weights_take_part_on_the_packs_own_network(
     free, _ = run_node(comfy, sparse(comfy, load_wan(), name), **inputs_of())
     ours, report = run_node(comfy, sparse(comfy, with_them, name), **inputs_of())
     assert relative_error(ours, free) > 1e-3
-    assert report.notes == ()
+    said = f"The model was trained with sparse attention {name}"
+    assert not [note for note in report.notes if note.startswith(said)]
     _, without = run_node(comfy, with_them, **inputs_of(steps=1))
-    (note,) = without.notes
-    assert note.startswith(f"The model was trained with sparse attention {name}")
+    assert len([note for note in without.notes if note.startswith(said)]) == 1
 
 
 @pytest.mark.parametrize("kind", ["i2v", "i2v_clip", "flf2v", "ti2v"])
