@@ -34,18 +34,25 @@ LADDERS: Mapping[TunedCache, tuple[CacheSettings, ...]] = MappingProxyType({
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """One setting tried. quality: mean over the frames against the dense video; cut: share of the block calls saved; speed:
-    of sampling, against the dense run."""
+    of sampling, against the dense run; seconds: of sampling."""
 
     settings: CacheSettings
     quality: FrameQuality
     cut: float
     speed: Speed
+    seconds: float
 
     def line(self) -> str:
-        return (
-            f"threshold {self.settings.threshold:g}, max_skips {self.settings.max_skips}: SSIM {self.quality.ssim:.4f}, "
-            f"PSNR {self.quality.psnr:.1f} dB, {self.cut:.0%} of the block calls saved, speed-up {self.speed.text()}"
-        )
+        return f"{self.asked}: {self.told}, PSNR {self.quality.psnr:.1f} dB, {self.cut:.0%} of the block calls saved"
+
+    @property
+    def asked(self) -> str:
+        return f"threshold {self.settings.threshold:g}, max_skips {self.settings.max_skips}"
+
+    @property
+    def told(self) -> str:
+        """The seconds, the speed and the likeness."""
+        return f"{self.seconds:.2f} s, speed-up {self.speed.text()}, SSIM {self.quality.ssim:.4f}"
 
     def row(self) -> dict[str, Any]:
         """For JSON, which has no infinity."""
@@ -66,7 +73,7 @@ class Tuning:
     def text(self) -> str:
         """For people."""
         tried = [f"  {attempt.line()}" for attempt in self.attempts]
-        head = f"{self.cache} that reaches SSIM {self.target:g}: {self.best.line()}"
+        head = f"{self.best.told}: {self.cache} with {self.best.asked}, which saves most and reaches SSIM {self.target:g}"
         return "\n".join([head, f"tried {len(tried)} of {len(LADDERS[self.cache])} settings:", *tried])
 
     def json(self) -> str:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from comfy_api.latest import io
@@ -54,7 +55,9 @@ class FastVideoQueueSampler(io.ComfyNode):
                     display_name="reports", is_output_list=True,
                     tooltip="What ran, one for each of the latents, for FastVideo Run Report.",
                 ),
-                io.String.Output(display_name="told", tooltip="A line for each video: its seconds, or why it failed."),
+                io.String.Output(
+                    display_name="told", tooltip="Seconds and speed of all; then a line for each video, or why it failed.",
+                ),
             ],
             hidden=[io.Hidden.prompt],
         )  # fmt: skip
@@ -80,7 +83,7 @@ class FastVideoQueueSampler(io.ComfyNode):
         made = [run for run in runs if run.video is not None]
         if not made and runs[0].error is not None:
             raise runs[0].error
-        told = "\n".join(f"{number}: {_line(run)}" for number, run in enumerate(runs, start=1))
+        told = "\n".join([_first_line(runs), *(f"{number}: {_line(run)}" for number, run in enumerate(runs, start=1))])
         logging.info("FastVideo Queue Sampler\n%s", told)
         return io.NodeOutput([run.video for run in made], [run.report for run in made], told)
 
@@ -103,8 +106,18 @@ def _rows(**lists: list[Any]) -> list[tuple[Any, ...]]:
     return list(zip(*(values if len(values) == count else values * count for values in lists.values()), strict=True))
 
 
+def _first_line(runs: Sequence[QueuedRun]) -> str:
+    """Of what was made here: a queue that goes on made some steps before."""
+    parts = [part for run in runs for part in run.parts]
+    seconds = [seconds for part in parts for seconds in part.step_seconds]
+    failed = sum(run.video is None for run in runs)
+    speed = f", {median(seconds):.3f} s per step" if seconds else ""
+    told = f"{len(runs) - failed} videos in {sum(part.total_seconds for part in parts):.1f} s{speed}"
+    return f"{told}; {failed} failed" if failed else told
+
+
 def _line(run: QueuedRun) -> str:
-    return f"failed: {run.error}" if run.video is None else f"{run.report.total_seconds:.2f} s"
+    return f"failed: {run.error}" if run.video is None else run.report.headline
 
 
 NODES = [FastVideoQueueSampler]

@@ -124,6 +124,7 @@ def trial(
             quality=compare(dense, frames).mean,
             cut=blocks_cut(report),
             speed=speed_up(dense_report, report),
+            seconds=report.total_seconds,
         )
         logging.info("%s", tried.line())
         return tried

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..ab import Measured
 from ..quality import Comparison, FrameQuality
-from ..report import RunReport, SparseReport
+from ..report import RunReport, share_computed
 from ..report.step_times import StepTimes
 from ..speed import Speed
 
@@ -62,7 +62,7 @@ class Row:
             skipped=sum(row.skipped for cache in caches for row in cache.phases),
             asked=sum(_branch_steps(report) for report in reports),
             block_cut=1 - ran / blocks if blocks else 0.0,
-            density=_density([sparse for report in reports for sparse in report.sparse]),
+            density=share_computed([sparse for report in reports for sparse in report.sparse]),
             mean=_joined([each.mean for each in quality], _mean, _mean),
             worst=_joined([each.worst for each in quality], min, max),
             motion=_motion(quality),
@@ -102,12 +102,6 @@ def markdown(rows: Sequence[Row]) -> str:
 def _branch_steps(report: RunReport) -> int:
     """How often a branch was asked of the network."""
     return sum(int(size) * count for phase in report.phases for size, count in phase.calls.items())
-
-
-def _density(reports: Sequence[SparseReport]) -> float | None:
-    calls = sum(report.sparse_calls + report.dense_calls for report in reports)
-    computed = sum(report.sparse_calls * (report.density or 0.0) + report.dense_calls for report in reports)
-    return computed / calls if calls else None
 
 
 def _motion(found: Sequence[Comparison]) -> float | None:

@@ -86,6 +86,7 @@ class Trial:
             quality=FrameQuality(psnr=sum(mean.psnr for mean in means) / count, ssim=sum(mean.ssim for mean in means) / count),
             cut=sum(blocks_cut(run.report) for run in runs) / count,
             speed=speed_up_of_all([run.report for run in self._dense], [run.report for run in runs]),
+            seconds=sum(run.seconds for run in runs) / count,
         )
 
     def _cache(self, settings: CacheSettings) -> "NewCache":

@@ -24,13 +24,14 @@ _EARLIER = (
 def table(
     comparison: Comparison, reference: RunReport | None = None, candidate: RunReport | None = None, prompt: str | None = None
 ) -> str:
-    """The speed-up and the metrics, and what those runs took and skipped whose report there is.
+    """Seconds, speed-up and likeness in the first line; then the metrics, and what those runs took and skipped whose report there
+    is.
 
     Args:
         prompt: the host's name of the prompt that runs now: a run of another one is named.
     """
     reports = [(name, report) for name, report in (("reference", reference), ("candidate", candidate)) if report is not None]
-    lines = [f"speed-up {_speed_text(reference, candidate)}, SSIM {comparison.mean.ssim:.4f}"]
+    lines = [", ".join([*_speed(reference, candidate), *_likeness(comparison)])]
     lines += [f"{len(comparison.frames)} frames, data range {comparison.data_range:g}", f"{'':8}{'mean':>12}{'worst frame':>22}"]
     lines += [_row(comparison, metric) for metric in METRICS if getattr(comparison.frames[0], metric) is not None]
     lines += [] if comparison.motion is None else _motion_rows(comparison.motion)
@@ -103,10 +104,16 @@ def _first(frames: Sequence[FrameQuality], fits: Callable[[FrameQuality], bool])
     return next(index for index, frame in enumerate(frames) if fits(frame))
 
 
-def _speed_text(reference: RunReport | None, candidate: RunReport | None) -> str:
+def _speed(reference: RunReport | None, candidate: RunReport | None) -> list[str]:
     if reference is None or candidate is None:
-        return "not known (it takes both reports)"
-    return speed_up(reference, candidate).text()
+        return ["speed-up not known (it takes both reports)"]
+    slow, fast = (StepTimes.of([report]).total().middle for report in (reference, candidate))
+    return [f"{fast:.2f} s in place of {slow:.2f} s", f"speed-up {speed_up(reference, candidate).text()}"]
+
+
+def _likeness(comparison: Comparison) -> list[str]:
+    ratio = None if comparison.motion is None else comparison.motion.ratio
+    return [f"SSIM {comparison.mean.ssim:.4f}", *([] if ratio is None else [f"motion {ratio:.2f} times the reference's"])]
 
 
 def _took(report: RunReport) -> str:

@@ -6,10 +6,10 @@ from .contribution import Contribution
 from .joined import joined
 from .phases import PhaseReport, phase_reports, ran_as
 from .run import VERSION, RunReport
-from .sparse import SparseReport
+from .sparse import SparseReport, share_computed
 from .text import TextReport
 
 __all__ = [
     "VERSION", "AttentionReport", "CachePhaseReport", "CacheReport", "Contribution", "PhaseReport", "RunReport",
-    "SparseReport", "TextReport", "joined", "phase_reports", "ran_as",
+    "SparseReport", "TextReport", "joined", "phase_reports", "ran_as", "share_computed",
 ]  # fmt: skip

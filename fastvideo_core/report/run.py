@@ -7,6 +7,7 @@ from .attention import AttentionReport
 from .cache import CacheReport
 from .contribution import Contribution
 from .phases import PhaseReport
+from .saved import work_saved
 from .sparse import SparseReport
 from .step_times import Span, StepTimes, median
 from .text import TextReport
@@ -61,15 +62,35 @@ class RunReport:
         saved = None if self.seconds_saved is None else self.seconds_saved._asdict()
         return json.dumps({"version": VERSION, **asdict(self), "seconds_saved": saved}, indent=2)
 
+    @property
+    def headline(self) -> str:
+        """One line: seconds, speed, and what was spared."""
+        spared = ", ".join(work_saved(self.phases, self.caches, self.sparse, self._ratio))
+        return f"{self.total_seconds:.1f} s, {self.seconds_per_step:.3f} s per step" + (f"; {spared}" if spared else "")
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Their median."""
+        return median(self.step_seconds)
+
+    @property
+    def _ratio(self) -> float | None:
+        """How many times as fast step caches made it; None where that is not distinguishable from 1."""
+        saved = self.seconds_saved
+        if saved is None or saved.low <= 0:
+            return None
+        sampling = StepTimes.of([self]).total().middle
+        return (sampling + saved.middle) / sampling
+
     def text(self) -> str:
         """The report as a person reads it."""
         steps = len(self.step_seconds)
         lines = [
+            self.headline,
             f"{self.model} ({self.variant}), {self.dtype} on {self.device}",
             f"{steps} steps {self.solver}, latents {'x'.join(map(str, self.latent_shape))}, seed {self.seed}",
             *(phase.line() for phase in self.phases),
             f"guidance: {self.guidance_mode} ({self.guidance_reason})",
-            f"time: {self.total_seconds:.1f} s, {median(self.step_seconds):.3f} s per step (median)",
         ]
         if self.moves and len(self.phases) > 1:
             lines.append(f"networks: {self.networks}, their weights brought to the device {self.moves} times")

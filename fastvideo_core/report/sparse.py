@@ -1,5 +1,6 @@
 """What sparse self-attention did."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -25,3 +26,10 @@ class SparseReport:
         density = "" if self.density is None else f", which computed {self.density:.1%} of the pairs of tokens"
         head = f"sparse self-attention of the {self.expert.replace('_', '-')} expert: {self.variant} ({settings})"
         return f"{head} in {calls}{density}"
+
+
+def share_computed(reports: Sequence[SparseReport]) -> float | None:
+    """The share of self-attention's pairs of tokens that was computed over all calls; None where nothing was sparse."""
+    calls = sum(report.sparse_calls + report.dense_calls for report in reports)
+    computed = sum(report.sparse_calls * (report.density or 0.0) + report.dense_calls for report in reports)
+    return computed / calls if calls else None

@@ -109,13 +109,13 @@ def test_contributions_are_joined_in_their_order_and_read_as_in_the_report() -> 
 def test_text_says_what_ran_line_by_line() -> None:
     made = report(step_seconds=(0.5, 0.2, 0.3), total_seconds=1.04, peak_memory_bytes=3 * 2**29, notes=("one thing", "another"))
     assert made.text().splitlines() == [
+        "1.0 s, 0.300 s per step; 22% of the branches saved by the gate",
         "tiny (wan2.2_t2v_A14B), float32 on cpu",
         "3 steps unipc, latents 1x16x3x4x6, seed 3",
         "high-noise expert: 3 steps from sigma 1.000, guidance scale 4; calls: 2 x 1 branch, 1 x 2 branches; "
         "negative branch reused in 2 steps",
         "low-noise expert: 3 steps from sigma 0.833, guidance scale 1; calls: 3 x 1 branch",
         "guidance: batched (as asked)",
-        "time: 1.0 s, 0.300 s per step (median)",
         "peak memory: 1.50 GiB",
         "note: one thing",
         "note: another",
@@ -144,6 +144,18 @@ def test_the_time_saved_goes_by_the_medians_of_the_phase() -> None:
     made = report(caches=caches, phases=phases, step_seconds=seconds)
     assert "time saved: about 4.50 s (" in made.text() and "by the medians of computed and skipped steps" in made.text()
     assert json.loads(made.json())["seconds_saved"]["middle"] == 4.5
+
+
+def test_the_first_line_tells_seconds_speed_and_each_share_that_was_saved() -> None:
+    plain = report(phases=(), step_seconds=(2.0, 1.0, 1.0), total_seconds=4.0)
+    assert plain.headline == "4.0 s, 1.000 s per step"
+    phases = (replace(report().phases[0], steps=10, calls={"2": 10}, reused_negative=0),)
+    fast = replace(plain, phases=phases, caches=cached(high_noise_positive="CCCCCCCCSS"), step_seconds=(1.0,) * 8 + (0.5,) * 2)
+    assert fast.headline == "4.0 s, 1.000 s per step; 50% of the block calls saved by MagCache (about 1.11 times as fast)"
+    aside = replace(plain, caches=(replace(fast.caches[0], aside="of few steps"),))
+    assert aside.headline == plain.headline
+    sparse = replace(plain, sparse=(SPARSE, replace(SPARSE, expert="low_noise", sparse_calls=3, dense_calls=0)))
+    assert sparse.headline == "4.0 s, 1.000 s per step; 42% of self-attention's pairs of tokens saved by STA"
 
 
 def test_time_saved_within_the_spread_is_not_claimed() -> None:

@@ -90,7 +90,8 @@ def test_reports_tell_seconds_speed_up_and_what_was_skipped(prompts: Any) -> Non
     run = prompts.run(compared(steps=2), {"json": ("21", 3), "dense": ("5", 1), "fast": ("15", 1)})
     dense, fast = run.captured["dense"], run.captured["fast"]
     (shown,) = run.outputs["21"]["text"]
-    assert shown.splitlines()[0] == f"speed-up {speed_up(dense, fast).text()}, SSIM 1.0000"
+    first = shown.splitlines()[0]
+    assert " s in place of " in first and f" s, speed-up {speed_up(dense, fast).text()}, SSIM 1.0000" in first
     assert "reference: 4 steps in " in shown and "candidate: 2 steps in " in shown and "earlier prompt" not in shown
     data = json.loads(run.captured["json"])
     assert data["reference"]["step_seconds"] == list(dense.step_seconds)
@@ -102,7 +103,7 @@ def test_equal_settings_are_not_distinguished_and_a_kept_reference_is_named(prom
     first = prompts.run(compared(seed=5), {"dense": ("5", 1), "fast": ("15", 1)})
     assert first.captured["dense"].patches == first.captured["fast"].patches != ()
     (shown,) = first.outputs["21"]["text"]
-    assert shown.startswith("speed-up not distinguishable (")
+    assert " s, speed-up not distinguishable (" in shown.splitlines()[0]
     again = prompts.run(compared(seed=6), {"dense": ("5", 1), "fast": ("15", 1)})
     (shown,) = again.outputs["21"]["text"]
     assert "note: the reference comes from an earlier prompt" in shown and "the candidate comes from" not in shown

@@ -42,7 +42,10 @@ def test_each_video_is_that_of_its_single_run(comfy: Any, load_wan: Any, solver:
     high, low = load_wan("t2v", 0), load_wan("t2v", 1)
     given = ((high, 0.95, 4.0), (high, 0.875, 1.0), (low, 0.0, 3.0))
     videos, reports, told = run_queue(comfy, *given, solver=[solver], gate=[0.5])
-    assert len(videos) == len(reports) == 3 and [line[:3] for line in told.splitlines()] == ["1: ", "2: ", "3: "]
+    assert len(videos) == len(reports) == 3
+    first, *lines = told.splitlines()
+    assert first.startswith("3 videos in ") and first.endswith(" s per step")
+    assert lines == [f"{number}: {report.headline}" for number, report in enumerate(reports, start=1)]
     for number, (video, report) in enumerate(zip(videos, reports, strict=True)):
         single, other = alone(comfy, number, *given, solver=solver, gate=0.5)
         assert torch.equal(video, single)
@@ -89,7 +92,7 @@ def test_one_that_fails_is_named_and_stops_no_other(comfy: Any, load_wan: Any) -
     videos, reports, told = run_queue(comfy, *given, **rows)
     assert len(videos) == len(reports) == 2
     assert torch.equal(videos[0], alone(comfy, 0, *given)[0]) and torch.equal(videos[1], alone(comfy, 2, *given)[0])
-    assert told.splitlines()[1].startswith("2: failed: ") and "not finite" in told
+    assert told.splitlines()[0].endswith("; 1 failed") and told.splitlines()[2].startswith("2: failed: ") and "not finite" in told
     rows["positive"] = [rows["positive"][1]]
     with pytest.raises(Exception, match="not finite"):
         run_queue(comfy, *given, **rows)
