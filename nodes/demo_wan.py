@@ -4,7 +4,7 @@ import comfy.sd
 from comfy_api.latest import io
 
 from .checked import checked
-from .native.demo import EXPERTS, demo_file, load_clip, load_vae
+from .native.demo import EXPERTS, demo_file, load_clip, load_first_frame, load_vae
 from .sockets import CATEGORY
 
 
@@ -28,6 +28,7 @@ class FastVideoLoadDemoWan(io.ComfyNode):
                 io.Model.Output(display_name="low_noise_model", tooltip="The low-noise expert; not for the other models."),
                 io.Clip.Output(display_name="clip", tooltip="Its text encoder, for FastVideo Text Encode."),
                 io.Vae.Output(display_name="vae", tooltip="Its VAE, for VAE Decode and WanImageToVideo."),
+                io.Image.Output(display_name="first_frame", tooltip="A picture for i2v to start from: a red circle on navy."),
             ],
         )  # fmt: skip
 
@@ -36,7 +37,8 @@ class FastVideoLoadDemoWan(io.ComfyNode):
     def execute(cls, model: str) -> io.NodeOutput:
         experts = [comfy.sd.load_diffusion_model(str(demo_file(f"wan_{name}"))) for name in EXPERTS[model]]
         low_noise = experts[1] if len(experts) == 2 else None
-        return io.NodeOutput(experts[0], low_noise, load_clip(demo_file("umt5")), load_vae(demo_file("wan_vae")))
+        clip, vae = load_clip(demo_file("umt5")), load_vae(demo_file("wan_vae"))
+        return io.NodeOutput(experts[0], low_noise, clip, vae, load_first_frame())
 
 
 NODES = [FastVideoLoadDemoWan]

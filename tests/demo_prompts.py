@@ -7,6 +7,7 @@ from typing import Any
 PACK = Path(__file__).resolve().parents[1]
 FIRST_FRAME = PACK / "assets" / "demo_first_frame.png"
 FIRST_FRAME_NAME = "fastvideo_demo_first_frame.png"
+"""Under which demo_i2v of 0.1.0 loads it."""
 
 
 def demo_prompt(name: str, **inputs: Any) -> dict[str, Any]:

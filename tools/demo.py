@@ -22,7 +22,7 @@ from tools.contact_sheet import contact_sheet
 from tools.runtime.pins import NEWEST, ROOT, RUNTIME
 
 DEMOS = ("demo_t2v", "demo_i2v")
-IMAGES = ROOT / "assets"
+FIRST_FRAME = ROOT / "assets" / "demo_first_frame.png"
 
 Prompt = dict[str, Any]
 
@@ -58,19 +58,9 @@ def read_prompt(name: str) -> Prompt:
     return dict(json.loads(path.read_text()))
 
 
-def provide_images(prompt: Prompt, server: ComfyServer) -> None:
-    """Put the pack's images that the prompt loads into the server's input folder; there their names start with fastvideo_."""
-    names = (node["inputs"]["image"] for node in prompt.values() if node["class_type"] == "LoadImage")
-    for name in names:
-        image = IMAGES / name.removeprefix("fastvideo_")
-        if image.is_file():
-            shutil.copy(image, server.input_folder() / name)
-
-
 def play(name: str, prompt: Prompt, server: ComfyServer, node_names: dict[str, str]) -> list[Path]:
     """Run one prompt, show its progress, print what it saved. Returns the saved files."""
     print(f"{name}:", flush=True)
-    provide_images(prompt, server)
     line, started = ProgressLine(prompt, node_names), time.monotonic()
     prompt_id = server.post(prompt)
     server.wait(prompt_id, timeout=3600, on_event=line.show)
@@ -92,6 +82,7 @@ def run(names: list[str], output: Path) -> None:
         print(f"Starting ComfyUI ({tree}) at {server.url}", flush=True)
         try:
             with server:
+                shutil.copy(FIRST_FRAME, server.input_folder() / "fastvideo_demo_first_frame.png")  # demo_i2v of 0.1.0 loads it
                 node_names = {node: info["display_name"] or node for node, info in server.object_info().items()}
                 print(f"ComfyUI answers after {time.monotonic() - started:.1f} s", flush=True)
                 played = [play(name, prompt, server, node_names) for name, prompt in prompts.items()]

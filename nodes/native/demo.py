@@ -8,12 +8,15 @@ from typing import Any
 import comfy.sd
 import comfy.text_encoders.wan
 import comfy.utils
+import numpy
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from fastvideo_core import LoadError
 
-FOLDER = Path(__file__).resolve().parents[2] / "models" / "demo"
+PACK = Path(__file__).resolve().parents[2]
+FOLDER, FIRST_FRAME = PACK / "models" / "demo", PACK / "assets" / "demo_first_frame.png"
 TEXT_SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")  # the rest is as in UMT5-XXL
 EXPERTS = {"t2v": ("t2v",), "i2v": ("i2v",), "two experts": ("high_noise", "low_noise")}
 
@@ -47,3 +50,11 @@ def load_vae(path: Path) -> Any:
     vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(path), safe_load=True))
     vae.throw_exception_if_invalid()
     return vae
+
+
+def load_first_frame() -> torch.Tensor:
+    """A picture that i2v can start from, (1, 64, 64, 3) in 0..1: what core's LoadImage makes of the file."""
+    if not FIRST_FRAME.is_file():
+        raise LoadError(f"The demo's first frame is missing, {FIRST_FRAME}: install the pack again, with its assets folder.")
+    with Image.open(FIRST_FRAME) as image:
+        return torch.from_numpy(numpy.asarray(image.convert("RGB"), dtype=numpy.float32) / 255)[None]

@@ -1,13 +1,11 @@
 """A Chromium for the session; without one this tier says so and skips."""
 
 import importlib.util
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from comfy_page import BROWSERS, ComfyPage, chromium, open_browser
-from demo_prompts import FIRST_FRAME, FIRST_FRAME_NAME
 
 from tools.comfy_server import ComfyServer
 
@@ -27,7 +25,6 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, comfy_server: ComfyServer) -> Iterator[ComfyPage]:
     """ComfyUI in a fresh tab. At the end, the pack's scripts must have raised nothing."""
-    shutil.copyfile(FIRST_FRAME, comfy_server.input_folder() / FIRST_FRAME_NAME)
     opened = ComfyPage(browser, comfy_server.url)
     yield opened
     opened.close()

@@ -18,7 +18,7 @@ SETTINGS: dict[str, Any] = {
 
 def demo(host: Any, model: str = "t2v") -> dict[str, Any]:
     """Inputs of the node and of the sampler, from the demo's loader."""
-    high, low, clip, vae = host.node_classes["FastVideoLoadDemoWan"].execute(model=model).args
+    high, low, clip, vae, _ = host.node_classes["FastVideoLoadDemoWan"].execute(model=model).args
     encode = host.node_classes["FastVideoTextEncode"].execute
     positive, negative = encode(clip=clip, positive="a red circle moving left over a teal background", negative="").args[:2]
     given = {"model": high, "positive": positive, "negative": negative, "vae": vae, **SETTINGS}

@@ -60,7 +60,7 @@ def test_every_input_of_every_node_is_looked_at(direct: Any, load_wan: Any) -> N
     """Values that come over a connection, which ComfyUI does not look at. Nothing runs: each is refused before."""
     from fastvideo_core import FastVideoError
 
-    _, _, clip, vae = direct.node_classes["FastVideoLoadDemoWan"].execute("t2v").args
+    _, _, clip, vae, _ = direct.node_classes["FastVideoLoadDemoWan"].execute("t2v").args
     sockets = {"MODEL": load_wan(), "CLIP": clip, "VAE": vae, "FASTVIDEO_RUN_REPORT": run_node(direct, load_wan(), steps=1)[1]}
     sockets["FASTVIDEO_PHASES"] = phases_of(direct, (load_wan(), 0.0, 1.0))
     seen = 0

@@ -23,26 +23,26 @@ KINDS = [None, "", "KSampler", "NoSuchNode", "FastVideoGuider", "FastVideoRunRep
 MEANT = "fastvideo_core.errors."
 
 
-def test_mutated_prompts_are_all_answered_and_the_server_lives(server: ComfyServer) -> None:
+def test_mutated_prompts_are_all_answered_and_the_server_lives(comfy_server: ComfyServer) -> None:
     rng = random.Random(0)
     good = demo_prompt("demo_t2v", steps=2, width=32, height=32, length=5)
-    outcomes = [_outcome(server, _mutated(good, rng)) for _ in range(MUTATIONS)]
+    outcomes = [_outcome(comfy_server, _mutated(good, rng)) for _ in range(MUTATIONS)]
     assert {"refused", "failed", "ran"} == {kind for kind, _ in outcomes}
     ours = {reason for kind, reason in outcomes if kind == "failed" and reason.startswith("FastVideo")}
     assert not [reason for reason in ours if MEANT not in reason], "a node broke instead of saying what is wrong"
-    server.wait(server.post(demo_prompt("demo_t2v", steps=1, width=32, height=32, length=5, seed=99)))
+    comfy_server.wait(comfy_server.post(demo_prompt("demo_t2v", steps=1, width=32, height=32, length=5, seed=99)))
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"null", b"[]", b'"text"', b"{}", b'{"prompt": null}', b'{"prompt": []}', b'{"prompt": {"1": null}}',
              b'{"prompt": {"1": {"inputs": {}}}}', b"\xff\xfe", b'{"prompt": ' * 2000],
 )  # fmt: skip
-def test_malformed_request_is_answered_with_an_error(server: ComfyServer, body: bytes) -> None:
-    request = urllib.request.Request(f"{server.url}/prompt", body, {"Content-Type": "application/json"})
+def test_malformed_request_is_answered_with_an_error(comfy_server: ComfyServer, body: bytes) -> None:
+    request = urllib.request.Request(f"{comfy_server.url}/prompt", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError) as answer:
         urllib.request.urlopen(request, timeout=30)
     assert answer.value.code in (400, 500)
-    assert server.request("/system_stats")
+    assert comfy_server.request("/system_stats")
 
 
 def _outcome(server: ComfyServer, prompt: Prompt) -> tuple[str, str]:

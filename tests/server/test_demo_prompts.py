@@ -19,34 +19,34 @@ SMALL = {"width": 32, "height": 32, "length": 5}
 
 
 @pytest.mark.parametrize("name", ["demo_t2v", "demo_i2v"])
-def test_demo_prompt_leaves_a_video_of_its_size_and_a_report(server: ComfyServer, name: str) -> None:
+def test_demo_prompt_leaves_a_video_of_its_size_and_a_report(comfy_server: ComfyServer, name: str) -> None:
     prompt = demo_prompt(name, steps=STEPS)
-    identity = server.post(prompt)
-    events = server.wait(identity)
+    identity = comfy_server.post(prompt)
+    events = comfy_server.wait(identity)
     assert events[-1].type == "execution_success"
-    (file,) = server.files(identity)
+    (file,) = comfy_server.files(identity)
     assert _video(file) == (17, (64, 64), 16)
-    (report,) = server.history(identity)["outputs"][node_of(prompt, "FastVideoRunReport")]["text"]
+    (report,) = comfy_server.history(identity)["outputs"][node_of(prompt, "FastVideoRunReport")]["text"]
     assert f"{STEPS} steps euler, latents 1x16x5x8x8, seed 0" in report
     assert re.search(r"^whole prompt, with text and VAE: \d+\.\d s since it began$", report, re.M)
 
 
-def test_demo_of_two_experts_switches_once(server: ComfyServer) -> None:
+def test_demo_of_two_experts_switches_once(comfy_server: ComfyServer) -> None:
     prompt = demo_prompt("demo_t2v", model="two experts", steps=STEPS, boundary=0.875, **SMALL)
     loader, sampler = node_of(prompt, "FastVideoLoadDemoWan"), node_of(prompt, "FastVideoSampler")
     prompt[sampler]["inputs"]["low_noise_model"] = [loader, 1]
-    identity = server.post(prompt)
-    server.wait(identity)
-    (report,) = server.history(identity)["outputs"][node_of(prompt, "FastVideoRunReport")]["text"]
+    identity = comfy_server.post(prompt)
+    comfy_server.wait(identity)
+    (report,) = comfy_server.history(identity)["outputs"][node_of(prompt, "FastVideoRunReport")]["text"]
     # Shift 5 gives the levels 1, 0.9375, 0.8333, 0.625: two lie above the boundary.
     assert "high-noise expert: 2 steps from sigma 1.000" in report
     assert "low-noise expert: 2 steps from sigma 0.833" in report
 
 
-def test_every_step_reports_progress_and_a_preview(server: ComfyServer) -> None:
+def test_every_step_reports_progress_and_a_preview(comfy_server: ComfyServer) -> None:
     prompt = demo_prompt("demo_t2v", steps=STEPS, seed=1)
     sampler = node_of(prompt, "FastVideoSampler")
-    events = server.wait(server.post(prompt, preview_method="latent2rgb"))
+    events = comfy_server.wait(comfy_server.post(prompt, preview_method="latent2rgb"))
     assert _progress(events, sampler) == [(step, STEPS) for step in range(1, STEPS + 1)]
     previews = [event for event in events if event.type == "preview"]
     assert len(previews) == STEPS
@@ -54,26 +54,26 @@ def test_every_step_reports_progress_and_a_preview(server: ComfyServer) -> None:
     assert {Image.open(io.BytesIO(event.image or b"")).size for event in previews} == {(512, 512)}
 
 
-def test_no_preview_is_sent_when_none_is_asked_for(server: ComfyServer) -> None:
-    events = server.wait(server.post(demo_prompt("demo_t2v", steps=2, seed=2), preview_method="none"))
+def test_no_preview_is_sent_when_none_is_asked_for(comfy_server: ComfyServer) -> None:
+    events = comfy_server.wait(comfy_server.post(demo_prompt("demo_t2v", steps=2, seed=2), preview_method="none"))
     assert not [event for event in events if event.type == "preview"]
 
 
-def test_run_after_an_interrupt_equals_a_run_before_it(server: ComfyServer) -> None:
-    before = _latents(server, "a red circle moving right")
+def test_run_after_an_interrupt_equals_a_run_before_it(comfy_server: ComfyServer) -> None:
+    before = _latents(comfy_server, "a red circle moving right")
     prompt = demo_prompt("demo_t2v", steps=1000, **SMALL)
-    identity = server.post(prompt)
+    identity = comfy_server.post(prompt)
     steps_seen = []
-    for event in server.events(identity):
+    for event in comfy_server.events(identity):
         if event.type == "progress":
             steps_seen.append(event.data["value"])
-            server.interrupt(identity)
+            comfy_server.interrupt(identity)
     assert event.type == "execution_interrupted"
     assert event.data["node_type"] == "FastVideoSampler"
     assert max(steps_seen) < 1000
-    assert server.history(identity)["status"]["status_str"] == "error"
+    assert comfy_server.history(identity)["status"]["status_str"] == "error"
     # Two spaces: the same words to the model, another prompt to ComfyUI's cache, so that it is sampled again.
-    after = _latents(server, "a red circle  moving right")
+    after = _latents(comfy_server, "a red circle  moving right")
     assert torch.equal(before, after)
 
 

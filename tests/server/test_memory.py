@@ -9,11 +9,11 @@ RUNS = 20
 ALLOWED_GROWTH = 150 * 2**20  # bytes; one run of this size holds about 1 MB, and ComfyUI keeps the last outputs
 
 
-def test_twenty_runs_keep_no_memory(server: ComfyServer) -> None:
-    process = _process(server)
-    _runs(server, range(5))
+def test_twenty_runs_keep_no_memory(comfy_server: ComfyServer) -> None:
+    process = _process(comfy_server)
+    _runs(comfy_server, range(5))
     before = process.memory_info().rss
-    _runs(server, range(5, 5 + RUNS))
+    _runs(comfy_server, range(5, 5 + RUNS))
     assert process.memory_info().rss - before < ALLOWED_GROWTH
 
 

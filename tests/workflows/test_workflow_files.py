@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from demo_prompts import FIRST_FRAME, FIRST_FRAME_NAME
+from demo_prompts import FIRST_FRAME
 from PIL import Image
 
 from fastvideo_core.wan import VARIANTS
 from tools.workflows.canvas import TITLE
 from tools.workflows.demo import ACCELERATORS, DEMO_WORKFLOWS
-from tools.workflows.demo import FIRST_FRAME as DEMO_FIRST_FRAME
 from tools.workflows.files import FOLDER, api_prompt, canvas_workflows, text
 from tools.workflows.first_frame import first_frame
 from tools.workflows.thumbnails import SIZE, graph_thumbnail
@@ -126,7 +125,6 @@ def test_every_workflow_has_a_square_thumbnail(name: str) -> None:
 
 
 def test_first_frame_of_the_demo_is_a_frame_of_its_world() -> None:
-    assert DEMO_FIRST_FRAME == FIRST_FRAME_NAME
     assert np.array_equal(np.asarray(Image.open(FIRST_FRAME)), np.asarray(first_frame()))
 
 

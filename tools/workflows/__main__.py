@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from tools.comfy_server import ComfyServer
-from tools.workflows.demo import DEMO_WORKFLOWS, FIRST_FRAME
+from tools.workflows.demo import DEMO_WORKFLOWS
 from tools.workflows.files import FOLDER, PACK, api_prompt, canvas_workflows, text
 from tools.workflows.first_frame import first_frame
 from tools.workflows.thumbnails import graph_thumbnail, video_thumbnail
@@ -26,7 +26,6 @@ def main() -> None:
     arguments = parser.parse_args()
     first_frame().save(PACK / "assets" / "demo_first_frame.png")
     with tempfile.TemporaryDirectory() as base, ComfyServer(arguments.comfyui.resolve(), Path(base)) as server:
-        first_frame().save(server.input_folder() / FIRST_FRAME)
         object_info = server.object_info()
         for name, workflow in canvas_workflows(object_info).items():
             prompt = api_prompt(workflow, object_info)

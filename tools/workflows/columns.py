@@ -46,16 +46,16 @@ def image_columns(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size
     text = _text(canvas, loaded, prompts)
     first_frame = canvas.node("LoadImage", size=IMAGE_SIZE, image=image)
     canvas.column("Prompt and first frame", text, first_frame)
-    nodes, tokens = [], {}
-    if loaded.clip_vision is not None:
-        nodes = [canvas.node("CLIPVisionEncode", clip_vision=loaded.clip_vision, image=first_frame["IMAGE"], crop="none")]
-        tokens = {"clip_vision_output": nodes[0]["CLIP_VISION_OUTPUT"]}
-    conditions = canvas.node(
-        "WanImageToVideo", positive=text["positive"], negative=text["negative"], vae=loaded.vae,
-        start_image=first_frame["IMAGE"], **tokens, **vars(size),
-    )  # fmt: skip
-    canvas.column("Image conditions and size", *nodes, conditions)
-    return {name: conditions[name] for name in ("positive", "negative", "latent")}
+    return _from_image(canvas, loaded, text, first_frame["IMAGE"], size)
+
+
+def given_image_columns(
+    canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, first_frame: Socket
+) -> dict[str, Socket]:
+    """The same of a first frame that a node before gives."""
+    text = _text(canvas, loaded, prompts)
+    canvas.column("Prompt", text)
+    return _from_image(canvas, loaded, text, first_frame, size)
 
 
 def optional_image_columns(
@@ -89,3 +89,17 @@ def video_columns(canvas: Canvas, sampler: Node, vae: Socket, fps: int) -> None:
 def _text(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str]) -> Node:
     positive, negative = prompts
     return canvas.node("FastVideoTextEncode", size=TEXT_SIZE, clip=loaded.clip, positive=positive, negative=negative)
+
+
+def _from_image(canvas: Canvas, loaded: Loaded, text: Node, first_frame: Socket, size: VideoSize) -> dict[str, Socket]:
+    """The column of WanImageToVideo, with the image tokens where the model reads them."""
+    nodes, tokens = [], {}
+    if loaded.clip_vision is not None:
+        nodes = [canvas.node("CLIPVisionEncode", clip_vision=loaded.clip_vision, image=first_frame, crop="none")]
+        tokens = {"clip_vision_output": nodes[0]["CLIP_VISION_OUTPUT"]}
+    conditions = canvas.node(
+        "WanImageToVideo", positive=text["positive"], negative=text["negative"], vae=loaded.vae,
+        start_image=first_frame, **tokens, **vars(size),
+    )  # fmt: skip
+    canvas.column("Image conditions and size", *nodes, conditions)
+    return {name: conditions[name] for name in ("positive", "negative", "latent")}

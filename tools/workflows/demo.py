@@ -7,7 +7,7 @@ from tools.workflows.columns import (
     VIDEO_SIZE,
     Loaded,
     VideoSize,
-    image_columns,
+    given_image_columns,
     noise_columns,
     sampling_columns,
     video_columns,
@@ -15,7 +15,6 @@ from tools.workflows.columns import (
 
 SIZE, FPS = VideoSize(64, 64, 17), 16
 PROMPT = "a red circle moving right on a navy background"
-FIRST_FRAME = "fastvideo_demo_first_frame.png"
 SETTINGS = {"steps": 20, "shift": 5.0, "solver": "euler", "guidance_scale": 3.0}
 PHASES = (("model", 0.95, 3.0), ("model", 0.875, 1.0), ("low_noise_model", 0.0, 3.0))
 """Which output of the loader works, down to which noise level, and the guidance scale."""
@@ -42,7 +41,7 @@ The prompt says shape, colour, background and motion:
 """
 ABOUT_IMAGE = """
 ### First frame
-Copy `assets/demo_first_frame.png` of the pack into ComfyUI's `input` folder as `{name}`, or choose a picture of your own.
+The loader gives one. For another, connect *Load Image* in its place: one flat shape over a flat background.
 """
 ABOUT_COMPARISON = """
 ### What is compared
@@ -67,7 +66,7 @@ def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canv
     from_image = DEMO_WORKFLOWS[name] == "i2v"
     title, more = {
         "demo_t2v": ("T2V", ""),
-        "demo_i2v": ("I2V", ABOUT_IMAGE.format(name=FIRST_FRAME)),
+        "demo_i2v": ("I2V", ABOUT_IMAGE),
         "demo_compare": ("Compare", ABOUT_COMPARISON.format(accelerator="MagCache")),
         "demo_attention": ("Attention", ABOUT_COMPARISON.format(accelerator="Attention") + ABOUT_ATTENTION),
         "demo_phases": ("Phases", ABOUT_PHASES),
@@ -84,7 +83,7 @@ def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canv
         _phases(canvas, demo, loaded)
         return canvas
     if from_image:
-        conditions = image_columns(canvas, loaded, (PROMPT, ""), SIZE, FIRST_FRAME)
+        conditions = given_image_columns(canvas, loaded, (PROMPT, ""), SIZE, demo["first_frame"])
     else:
         conditions = noise_columns(canvas, loaded, (PROMPT, ""), SIZE)
     sampling_columns(canvas, loaded, FPS, **conditions, **SETTINGS)

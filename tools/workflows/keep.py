@@ -18,9 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tools.comfy_in_process import ComfyInProcess
-from tools.workflows.demo import DEMO_WORKFLOWS, FIRST_FRAME
+from tools.workflows.demo import DEMO_WORKFLOWS
 from tools.workflows.files import FOLDER, PACK, text, versions
-from tools.workflows.first_frame import first_frame
 
 KEPT = PACK / "tests" / "workflows" / "kept"
 
@@ -35,7 +34,6 @@ def main() -> None:
         host = ComfyInProcess(arguments.comfyui.resolve(), Path(base))
         host.load_pack(PACK)
         (folder / "nodes.json").write_text(text(node_table(host)), encoding="utf-8")
-        first_frame().save(host.input_folder() / FIRST_FRAME)
         prompts = {name: json.loads((folder / "api" / f"{name}.json").read_text(encoding="utf-8")) for name in DEMO_WORKFLOWS}
         latents = {f"{name}.{node}": x.half() for name, prompt in prompts.items() for node, x in sampled(host, prompt).items()}
     save_file(latents, folder / "latents.safetensors")
