@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from fastvideo_core.attention import BACKENDS, impossible
 
 from .checked import checked
-from .inputs import EXPERT_OUTPUT, expert_input
+from .inputs import EXPERT_OUTPUT, enabled_input, expert_input
 from .native.attention import offered, this_machine, with_attention
 from .native.facts import wan_facts
 from .sockets import CATEGORY
@@ -41,6 +41,7 @@ class FastVideoAttention(io.ComfyNode):
                     tooltip="The zero rows that fill a prompt up to 512 count as two rows that weigh as much: less work, and the "
                     "same video but for rounding. Off: all rows are read.",
                 ),
+                enabled_input(optional=True),
             ],
             outputs=[io.Model.Output(tooltip=EXPERT_OUTPUT)],
         )  # fmt: skip
@@ -58,7 +59,11 @@ class FastVideoAttention(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model: Any, self_attention: str, cross_attention: str, fold_text: bool = True) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, self_attention: str, cross_attention: str, fold_text: bool = True, enabled: bool = True
+    ) -> io.NodeOutput:
+        if not enabled:
+            return io.NodeOutput(model)
         wan_facts(model)  # refuses what is not Wan
         return io.NodeOutput(with_attention(model, self_attention, cross_attention, fold_text))
 

@@ -15,8 +15,9 @@ def expert_input() -> io.Input:
     return io.Model.Input("model", tooltip="Wan diffusion model; each expert of Wan 2.2 gets a node of its own.")
 
 
-def enabled_input() -> io.Input:
-    return io.Boolean.Input("enabled", default=True, tooltip="Off: the model goes through as it came.")
+def enabled_input(optional: bool = False) -> io.Input:
+    """optional: where it came after the node's first version."""
+    return io.Boolean.Input("enabled", default=True, optional=optional, tooltip="Off: the model goes through as it came.")
 
 
 def on_cpu_input(held: str) -> io.Input:

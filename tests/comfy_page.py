@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tools.workflows.files import template_file
+
 PACK_NAME = "fastvideo-nodes"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
@@ -54,7 +56,7 @@ class ComfyPage:
         """Opens one of the pack's workflows from the template browser."""
         self.page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         self.page.get_by_role("dialog").get_by_text(PACK_NAME, exact=True).click()
-        self.page.get_by_test_id(f"template-workflow-{name}").click()
+        self.page.get_by_test_id(f"template-workflow-{template_file(name).stem}").click()
         self.page.wait_for_function("window.app.graph.nodes.some(node => node.type.startsWith('FastVideo'))")
         self.page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
 

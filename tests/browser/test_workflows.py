@@ -1,26 +1,29 @@
 """The shipped workflows in ComfyUI's own page."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from comfy_page import ComfyPage
 from demo_prompts import PACK
 
-WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
+from tools.workflows.files import prompt_file, template_file
+
+WORKFLOWS = sorted(path.stem for path in (PACK / "workflows" / "api").glob("*.json"))
 SAMPLER, REPORT = "FastVideoSampler", "FastVideoRunReport"
 
 
-def shipped(folder: str, name: str) -> dict[str, Any]:
-    return json.loads((PACK / folder / f"{name}.json").read_text(encoding="utf-8"))
+def shipped(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_workflow_opens_from_the_template_browser_and_posts_the_shipped_prompt(page: ComfyPage, name: str) -> None:
     page.open_template(name)
-    assert page.node_types() == [node["type"] for node in shipped("workflows", name)["nodes"]]
+    assert page.node_types() == [node["type"] for node in shipped(template_file(name))["nodes"]]
     assert page.missing_types() == []
-    assert page.prompt() == shipped("workflows/api", name)
+    assert page.prompt() == shipped(prompt_file(name))
 
 
 @pytest.mark.parametrize("vue_nodes", [False, True], ids=["canvas nodes", "Vue nodes"])
@@ -52,7 +55,7 @@ def test_report_is_still_there_after_a_look_at_another_workflow(page: ComfyPage)
     assert "2 steps euler" in seen
     page.open_template("demo_i2v")
     assert page.report() == ""
-    page.page.get_by_role("button", name="demo_t2v").click()
+    page.page.get_by_role("button", name=template_file("demo_t2v").stem).click()
     page.page.wait_for_function("document.querySelector('textarea[readonly]')?.value")
     assert page.report() == seen
 

@@ -1,6 +1,7 @@
 """The shipped workflow files: what the code that describes them makes, tidy, complete, and accepted by ComfyUI."""
 
 import json
+import re
 from collections.abc import Callable
 from itertools import combinations
 from typing import Any
@@ -13,31 +14,41 @@ from PIL import Image
 from fastvideo_core.wan import VARIANTS
 from tools.workflows.canvas import TITLE
 from tools.workflows.demo import ACCELERATORS, DEMO_WORKFLOWS
-from tools.workflows.files import FOLDER, api_prompt, canvas_workflows, text
+from tools.workflows.files import FOLDER, api_prompt, canvas_workflows, prompt_file, template_file, text
 from tools.workflows.first_frame import first_frame
 from tools.workflows.thumbnails import SIZE, graph_thumbnail
 from tools.workflows.wan import WAN_WORKFLOWS
 
 NAMES = [*DEMO_WORKFLOWS, *WAN_WORKFLOWS]
-LOADER_WIDGETS = {"UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader"}
+LOADER_WIDGETS = {"UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader", "LoraLoaderModelOnly"}
+PUBLISHERS = ("https://huggingface.co/Comfy-Org/", "https://huggingface.co/Kijai/WanVideo_comfy/")
+"""Where ComfyUI's own templates take theirs."""
 
 
 def workflow(name: str) -> dict[str, Any]:
-    return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(template_file(name).read_text(encoding="utf-8"))
 
 
 def prompt(name: str) -> dict[str, Any]:
-    return json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(prompt_file(name).read_text(encoding="utf-8"))
 
 
 def test_there_is_a_file_for_every_workflow_and_no_other() -> None:
-    assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(NAMES)
-    assert sorted(path.stem for path in (FOLDER / "api").glob("*.json")) == sorted(NAMES)
+    assert set(FOLDER.glob("*.json")) == set(map(template_file, NAMES))
+    assert set((FOLDER / "api").glob("*.json")) == set(map(prompt_file, NAMES))
+
+
+def test_titles_are_found_by_the_name_of_the_pack_and_links_to_them_work() -> None:
+    for name in NAMES:
+        title = template_file(name).stem
+        assert title.startswith("FastVideo")
+        assert title.endswith(name)  # how the first version's are called
+        assert re.fullmatch(r"[a-zA-Z0-9_.-]+", title)  # what the page takes behind ?template=
 
 
 def test_files_are_what_the_code_makes(object_info: dict[str, Any]) -> None:
     for name, made in canvas_workflows(object_info).items():
-        assert (FOLDER / f"{name}.json").read_text(encoding="utf-8") == text(made), f"{name}: run python -m tools.workflows"
+        assert template_file(name).read_text(encoding="utf-8") == text(made), f"{name}: run python -m tools.workflows"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,8 +87,9 @@ def test_every_loader_names_its_file_and_where_to_get_it(name: str) -> None:
             continue
         (model,) = node["properties"]["models"]
         assert node["widgets_values"][0] == model["name"]
-        assert model["url"].startswith("https://huggingface.co/Comfy-Org/")
-        assert model["url"].endswith(f"/{model['directory']}/{model['name']}")
+        assert model["url"].startswith(PUBLISHERS)
+        assert model["url"].endswith(f"/{model['name']}")
+        assert f"/{model['directory']}/" in model["url"] or "Lightx2v" in model["url"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -113,14 +125,14 @@ def test_prompt_passes_comfyui_validation_once_its_files_are_there(outputs_of: C
 
 @pytest.mark.parametrize("name", WAN_WORKFLOWS)
 def test_thumbnail_shows_the_graph_of_its_workflow(name: str) -> None:
-    saved = np.asarray(Image.open(FOLDER / f"{name}.jpg"), dtype=float)
+    saved = np.asarray(Image.open(template_file(name, "jpg")), dtype=float)
     drawn = np.asarray(graph_thumbnail(workflow(name)), dtype=float)
     assert np.abs(saved - drawn).mean() < 4  # of 255, for JPEG's loss
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_workflow_has_a_square_thumbnail(name: str) -> None:
-    thumbnail = Image.open(FOLDER / f"{name}.jpg")
+    thumbnail = Image.open(template_file(name, "jpg"))
     assert (thumbnail.format, thumbnail.size) == ("JPEG", (SIZE, SIZE))
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tools.comfy_server import ComfyServer
 from tools.workflows.demo import DEMO_WORKFLOWS
-from tools.workflows.files import FOLDER, PACK, api_prompt, canvas_workflows, text
+from tools.workflows.files import PACK, api_prompt, canvas_workflows, prompt_file, template_file, text
 from tools.workflows.first_frame import first_frame
 from tools.workflows.thumbnails import graph_thumbnail, video_thumbnail
 
@@ -29,11 +29,11 @@ def main() -> None:
         object_info = server.object_info()
         for name, workflow in canvas_workflows(object_info).items():
             prompt = api_prompt(workflow, object_info)
-            (FOLDER / f"{name}.json").write_text(text(workflow), encoding="utf-8")
-            (FOLDER / "api" / f"{name}.json").write_text(text(prompt), encoding="utf-8")
+            template_file(name).write_text(text(workflow), encoding="utf-8")
+            prompt_file(name).write_text(text(prompt), encoding="utf-8")
             made = video_thumbnail(workflow, _frames(server, prompt)) if name in DEMO_WORKFLOWS else graph_thumbnail(workflow)
-            made.save(FOLDER / f"{name}.jpg", quality=88)
-            print(f"workflows/{name}.json, .jpg, workflows/api/{name}.json")
+            made.save(template_file(name, "jpg"), quality=88)
+            print(f"{template_file(name).name}, .jpg, api/{prompt_file(name).name}")
 
 
 def _frames(server: ComfyServer, prompt: dict[str, Any]) -> list[Image.Image]:

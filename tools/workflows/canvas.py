@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TITLE, SLOT, WIDGET, BOTTOM = 30, 20, 24, 8
-GAP, GROUP_MARGIN, COLUMN_GAP = 24, 16, 70
+GAP, GROUP_MARGIN, COLUMN_GAP = 24, 16, 56
 GROUP_BOTTOM = 36  # Vue nodes of a pack are a line higher: they say which pack they come from
 GROUP_TITLE = 44
 TOP = 100
@@ -18,15 +18,21 @@ WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMB
 OPTIONAL_SHAPE = 7  # LiteGraph draws an optional socket hollow
 
 ObjectInfo = Mapping[str, Any]
+Group = tuple[str, Sequence["Node"]]
+"""Nodes one below the other, in a frame with a title."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A file that a loader names: ComfyUI offers to download it from `url` into models/`directory`."""
+    """A file that a loader names: ComfyUI offers to download it from `url` into models/`directory`. size: in GB, 10^9 bytes."""
 
     name: str
     url: str
     directory: str
+    size: float
+
+    def json(self) -> dict[str, str]:
+        return {"name": self.name, "url": self.url, "directory": self.directory}
 
 
 @dataclass(frozen=True)
@@ -63,14 +69,14 @@ class Input:
 class Node:
     """One node of a canvas. `node["latent"]` is the output socket of that name."""
 
-    def __init__(self, identity: int, kind: str, definition: Mapping[str, Any], size: tuple[int, int]) -> None:
+    def __init__(self, identity: int, kind: str, definition: Mapping[str, Any], height: int) -> None:
         self.identity, self.kind, self.definition = identity, kind, definition
         self.inputs = [*_inputs(definition, "required"), *_inputs(definition, "optional")]
         self.sources: dict[str, Socket] = {}
         self.widgets: dict[str, Any] = {}
         self.models: Sequence[Model] = ()
-        self.mode = ACTIVE
-        self.width, self.height = size[0], max(size[1], self._smallest_height())
+        self.mode, self.title = ACTIVE, ""
+        self.width, self.height = 0, max(height, self._smallest_height())
         self.position = (0, 0)
 
     def __getitem__(self, output: str) -> Socket:
@@ -90,9 +96,9 @@ class Node:
             given = inputs.get(known.name)
             if isinstance(given, Socket):
                 self.sources[known.name] = given
-            elif known.is_widget:
-                self.widgets[known.name] = known.default() if given is None else given
-            elif not known.optional:
+            if known.is_widget:
+                self.widgets[known.name] = known.default() if given is None or isinstance(given, Socket) else given
+            elif given is None and not known.optional:
                 raise ValueError(f"{self.kind} needs its input {known.name}.")
 
     def slots(self) -> list[Input]:
@@ -109,41 +115,38 @@ class Canvas:
     """Nodes in columns. `packs` gives (registry id, version) of the pack that a node comes from."""
 
     def __init__(self, name: str, object_info: ObjectInfo, packs: "PackVersions") -> None:
+        """name: without the beginning that all templates have."""
         self.name, self.object_info, self.packs = name, object_info, packs
         self.nodes: list[Node] = []
         self.notes: list[dict[str, Any]] = []
         self.groups: list[dict[str, Any]] = []
         self.right = 0
 
-    def node(self, kind: str, *, size: tuple[int, int] = (320, 0), models: Sequence[Model] = (), bypassed: bool = False,
+    def node(self, kind: str, *, at_least: int = 0, title: str = "", models: Sequence[Model] = (), bypassed: bool = False,
              **inputs: Any) -> Node:  # fmt: skip
-        """Adds a node at least as large as `size`; its inputs are sockets of other nodes or values of widgets."""
-        node = Node(len(self.nodes) + 1, kind, self.object_info[kind], size)
+        """Adds a node, at_least so high; its inputs are sockets of other nodes or values of widgets. title: in the place of its
+        kind's."""
+        node = Node(len(self.nodes) + 1, kind, self.object_info[kind], at_least)
         node.set(inputs)
-        node.models, node.mode = models, BYPASSED if bypassed else ACTIVE
+        node.models, node.mode, node.title = models, BYPASSED if bypassed else ACTIVE, title
         self.nodes.append(node)
         return node
 
-    def column(self, title: str, *nodes: Node) -> None:
-        """Stacks nodes in a group of that title, right of what is there."""
-        x, y = self.right + COLUMN_GAP, TOP + GROUP_TITLE
-        for node in nodes:
-            node.position = (x, y + TITLE)
-            y += TITLE + node.height + GAP
-        width = max(node.width for node in nodes)
-        for node in nodes:
-            node.width = width
-        self._group(title, x, y - GAP, width)
-
-    def note(self, text: str, size: tuple[int, int]) -> None:
-        """A column with a note in Markdown."""
-        identity = 1001 + len(self.notes)
-        self.notes.append({
-            "id": identity, "type": "MarkdownNote", "pos": [self.right + COLUMN_GAP, TOP + TITLE], "size": list(size),
-            "flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "About this workflow",
-            "properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#000",
-        })  # fmt: skip
-        self.right += COLUMN_GAP + size[0]
+    def column(self, width: int, *groups: Group, note: tuple[str, int] | None = None) -> None:
+        """Groups one below the other, right of what is there; above them a note: its text in Markdown, and its height."""
+        x, y = self.right + COLUMN_GAP, TOP
+        if note is not None:
+            self._note(note[0], (x, y + TITLE), (width, note[1]))
+            y += TITLE + note[1] + GAP
+        for title, nodes in groups:
+            top, y = y, y + GROUP_TITLE
+            for node in nodes:
+                node.position, node.width = (x, y + TITLE), width
+                y += TITLE + node.height + GAP
+            y += GROUP_BOTTOM - GAP
+            self._group(title, (x - GROUP_MARGIN, top, width + 2 * GROUP_MARGIN, y - top))
+            y += GAP
+        self.right = x + width
 
     def json(self) -> dict[str, Any]:
         """The workflow as the frontend saves it."""
@@ -155,12 +158,17 @@ class Canvas:
             "links": links, "groups": self.groups, "config": {}, "extra": {}, "version": 0.4,
         }  # fmt: skip
 
-    def _group(self, title: str, x: int, bottom: int, width: int) -> None:
-        bounding = [x - GROUP_MARGIN, TOP, width + 2 * GROUP_MARGIN, bottom - TOP + GROUP_BOTTOM]
+    def _note(self, text: str, position: tuple[int, int], size: tuple[int, int]) -> None:
+        self.notes.append({
+            "id": 1001 + len(self.notes), "type": "MarkdownNote", "pos": list(position), "size": list(size),
+            "flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "About this workflow",
+            "properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#000",
+        })  # fmt: skip
+
+    def _group(self, title: str, bounding: tuple[int, int, int, int]) -> None:
         identity = len(self.groups) + 1
         look = {"color": "#3f789e", "font_size": 24, "flags": {}}
-        self.groups.append({"id": identity, "title": title, "bounding": bounding, **look})
-        self.right = x + width
+        self.groups.append({"id": identity, "title": title, "bounding": list(bounding), **look})
 
     def _links(self) -> list[list[Any]]:
         """[link id, source node, source slot, target node, target slot, type], in the order of the targets."""
@@ -178,9 +186,10 @@ class Canvas:
         registry_id, version = self.packs.of(node.definition)
         properties: dict[str, Any] = {"Node name for S&R": node.kind, "cnr_id": registry_id, "ver": version}
         if node.models:
-            properties["models"] = [vars(model) for model in node.models]
+            properties["models"] = [model.json() for model in node.models]
+        title = {"title": node.title} if node.title else {}
         return {
-            "id": node.identity, "type": node.kind, "pos": list(node.position), "size": [node.width, node.height],
+            "id": node.identity, "type": node.kind, **title, "pos": list(node.position), "size": [node.width, node.height],
             "flags": {}, "order": order, "mode": node.mode,
             "inputs": [_input_json(known, into.get(slot)) for slot, known in enumerate(node.slots())],
             "outputs": [self._output_json(node, slot, links) for slot in range(len(node.definition["output"]))],

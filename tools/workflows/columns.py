@@ -1,19 +1,14 @@
-"""The columns that the workflows share, from left to right: prompt, image conditions or an empty latent, sampling, video.
-
-Those of the prompt return the inputs of the sampler that come out of them.
-"""
+"""What the workflows share: a text and what the video starts from, and the columns that all of them have."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tools.workflows.canvas import Canvas, Node, Socket
 
-TEXT_SIZE = (420, 360)
-IMAGE_SIZE = (340, 340)
-SAMPLER_SIZE = (360, 640)  # leaves room for the preview
-REPORT_SIZE = (360, 260)
-VIDEO_SIZE = (480, 600)  # leaves room for the player
+# Five columns that are readable side by side on a small screen.
+NOTE_WIDTH, MODELS_WIDTH, PROMPT_WIDTH, SAMPLER_WIDTH, VIDEO_WIDTH = 370, 350, 330, 330, 380
+TEXT_HEIGHT, REPORT_HEIGHT = 200, 220
+SAMPLER_HEIGHT, PLAYER_HEIGHT = 620, 400  # leave room for the preview and the player
 
 
 @dataclass(frozen=True)
@@ -33,73 +28,75 @@ class VideoSize:
     length: int
 
 
-def noise_columns(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize) -> dict[str, Socket]:
-    """The prompt and the size of a video that starts from noise alone."""
-    text = _text(canvas, loaded, prompts)
+@dataclass(frozen=True)
+class Conditions:
+    """nodes: from the text on; sampled: the inputs of samplers that come out of them."""
+
+    nodes: Sequence[Node]
+    sampled: dict[str, Socket]
+
+
+def from_noise(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize) -> Conditions:
+    """A video that starts from noise alone."""
+    text = prompt(canvas, loaded, prompts)
     empty = canvas.node("EmptyHunyuanLatentVideo", **vars(size))
-    canvas.column("Prompt and size", text, empty)
-    return {"positive": text["positive"], "negative": text["negative"], "latent": empty["LATENT"]}
+    return Conditions([text, empty], _sampled(text, empty["LATENT"]))
 
 
-def image_columns(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, image: str) -> dict[str, Socket]:
-    """The prompt, the first frame, and what WanImageToVideo makes of them."""
-    text = _text(canvas, loaded, prompts)
-    first_frame = canvas.node("LoadImage", size=IMAGE_SIZE, image=image)
-    canvas.column("Prompt and first frame", text, first_frame)
-    return _from_image(canvas, loaded, text, first_frame["IMAGE"], size)
-
-
-def given_image_columns(
-    canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, first_frame: Socket
-) -> dict[str, Socket]:
-    """The same of a first frame that a node before gives."""
-    text = _text(canvas, loaded, prompts)
-    canvas.column("Prompt", text)
-    return _from_image(canvas, loaded, text, first_frame, size)
-
-
-def optional_image_columns(
-    canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, image: str
-) -> dict[str, Socket]:
-    """The prompt, and a latent whose first frame is the image once that node is no longer bypassed."""
-    text = _text(canvas, loaded, prompts)
-    canvas.column("Prompt", text)
-    first_frame = canvas.node("LoadImage", size=IMAGE_SIZE, bypassed=True, image=image)
-    latent = canvas.node("Wan22ImageToVideoLatent", vae=loaded.vae, start_image=first_frame["IMAGE"], **vars(size))
-    canvas.column("First frame (bypassed) and size", first_frame, latent)
-    return {"positive": text["positive"], "negative": text["negative"], "latent": latent["LATENT"]}
-
-
-def sampling_columns(canvas: Canvas, loaded: Loaded, fps: int, **sampling: Any) -> None:
-    """From the sampler to the report and the saved file. sampling: inputs of the sampler."""
-    experts = dict(zip(("model", "low_noise_model"), loaded.experts, strict=False))
-    video_columns(canvas, canvas.node("FastVideoSampler", size=SAMPLER_SIZE, **experts, **sampling), loaded.vae, fps)
-
-
-def video_columns(canvas: Canvas, sampler: Node, vae: Socket, fps: int) -> None:
-    """A sampler, and what comes after it."""
-    frames = canvas.node("VAEDecode", samples=sampler["latent"], vae=vae)
-    report = canvas.node("FastVideoRunReport", size=REPORT_SIZE, report=sampler["report"], images=frames["IMAGE"])
-    canvas.column("Sampling", sampler, report)
-    video = canvas.node("CreateVideo", images=frames["IMAGE"], fps=fps)
-    save = canvas.node("SaveVideo", size=VIDEO_SIZE, video=video["VIDEO"], filename_prefix=f"fastvideo/{canvas.name}")
-    canvas.column("Video", frames, video, save)
-
-
-def _text(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str]) -> Node:
-    positive, negative = prompts
-    return canvas.node("FastVideoTextEncode", size=TEXT_SIZE, clip=loaded.clip, positive=positive, negative=negative)
-
-
-def _from_image(canvas: Canvas, loaded: Loaded, text: Node, first_frame: Socket, size: VideoSize) -> dict[str, Socket]:
-    """The column of WanImageToVideo, with the image tokens where the model reads them."""
-    nodes, tokens = [], {}
-    if loaded.clip_vision is not None:
-        nodes = [canvas.node("CLIPVisionEncode", clip_vision=loaded.clip_vision, image=first_frame, crop="none")]
-        tokens = {"clip_vision_output": nodes[0]["CLIP_VISION_OUTPUT"]}
-    conditions = canvas.node(
-        "WanImageToVideo", positive=text["positive"], negative=text["negative"], vae=loaded.vae,
-        start_image=first_frame, **tokens, **vars(size),
+def from_image(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, image: Socket) -> Conditions:
+    """A video whose first frame is given."""
+    text = prompt(canvas, loaded, prompts)
+    seen = [_seen(canvas, loaded, image)] if loaded.clip_vision is not None else []
+    tokens = {"clip_vision_output": seen[0]["CLIP_VISION_OUTPUT"]} if seen else {}
+    made = canvas.node(
+        "WanImageToVideo", positive=text["positive"], negative=text["negative"], vae=loaded.vae, start_image=image,
+        **tokens, **vars(size),
     )  # fmt: skip
-    canvas.column("Image conditions and size", *nodes, conditions)
-    return {name: conditions[name] for name in ("positive", "negative", "latent")}
+    return Conditions([text, *seen, made], _sampled(made, made["latent"]))
+
+
+def from_two_images(
+    canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, first: Socket, last: Socket
+) -> Conditions:
+    """A video whose first and last frame are given."""
+    text = prompt(canvas, loaded, prompts)
+    seen = [_seen(canvas, loaded, image) for image in (first, last)]
+    made = canvas.node(
+        "WanFirstLastFrameToVideo", positive=text["positive"], negative=text["negative"], vae=loaded.vae,
+        clip_vision_start_image=seen[0]["CLIP_VISION_OUTPUT"], clip_vision_end_image=seen[1]["CLIP_VISION_OUTPUT"],
+        start_image=first, end_image=last, **vars(size),
+    )  # fmt: skip
+    return Conditions([text, *seen, made], _sampled(made, made["latent"]))
+
+
+def from_latent_image(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, image: Socket) -> Conditions:
+    """A video whose first frame is given as a latent, once the node that loads it is no longer bypassed."""
+    text = prompt(canvas, loaded, prompts)
+    latent = canvas.node("Wan22ImageToVideoLatent", vae=loaded.vae, start_image=image, **vars(size))
+    return Conditions([text, latent], _sampled(text, latent["LATENT"]))
+
+
+def video_column(canvas: Canvas, sampler: Node, vae: Socket, fps: int) -> None:
+    """What comes after a sampler, to the report and the saved file."""
+    frames = canvas.node("VAEDecode", samples=sampler["latent"], vae=vae)
+    report = canvas.node("FastVideoRunReport", at_least=REPORT_HEIGHT, report=sampler["report"], images=frames["IMAGE"])
+    canvas.column(VIDEO_WIDTH, ("Video", [frames, *saved(canvas, frames["IMAGE"], fps)]), ("Report", [report]))
+
+
+def saved(canvas: Canvas, images: Socket, fps: int, height: int = PLAYER_HEIGHT) -> list[Node]:
+    """A video of images, and the node that saves and shows it."""
+    video = canvas.node("CreateVideo", images=images, fps=fps)
+    return [video, canvas.node("SaveVideo", at_least=height, video=video["VIDEO"], filename_prefix=f"fastvideo/{canvas.name}")]
+
+
+def prompt(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str]) -> Node:
+    positive, negative = prompts
+    return canvas.node("FastVideoTextEncode", at_least=TEXT_HEIGHT, clip=loaded.clip, positive=positive, negative=negative)
+
+
+def _seen(canvas: Canvas, loaded: Loaded, image: Socket) -> Node:
+    return canvas.node("CLIPVisionEncode", clip_vision=loaded.clip_vision, image=image, crop="none")
+
+
+def _sampled(branches: Node, latent: Socket) -> dict[str, Socket]:
+    return {"positive": branches["positive"], "negative": branches["negative"], "latent": latent}

@@ -1,25 +1,18 @@
 """The demo workflows: the small Wan that comes with the pack, which makes a video on any CPU."""
 
-from tools.workflows.canvas import Canvas, Node, ObjectInfo, PackVersions
-from tools.workflows.columns import (
-    REPORT_SIZE,
-    SAMPLER_SIZE,
-    VIDEO_SIZE,
-    Loaded,
-    VideoSize,
-    given_image_columns,
-    noise_columns,
-    sampling_columns,
-    video_columns,
-)
+from typing import Any
+
+from tools.workflows import columns
+from tools.workflows.canvas import Canvas, Node, ObjectInfo, PackVersions, Socket
+from tools.workflows.columns import Conditions, Loaded, VideoSize
 
 SIZE, FPS = VideoSize(64, 64, 17), 16
 PROMPT = "a red circle moving right on a navy background"
 SETTINGS = {"steps": 20, "shift": 5.0, "solver": "euler", "guidance_scale": 3.0}
 PHASES = (("model", 0.95, 3.0), ("model", 0.875, 1.0), ("low_noise_model", 0.0, 3.0))
 """Which output of the loader works, down to which noise level, and the guidance scale."""
-NOTE_SIZE = (360, 420)
-COMPARE_SIZE, PLOT_SIZE = (420, 420), (420, 360)
+NOTE_HEIGHT, PHASE_SAMPLER_HEIGHT = 620, 480
+COMPARED_WIDTH, COMPARE_HEIGHT, PLOT_HEIGHT = 310, 220, 230
 DEMO_WORKFLOWS = {
     "demo_t2v": "t2v", "demo_i2v": "i2v", "demo_compare": "t2v", "demo_attention": "t2v", "demo_phases": "two experts",
 }  # fmt: skip
@@ -58,71 +51,79 @@ The high-noise expert with guidance settles what the video shows, then goes on w
 expert finishes. Each *FastVideo Phase* is one of them: give each a model with the LoRAs that it shall have, and the noise level \
 down to which it works.
 """
+TITLES = {
+    "demo_t2v": ("T2V", ""),
+    "demo_i2v": ("I2V", ABOUT_IMAGE),
+    "demo_compare": ("Compare", ABOUT_COMPARISON.format(accelerator="MagCache")),
+    "demo_attention": ("Attention", ABOUT_COMPARISON.format(accelerator="Attention") + ABOUT_ATTENTION),
+    "demo_phases": ("Phases", ABOUT_PHASES),
+}
 
 
 def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canvas:
     """Text to video, image to video, text to video twice or in phases, with the demo model."""
     canvas = Canvas(name, object_info, packs)
-    from_image = DEMO_WORKFLOWS[name] == "i2v"
-    title, more = {
-        "demo_t2v": ("T2V", ""),
-        "demo_i2v": ("I2V", ABOUT_IMAGE),
-        "demo_compare": ("Compare", ABOUT_COMPARISON.format(accelerator="MagCache")),
-        "demo_attention": ("Attention", ABOUT_COMPARISON.format(accelerator="Attention") + ABOUT_ATTENTION),
-        "demo_phases": ("Phases", ABOUT_PHASES),
-    }[name]
-    about = ABOUT.format(title=title, width=SIZE.width, height=SIZE.height, frames=SIZE.length, fps=FPS)
-    canvas.note(about + more, NOTE_SIZE)
+    title, more = TITLES[name]
+    about = ABOUT.format(title=title, width=SIZE.width, height=SIZE.height, frames=SIZE.length, fps=FPS) + more
     demo = canvas.node("FastVideoLoadDemoWan", model=DEMO_WORKFLOWS[name])
-    if name in ACCELERATORS:
-        _comparison(canvas, demo, *ACCELERATORS[name])
-        return canvas
-    canvas.column("Models", demo)
     loaded = Loaded([demo["model"]], demo["clip"], demo["vae"])
-    if name == "demo_phases":
-        _phases(canvas, demo, loaded)
+    if name in ACCELERATORS:
+        _comparison(canvas, demo, about, *ACCELERATORS[name])
         return canvas
-    if from_image:
-        conditions = given_image_columns(canvas, loaded, (PROMPT, ""), SIZE, demo["first_frame"])
+    if DEMO_WORKFLOWS[name] == "i2v":
+        given = columns.from_image(canvas, loaded, (PROMPT, ""), SIZE, demo["first_frame"])
     else:
-        conditions = noise_columns(canvas, loaded, (PROMPT, ""), SIZE)
-    sampling_columns(canvas, loaded, FPS, **conditions, **SETTINGS)
+        given = columns.from_noise(canvas, loaded, (PROMPT, ""), SIZE)
+    canvas.column(columns.NOTE_WIDTH, ("Model", [demo]), note=(about, NOTE_HEIGHT))
+    canvas.column(columns.PROMPT_WIDTH, ("Prompt and size", given.nodes))
+    sampler = (_in_phases if name == "demo_phases" else _in_one)(canvas, demo, given)
+    columns.video_column(canvas, sampler, loaded.vae, FPS)
     return canvas
 
 
-def _phases(canvas: Canvas, demo: Node, loaded: Loaded) -> None:
+def _in_one(canvas: Canvas, demo: Node, given: Conditions) -> Node:
+    sampler = canvas.node("FastVideoSampler", at_least=columns.SAMPLER_HEIGHT, model=demo["model"], **given.sampled, **SETTINGS)
+    canvas.column(columns.SAMPLER_WIDTH, ("Sampling", [sampler]))
+    return sampler
+
+
+def _in_phases(canvas: Canvas, demo: Node, given: Conditions) -> Node:
     """One node per phase, chained, and their sampler."""
-    conditions = noise_columns(canvas, loaded, (PROMPT, ""), SIZE)
     phases: list[Node] = []
     for model, until, scale in PHASES:
         before = {"phases": phases[-1]["phases"]} if phases else {}
         phases.append(canvas.node("FastVideoPhase", model=demo[model], until=until, guidance_scale=scale, **before))
-    canvas.column("Phases", *phases)
-    run = {name: SETTINGS[name] for name in ("steps", "shift", "solver")}
-    sampler = canvas.node("FastVideoPhaseSampler", size=SAMPLER_SIZE, phases=phases[-1]["phases"], **conditions, **run)
-    video_columns(canvas, sampler, loaded.vae, FPS)
+    run: dict[str, Any] = {name: SETTINGS[name] for name in ("steps", "shift", "solver")}
+    run |= {"phases": phases[-1]["phases"], **given.sampled}
+    sampler = canvas.node("FastVideoPhaseSampler", at_least=PHASE_SAMPLER_HEIGHT, **run)
+    canvas.column(columns.SAMPLER_WIDTH, ("Phases", phases), ("Sampling", [sampler]))
+    return sampler
 
 
-def _comparison(canvas: Canvas, demo: Node, accelerator: str, node: str) -> None:
+def _comparison(canvas: Canvas, demo: Node, about: str, accelerator: str, node: str) -> None:
     """One video without and one with the accelerator, and what is between them."""
     accelerated = canvas.node(node, model=demo["model"])
-    canvas.column("Models", demo, accelerated)
-    conditions = noise_columns(canvas, Loaded([demo["model"]], demo["clip"], demo["vae"]), (PROMPT, ""), SIZE)
-    models = (demo["model"], accelerated["MODEL"])
-    samplers = [canvas.node("FastVideoSampler", size=SAMPLER_SIZE, model=model, **conditions, **SETTINGS) for model in models]
-    canvas.column(f"Sampling: without, with {accelerator}", *samplers)
-    frames = [canvas.node("VAEDecode", samples=sampler["latent"], vae=demo["vae"]) for sampler in samplers]
-    reports = [
-        canvas.node("FastVideoRunReport", size=REPORT_SIZE, report=sampler["report"], images=images["IMAGE"])
-        for sampler, images in zip(samplers, frames, strict=True)
+    given = columns.from_noise(canvas, Loaded([demo["model"]], demo["clip"], demo["vae"]), (PROMPT, ""), SIZE)
+    canvas.column(columns.NOTE_WIDTH, ("Model", [demo]), note=(about, NOTE_HEIGHT))
+    canvas.column(columns.PROMPT_WIDTH, (accelerator, [accelerated]), ("Prompt and size", given.nodes))
+    runs = [
+        _reported(canvas, demo, model, given, title)
+        for model, title in ((demo["model"], f"Without {accelerator}"), (accelerated["MODEL"], f"With {accelerator}"))
     ]
-    canvas.column("Frames and reports", frames[0], reports[0], frames[1], reports[1])
+    (reference, first), (candidate, second) = runs
     compared = canvas.node(
-        "FastVideoCompare", size=COMPARE_SIZE, reference=frames[0]["IMAGE"], candidate=frames[1]["IMAGE"],
-        reference_report=samplers[0]["report"], candidate_report=samplers[1]["report"],
+        "FastVideoCompare", at_least=COMPARE_HEIGHT, reference=first["IMAGE"], candidate=second["IMAGE"],
+        reference_report=reference["report"], candidate_report=candidate["report"],
     )  # fmt: skip
-    plot = canvas.node("PreviewImage", size=PLOT_SIZE, images=compared["plot"])
-    canvas.column("Comparison", compared, plot)
-    video = canvas.node("CreateVideo", images=compared["video"], fps=FPS)
-    save = canvas.node("SaveVideo", size=VIDEO_SIZE, video=video["VIDEO"], filename_prefix=f"fastvideo/{canvas.name}")
-    canvas.column("Side by side", video, save)
+    plot = canvas.node("PreviewImage", at_least=PLOT_HEIGHT, images=compared["plot"])
+    side_by_side = columns.saved(canvas, compared["video"], FPS, PLOT_HEIGHT)
+    canvas.column(columns.VIDEO_WIDTH, ("Comparison", [compared, plot]), ("Side by side", side_by_side))
+
+
+def _reported(canvas: Canvas, demo: Node, model: Socket, given: Conditions, title: str) -> tuple[Node, Node]:
+    """A column with a run: its sampler, and its frames."""
+    sampler = canvas.node("FastVideoSampler", model=model, **given.sampled, **SETTINGS)
+    frames = canvas.node("VAEDecode", samples=sampler["latent"], vae=demo["vae"])
+    report = canvas.node("FastVideoRunReport", at_least=COMPARE_HEIGHT, report=sampler["report"], images=frames["IMAGE"])
+    canvas.column(COMPARED_WIDTH, (title, [sampler, frames, report]))
+    return sampler, frames

@@ -14,6 +14,16 @@ PACK = Path(__file__).resolve().parents[2]
 FOLDER = PACK / "workflows"
 
 
+def template_file(name: str, ending: str = "json") -> Path:
+    """What the template browser shows. A file's name is the title there and all that is searched, and links to it (?template=)
+    take no spaces; so the pack's name stands before the workflow's own, which stays a part of it, and is the API prompt's."""
+    return FOLDER / f"FastVideo_{name}.{ending}"
+
+
+def prompt_file(name: str) -> Path:
+    return FOLDER / "api" / f"{name}.json"
+
+
 def canvas_workflows(object_info: ObjectInfo) -> dict[str, dict[str, Any]]:
     """Name -> workflow as the canvas saves it."""
     packs = versions()

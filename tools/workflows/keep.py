@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tools.comfy_in_process import ComfyInProcess
 from tools.workflows.demo import DEMO_WORKFLOWS
-from tools.workflows.files import FOLDER, PACK, text, versions
+from tools.workflows.files import FOLDER, PACK, template_file, text, versions
 
 KEPT = PACK / "tests" / "workflows" / "kept"
 
@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("comfyui", type=Path, help="the ComfyUI folder")
     arguments = parser.parse_args()
     folder = KEPT / versions().pack[1]
-    shutil.copytree(FOLDER, folder, ignore=shutil.ignore_patterns("*.jpg"))
+    shutil.copytree(FOLDER / "api", folder / "api")
+    for prompt in (folder / "api").iterdir():
+        shutil.copyfile(template_file(prompt.stem), folder / prompt.name)
     with tempfile.TemporaryDirectory() as base:
         host = ComfyInProcess(arguments.comfyui.resolve(), Path(base))
         host.load_pack(PACK)

@@ -1,13 +1,15 @@
-"""The workflows of the published Wan checkpoints, with the settings of their authors."""
+"""The workflows of the published Wan checkpoints: as their authors sample them, with the pack's speed, and one switch back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fastvideo_core.wan import VARIANTS, WanVariant
-from tools.workflows import models
-from tools.workflows.canvas import Canvas, Model, ObjectInfo, PackVersions
-from tools.workflows.columns import Loaded, VideoSize, image_columns, noise_columns, optional_image_columns, sampling_columns
+from tools.workflows import columns, models
+from tools.workflows.canvas import GAP, GROUP_BOTTOM, GROUP_TITLE, TITLE, Canvas, Node, ObjectInfo, PackVersions, Socket
+from tools.workflows.columns import Conditions, Loaded
+from tools.workflows.memory import published_table
+from tools.workflows.wan_files import WanFiles
+from tools.workflows.wan_notes import about
 
 FOX = "A fox runs through deep snow between dark pines, low winter sun behind it, powder flying, the camera follows at its side."
 TURN = "The subject of the picture slowly turns towards the camera, soft wind, natural light, the background stays still."
@@ -17,33 +19,19 @@ NEGATIVE = (
     "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
 IMAGE = "example.png"  # ComfyUI comes with it
-NOTE_SIZE, LOADER_SIZE = (440, 440), (420, 0)
-
-
-@dataclass(frozen=True)
-class WanFiles:
-    """transformers: the high-noise expert first where there are two."""
-
-    variant: WanVariant
-    transformers: Sequence[Model]
-
-    @property
-    def vae(self) -> Model:
-        return models.VAE_2_2 if self.variant.latent_channels == 48 else models.VAE_2_1
-
-    @property
-    def clip_vision(self) -> Model | None:
-        return models.CLIP_VISION if self.variant.image_tokens else None
-
-    @property
-    def all(self) -> list[Model]:
-        files = [*self.transformers, models.UMT5, self.vae]
-        return files if self.clip_vision is None else [*files, self.clip_vision]
+PICTURE_HEIGHT, TWO_PICTURES_HEIGHT = 280, 200
+FAST = "Fast (off: the plain run)"
+FRAMES = ("First frame", "Last frame")
+NOTE_HEIGHT = 960
+"""Of a note that stands alone in its column."""
 
 
 WAN_WORKFLOWS = {
     "wan2.1_t2v_1.3B": WanFiles(VARIANTS["wan2.1_t2v_1.3B"], [models.T2V_1_3B]),
+    "wan2.1_t2v_14B": WanFiles(VARIANTS["wan2.1_t2v_14B"], [models.T2V_14B]),
     "wan2.1_i2v_14B": WanFiles(VARIANTS["wan2.1_i2v_480p_14B"], [models.I2V_480P]),
+    "wan2.1_i2v_14B_720p": WanFiles(VARIANTS["wan2.1_i2v_720p_14B"], [models.I2V_720P]),
+    "wan2.1_flf2v_14B": WanFiles(VARIANTS["wan2.1_flf2v_14B"], [models.FLF2V]),
     "wan2.2_t2v_A14B": WanFiles(VARIANTS["wan2.2_t2v_A14B"], [models.T2V_HIGH_NOISE, models.T2V_LOW_NOISE]),
     "wan2.2_i2v_A14B": WanFiles(VARIANTS["wan2.2_i2v_A14B"], [models.I2V_HIGH_NOISE, models.I2V_LOW_NOISE]),
     "wan2.2_ti2v_5B": WanFiles(VARIANTS["wan2.2_ti2v_5B"], [models.TI2V_5B]),
@@ -53,67 +41,67 @@ WAN_WORKFLOWS = {
 def wan_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canvas:
     """The workflow of a published checkpoint: what the variant is decides what stands between the prompt and the sampler."""
     files = WAN_WORKFLOWS[name]
-    variant = files.variant
     canvas = Canvas(name, object_info, packs)
-    canvas.note(_about(files), NOTE_SIZE)
-    loaded = _models_column(canvas, files)
-    size = VideoSize(variant.width, variant.height, variant.frames)
-    if variant.first_frame:
-        conditions = optional_image_columns(canvas, loaded, (FOX, NEGATIVE), size, IMAGE)
-    elif variant.in_channels > variant.latent_channels:
-        conditions = image_columns(canvas, loaded, (TURN, NEGATIVE), size, IMAGE)
-    else:
-        conditions = noise_columns(canvas, loaded, (FOX, NEGATIVE), size)
-    sampling_columns(canvas, loaded, variant.fps, **conditions, **_settings(variant))
+    switch = canvas.node("PrimitiveBoolean", title=FAST, value=True)
+    loaders, loaded = load(canvas, files)
+    attention = [canvas.node("FastVideoAttention", model=model, enabled=switch["BOOLEAN"]) for model in loaded.experts]
+    cache = "FastVideoDBCache" if published_table(files.variant) is None else "FastVideoMagCache"
+    caches = [canvas.node(cache, model=node["MODEL"], enabled=switch["BOOLEAN"]) for node in attention]
+    frames = pictures(canvas, files.variant)
+    given = conditions(canvas, loaded, files, [frame["IMAGE"] for frame in frames])
+    experts = dict(zip(("model", "low_noise_model"), (node["MODEL"] for node in caches), strict=False))
+    sampler = canvas.node(
+        "FastVideoSampler", at_least=columns.SAMPLER_HEIGHT, **experts, **given.sampled, **settings(files.variant)
+    )
+    first_column(canvas, about(files), frames)
+    canvas.column(columns.MODELS_WIDTH, ("Models", loaders), ("Attention", attention))
+    canvas.column(columns.PROMPT_WIDTH, ("Step cache", caches), ("Prompt and size", given.nodes))
+    canvas.column(columns.SAMPLER_WIDTH, ("Fast or plain", [switch]), ("Sampling", [sampler]))
+    columns.video_column(canvas, sampler, loaded.vae, files.variant.fps)
     return canvas
 
 
-def _models_column(canvas: Canvas, files: WanFiles) -> Loaded:
-    experts = [canvas.node("UNETLoader", size=LOADER_SIZE, models=[file], unet_name=file.name) for file in files.transformers]
+def load(canvas: Canvas, files: WanFiles) -> tuple[list[Node], Loaded]:
+    """The loaders, and their sockets."""
+    experts = [canvas.node("UNETLoader", models=[file], unet_name=file.name) for file in files.transformers]
     clip = canvas.node("CLIPLoader", models=[models.UMT5], clip_name=models.UMT5.name, type="wan")
     vae = canvas.node("VAELoader", models=[files.vae], vae_name=files.vae.name)
     nodes, clip_vision = [*experts, clip, vae], None
     if files.clip_vision is not None:
         nodes.append(canvas.node("CLIPVisionLoader", models=[files.clip_vision], clip_name=files.clip_vision.name))
         clip_vision = nodes[-1]["CLIP_VISION"]
-    canvas.column("Models", *nodes)
-    return Loaded([expert["MODEL"] for expert in experts], clip["CLIP"], vae["VAE"], clip_vision)
+    return nodes, Loaded([expert["MODEL"] for expert in experts], clip["CLIP"], vae["VAE"], clip_vision)
 
 
-def _settings(variant: WanVariant) -> dict[str, Any]:
+def pictures(canvas: Canvas, variant: WanVariant) -> list[Node]:
+    """The nodes that load what a video of the variant starts from, and ends with."""
+    if variant.image_tokens > 257:
+        return [canvas.node("LoadImage", at_least=TWO_PICTURES_HEIGHT, title=title, image=IMAGE) for title in FRAMES]
+    if variant.first_frame or variant.in_channels > variant.latent_channels:
+        return [canvas.node("LoadImage", at_least=PICTURE_HEIGHT, image=IMAGE, bypassed=variant.first_frame)]
+    return []
+
+
+def conditions(canvas: Canvas, loaded: Loaded, files: WanFiles, images: Sequence[Socket]) -> Conditions:
+    given = (canvas, loaded, (TURN if images and not files.variant.first_frame else FOX, NEGATIVE), files.size)
+    if len(images) == 2:
+        return columns.from_two_images(*given, *images)
+    if not images:
+        return columns.from_noise(*given)
+    return (columns.from_latent_image if files.variant.first_frame else columns.from_image)(*given, *images)
+
+
+def first_column(canvas: Canvas, text: str, given: Sequence[Node]) -> None:
+    """The note, and the pictures that are given."""
+    taken = sum(TITLE + picture.height + GAP for picture in given) + GROUP_TITLE + GROUP_BOTTOM if given else 0
+    title = "First frame" if len(given) == 1 else "First and last frame"
+    groups = [(title, given)] if given else []
+    canvas.column(columns.NOTE_WIDTH, *groups, note=(text, NOTE_HEIGHT - taken))
+
+
+def settings(variant: WanVariant) -> dict[str, Any]:
     """Inputs of the sampler."""
     settings = {"steps": variant.steps, "shift": variant.shift, "solver": "unipc", "guidance_scale": variant.guidance_scale}
     if variant.two_experts:
         settings |= {"low_noise_guidance_scale": variant.low_noise_guidance_scale, "boundary": variant.boundary}
     return settings
-
-
-def _about(files: WanFiles) -> str:
-    variant = files.variant
-    guidance = f"guidance scale {variant.guidance_scale:g}"
-    if variant.two_experts:
-        guidance += f" (high noise) and {variant.low_noise_guidance_scale:g} (low noise), boundary {variant.boundary:g}"
-    grid = 2 * variant.spatial
-    return "\n".join([
-        f"## {variant.title}",
-        f"{variant.width} x {variant.height}, {variant.frames} frames at {variant.fps} per second, with the settings of Wan's "
-        f"authors: {variant.steps} steps of unipc, shift {variant.shift:g}, {guidance}.",
-        "",
-        "### Files",
-        "ComfyUI offers to download those that are missing, or put them there yourself:",
-        *(f"- `models/{file.directory}`: [{file.name}]({file.url})" for file in files.all),
-        "",
-        "### To change",
-        f"Width and height are multiples of {grid}, the number of frames is a multiple of 4 plus 1. Fewer of each need less time "
-        "and memory.",
-        *_hints(variant),
-    ])  # fmt: skip
-
-
-def _hints(variant: WanVariant) -> list[str]:
-    if variant.first_frame:
-        return ["", "To start from a picture, select *Load Image* and press Ctrl+B: it is bypassed as the workflow comes."]
-    if variant.name == "wan2.1_i2v_480p_14B":
-        larger = VARIANTS["wan2.1_i2v_720p_14B"]
-        return ["", f"For the 720P checkpoint: {larger.width} x {larger.height} and shift {larger.shift:g}."]
-    return []
