@@ -1,0 +1,17 @@
+"""Cases of `native_ranks` by their names, for tests with a ComfyUI of their own: the modules of a rank are imported there."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastvideo_core.parallel import Mesh
+
+RANK_PATH = str(Path(__file__).resolve().parents[2] / "nodes" / "rank_path")
+
+
+def named_case(mesh: Mesh, name: str, *given: Any) -> Any:
+    if RANK_PATH not in sys.path:
+        sys.path.append(RANK_PATH)
+    import native_ranks
+
+    return getattr(native_ranks, name)(mesh, *given)
