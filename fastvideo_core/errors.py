@@ -23,3 +23,11 @@ class CapacityError(FastVideoError):
 
 class NumericsError(FastVideoError):
     """Values that are not finite went in or came out."""
+
+
+class WorkerError(FastVideoError):
+    """A process or a machine that worked for this one is gone, or did what it should not."""
+
+
+class StoppedError(FastVideoError):
+    """It was ended before its end, by somebody who may."""

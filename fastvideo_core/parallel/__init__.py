@@ -1,6 +1,22 @@
-"""Several ranks, one process each, that work on the same call of a network."""
+"""Several ranks, one process each, that work on the same calls of a network: how they divide them, what they exchange, and how
+they stop. It knows no network; `wan/sharded.py`, and the hooks of a host, put it around theirs.
+
+A rank of diffusers' networks is `wan.ranked.RankExperts`, made in a process that has `joined` the others. Its parent asks all of
+them the same, in this order, and each of them answers:
+
+    load(expert)
+        open(PhaseOpening(...))            frozen data
+            call(latents, sigma, branches) -> the velocities from the first rank, None from the others
+            fits()                         -> whether both branches fit into one call, and why
+        close()                            -> PhaseAccount of each rank
+    offload()
+
+`call` raises StoppedError on all ranks where one was told to stop. After another error, CapacityError too, the ranks that did not
+raise it wait for the one that did: none of them can be used again.
+"""
 
 from .layout import Layout, degrees, suggested
 from .ranks import Mesh, Ranks, joined
+from .stop import AgreedStop
 
-__all__ = ["Layout", "Mesh", "Ranks", "degrees", "joined", "suggested"]
+__all__ = ["AgreedStop", "Layout", "Mesh", "Ranks", "degrees", "joined", "suggested"]

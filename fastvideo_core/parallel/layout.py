@@ -53,8 +53,8 @@ class Layout:
             )
 
     def unguided(self, heads: int) -> "Layout":
-        """What the same ranks do in a phase without guidance, which has one branch: all of them share its tokens where the heads
-        allow that; where they do not, the first half works and the other one waits."""
+        """Of the same ranks in a phase without guidance, which has one branch: all of them share its tokens where the heads allow
+        that; where they do not, the layout of each half, which computes the same as the other one."""
         return Layout(1, self.ranks if heads % self.ranks == 0 else self.ulysses)
 
     def text(self) -> str:

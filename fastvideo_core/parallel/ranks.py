@@ -7,7 +7,7 @@ one exchanges nothing and copies nothing.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 
@@ -113,6 +113,13 @@ class Mesh:
     def branch(self) -> Branch:
         """The branch that this rank computes where the layout has a half for each."""
         return self.layout.branch(self.everyone.rank)
+
+    def unguided(self, heads: int) -> "Mesh":
+        """The same ranks in a phase of one branch: all share its tokens where a network with so many heads allows that. Where it
+        does not, each half computes the same."""
+        layout = self.layout.unguided(heads)
+        tokens = self.everyone if layout.ranks == self.everyone.size else self.tokens
+        return replace(self, layout=layout, tokens=tokens, branches=Ranks())
 
 
 @contextmanager

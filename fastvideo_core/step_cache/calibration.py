@@ -24,7 +24,7 @@ from .decisions import CachePlan
 from .experts import CachedExperts
 from .fingerprint import Fingerprint, fingerprint, joined_name
 from .ratios import PerStep, PhaseRatios, RatioTable
-from .session import BlockwiseSession, cache_report
+from .session import BlockwiseSession, Sums, cache_report
 
 if TYPE_CHECKING:
     from ..wan.denoiser import WanExperts
@@ -60,6 +60,9 @@ class RatioMeter(BlockwiseSession):
         self._residuals: dict[Branch, Tensor] = {}
         self._branches: tuple[Branch, ...] = ()
         self._before: Tensor | None = None
+
+    def share(self, sums: Sums, decides: tuple[Branch, ...] | None = None) -> None:
+        raise RequestError("A ratio table was to be measured on several ranks: calibrate on one GPU, and use the table on any.")
 
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
         self._branches = branches

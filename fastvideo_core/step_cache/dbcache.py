@@ -112,31 +112,33 @@ class DBCacheSession(BlockwiseSession):
             return None
         first, last = self.settings.outer_blocks(count)
         call = _Call(*announced, start=first, end=count - last - 1, before=x)
-        if self._rule.repeats(call.step, call.branches):
+        over = self._decides or call.branches
+        if self._rule.repeats(call.step, over):
             call.bypass = True
-            self.decisions.append(Decision(call.step, call.branches, "bypass", "a second call in one step"))
+            self.decisions.append(Decision(call.step, over, "bypass", "a second call in one step"))
         return call
 
     def _decide(self, call: _Call, x: Tensor) -> None:
         """x: (branches * B, L, D) before the middle blocks."""
         call.added = call.add(x)
-        decision = self._rule.decide(call.step, call.branches, lambda: self._difference(call))
+        decision = self._rule.decide(call.step, self._decides or call.branches, lambda: self._difference(call))
         self.decisions.append(decision)
         call.before = x
         if decision.action == "skip":
             call.skipped = self._applied(call, x)
 
     def _difference(self, call: _Call) -> float | None:
-        """The relative L1 distance over all branches. The decision is the host's to make, so it waits for the device here: for
-        one number per call."""
+        """The relative L1 distance over all branches and the rows of all ranks. The decision is the host's to make, so it waits
+        for the device here: for one number per call."""
         change = size = torch.zeros((), device=call.before.device)
         for branch, added in zip(call.branches, call.added, strict=True):
             computed = self._computed.get(branch)
             if computed is None or computed.first.shape != added.shape:
                 return None
             reference = computed.first.to(added.device)
-            change = change + (reference - added).abs().mean(dtype=torch.float32)
-            size = size + reference.abs().mean(dtype=torch.float32)
+            change = change + (reference - added).abs().sum(dtype=torch.float32)
+            size = size + reference.abs().sum(dtype=torch.float32)
+        change, size = self._sums(torch.stack([change, size]))
         return float(change / size)
 
     def _applied(self, call: _Call, x: Tensor) -> Tensor:

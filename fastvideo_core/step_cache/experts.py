@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ..around import AroundExperts
 from ..errors import CapacityError
-from ..guidance import Branch, Denoiser, Prediction
+from ..guidance import Branch, Prediction
 from ..schedule import Phase, Schedule
 from ..wan.blocks import installed
 from .session import CacheSession, Sessions
 
 if TYPE_CHECKING:
+    from diffusers import WanTransformer3DModel
+
     from ..wan.denoiser import TransformerDenoiser, TransformerExperts
 
 
@@ -29,6 +31,10 @@ class CachedDenoiser:
     schedule: Schedule
     session: CacheSession
 
+    @property
+    def transformer(self) -> "WanTransformer3DModel":
+        return self.denoiser.transformer
+
     def predict(self, latents: Tensor, sigma: float, branches: tuple[Branch, ...]) -> Prediction:
         self.session.begin(self.schedule.step_at(sigma), branches)
         try:
@@ -37,8 +43,8 @@ class CachedDenoiser:
             self.session.withdraw()
             raise
 
-    def fits_batched(self) -> tuple[bool, str]:
-        return self.denoiser.fits_batched(self.session.tokens_held)
+    def fits_batched(self, tokens_held: int = 0) -> tuple[bool, str]:
+        return self.denoiser.fits_batched(tokens_held + self.session.tokens_held)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class CachedExperts(AroundExperts):
     cache: Sessions
 
     @contextmanager
-    def active(self, phase: Phase) -> Iterator[Denoiser]:
+    def active(self, phase: Phase) -> "Iterator[TransformerDenoiser]":
         with self.experts.active(phase) as denoiser, self.cache.session(phase) as session:
             if session is None:
                 yield denoiser

@@ -50,7 +50,7 @@ class MagCacheSession(BlockwiseSession):
         super().__init__()
         self.rule, self.on_cpu, self.trend, self.levels = rule, on_cpu, trend, levels
         self._residuals: dict[Branch, Residual] = {}
-        self._next: Decision | None = None
+        self._next: tuple[Decision, tuple[Branch, ...]] | None = None
         self._now: _Call | None = None
 
     @property
@@ -58,8 +58,9 @@ class MagCacheSession(BlockwiseSession):
         return 1 if self.on_cpu else super().tokens_held + (self.trend > 0)
 
     def begin(self, step: int, branches: tuple[Branch, ...]) -> None:
-        self._next = self.rule.decide(step, branches)
-        self.decisions.append(self._next)
+        decision = self.rule.decide(step, self._decides or branches)
+        self._next = decision, branches
+        self.decisions.append(decision)
 
     def withdraw(self) -> None:
         self.rule.withdraw()
@@ -82,23 +83,23 @@ class MagCacheSession(BlockwiseSession):
         if last:
             self._now = None
             if call.decision.action == "compute":
-                self._store(call.decision, call.before, out)
+                self._store(call, out)
         return out
 
     def _open(self, x: Tensor) -> None:
-        decision, self._next = self._next, None
-        if decision is None:
+        announced, self._next = self._next, None
+        if announced is None:
             self._now = None
-        elif decision.action == "skip":
-            self._now = _Call(decision, x, self._applied(decision, x))
+        elif announced[0].action == "skip":
+            self._now = _Call(*announced, x, self._applied(*announced, x))
         else:
-            self._now = _Call(decision, x)
+            self._now = _Call(*announced, x)
 
-    def _store(self, decision: Decision, before: Tensor, after: Tensor) -> None:
-        """Keeps what the blocks added. before, after: (branches * B, L, D)."""
-        count = len(decision.branches)
-        for branch, x, out in zip(decision.branches, before.chunk(count), after.chunk(count), strict=True):
-            residual = self._residual(decision.step, self._residuals.get(branch), out - x)
+    def _store(self, call: "_Call", after: Tensor) -> None:
+        """Keeps what the blocks added. after: (branches * B, L, D)."""
+        count = len(call.branches)
+        for branch, x, out in zip(call.branches, call.before.chunk(count), after.chunk(count), strict=True):
+            residual = self._residual(call.decision.step, self._residuals.get(branch), out - x)
             self._residuals[branch] = residual.to("cpu") if self.on_cpu else residual
         self.peak_bytes = max(self.peak_bytes, self.held_bytes)
 
@@ -111,10 +112,10 @@ class MagCacheSession(BlockwiseSession):
     def _level(self, step: int) -> float:
         return self.levels[step] if self.trend else 0.0
 
-    def _applied(self, decision: Decision, x: Tensor) -> Tensor:
+    def _applied(self, decision: Decision, branches: tuple[Branch, ...], x: Tensor) -> Tensor:
         """x (branches * B, L, D) plus the residual of each branch."""
         out, level = x.clone(), self._level(decision.step)
-        for branch, rows in zip(decision.branches, out.chunk(len(decision.branches)), strict=True):
+        for branch, rows in zip(branches, out.chunk(len(branches)), strict=True):
             rows += self._residuals[branch].to(x.device).at(level, self.trend)
         return out
 
@@ -135,10 +136,12 @@ class MagCacheSession(BlockwiseSession):
 
 @dataclass(frozen=True)
 class _Call:
-    """A call on its way through the blocks. before: the tokens before the first one; skipped: those after the last one where
-    the blocks do not run, computed at once, for a host may change `before` in place between the blocks."""
+    """A call on its way through the blocks. branches: those in its batch, of the ones decided over; before: the tokens before
+    the first block; skipped: those after the last one where the blocks do not run, computed at once, for a host may change
+    `before` in place between the blocks."""
 
     decision: Decision
+    branches: tuple[Branch, ...]
     before: Tensor
     skipped: Tensor | None = None
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -76,6 +76,24 @@ class Account(Protocol):
     peak_bytes: int
 
 
+Sums = Callable[[Tensor], Tensor]
+"""Adds up (n,) values of all that have rows of the tokens: the same bits for each of them."""
+
+
+def of_all_rows(values: Tensor) -> Tensor:
+    """`Sums` of one that has all rows."""
+    return values
+
+
+class Counts(NamedTuple):
+    """What a session did; see `BlockwiseSession`."""
+
+    decisions: tuple[Decision, ...]
+    ran: int
+    asked: int
+    peak_bytes: int
+
+
 class BlockwiseSession(ABC):
     """A session that works block by block.
 
@@ -85,6 +103,27 @@ class BlockwiseSession(ABC):
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
         self.ran = self.asked = self.peak_bytes = 0
+        self._sums: Sums = of_all_rows
+        self._decides: tuple[Branch, ...] | None = None
+
+    def share(self, sums: Sums, decides: tuple[Branch, ...] | None = None) -> None:
+        """From now on it is the session of one of several ranks, and its decisions are those of all of them.
+
+        Args:
+            sums: of the ranks, each of which has some rows of the tokens, or one of the branches.
+            decides: the branches over which decisions are, where a call on this rank is announced with one of them.
+        """
+        self._sums, self._decides = sums, decides
+
+    @property
+    def counts(self) -> Counts:
+        """What it did so far."""
+        return Counts(tuple(self.decisions), self.ran, self.asked, self.peak_bytes)
+
+    def take(self, counts: Counts) -> None:
+        """As if it had done what another did in its place."""
+        decisions, self.ran, self.asked, self.peak_bytes = counts
+        self.decisions = list(decisions)
 
     @property
     def tokens_held(self) -> int:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class WanDenoiser:
     """One expert under one conditioning (already in the transformer's dtype and on its device). text: how the transformer
-    reads it while `lean_attention` is on it, if it is folded; embeddings: those that are kept while `kept_embeddings` is on it.
+    reads it while `lean_attention` is on it, if it is folded; embeddings: those that are kept while `kept_embeddings` is on it;
+    ranks: how many share the tokens in its blocks.
     """
 
     transformer: "WanTransformer3DModel"
@@ -37,6 +38,7 @@ class WanDenoiser:
     latent_shape: tuple[int, ...]
     text: FoldedText | None = None
     embeddings: KeptEmbeddings | None = None
+    ranks: int = 1
     _contexts: dict[tuple[tuple[Branch, ...], int], dict[str, Tensor | None]] = field(default_factory=dict, init=False)
     _inputs: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False)
 
@@ -76,7 +78,7 @@ class WanDenoiser:
             attention_bytes: what self-attention that is not dense holds of one video.
         """
         given = self.conditioning.first_frame is not None
-        needed = activation_bytes(self.transformer, self.latent_shape, 2, tokens_held, given, attention_bytes)
+        needed = activation_bytes(self.transformer, self.latent_shape, 2, tokens_held, given, attention_bytes, self.ranks)
         return needed + self._keys_bytes()
 
     def _keys_bytes(self) -> int:

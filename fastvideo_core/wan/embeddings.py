@@ -1,7 +1,7 @@
 """What a network makes of its inputs before its blocks, as often as it changes: the text's and the image's tokens once per phase,
 the time embedding once per step, the rope table once per size."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,14 @@ class KeptEmbeddings:
     """Works in the place of `condition_embedder` and `rope` of diffusers' Wan network, for one phase.
 
     given_tokens: how many tokens at the beginning have timestep 0 where tokens have their own.
+    rows: of so many tokens, those whose own modulation is made; all of them where None.
     tokens_of, time_of: name what the network is reading, and its timestep and batch, in the next call.
     """
 
     embedder: nn.Module
     rope: nn.Module
     given_tokens: int
+    rows: Callable[[int], slice] | None = None
     tokens_of: Hashable = None
     time_of: Hashable = None
     _tokens: dict[Hashable, Tokens] = field(default_factory=dict, init=False)
@@ -40,7 +42,7 @@ class KeptEmbeddings:
         self, timestep: Tensor, text: Tensor, image: Tensor | None = None, timestep_seq_len: int | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """As `WanTimeTextImageEmbedding.forward`. timestep: (B,), or (B * L,) with timestep_seq_len L. Returns time (B, [L,] D),
-        modulation (B, [L,] 6 * D), text (B, rows, D), image (B, image tokens, D) or None."""
+        modulation (B, [rows,] 6 * D), text (B, rows, D), image (B, image tokens, D) or None."""
         if self._times is None or self._times[0] != self.time_of:
             self._times = self.time_of, self._time(timestep, text[:, :1], timestep_seq_len)
         if self.tokens_of not in self._tokens:
@@ -62,9 +64,14 @@ class KeptEmbeddings:
         each = timestep.view(-1, tokens)
         ends = torch.stack([each[:, 0], each[:, -1]], dim=1)
         parts = [part.split(1, dim=1) for part in self._all(ends.flatten(), text, None, 2)[:2]]
-        counts = self.given_tokens, tokens - self.given_tokens
-        time, modulation = (torch.cat([row.expand(-1, n, -1) for row, n in zip(part, counts, strict=True)], 1) for part in parts)
-        return time, modulation
+        rows = slice(0, tokens) if self.rows is None else self.rows(tokens)
+        return self._each(parts[0], slice(0, tokens)), self._each(parts[1], rows)
+
+    def _each(self, ends: tuple[Tensor, ...], rows: slice) -> Tensor:
+        """ends: of a given frame's tokens and of the others, (B, 1, D) each. Returns (B, rows, D)."""
+        given = min(max(self.given_tokens - rows.start, 0), rows.stop - rows.start)
+        counts = given, rows.stop - rows.start - given
+        return torch.cat([row.expand(-1, count, -1) for row, count in zip(ends, counts, strict=True)], 1)
 
     def _all(self, *arguments: Any) -> Any:
         return self.embedder(*arguments)

@@ -68,6 +68,7 @@ def activation_bytes(
     tokens_held: int = 0,
     first_frame: bool = False,
     attention_bytes: int = 0,
+    ranks: int = 1,
 ) -> int:
     """Estimate of the peak memory of one call beside the weights, with what a step cache holds of its branches.
 
@@ -76,18 +77,25 @@ def activation_bytes(
     self-attention that holds more than dense one does (attention_bytes, of one video and branch), beside the tokens before and in
     the block. first_frame: tokens have a modulation of their own, which is in each block there once more in float32. Beside the
     blocks there are the rope table, and input and velocities in float32. `tests/core/test_memory_estimate.py` counts.
+
+    ranks: how many share the tokens in the blocks. Of several, each holds queries, keys and values three times while they are
+    exchanged, with the output and beside the tokens before and in the block, and all tokens as they came; after the blocks all
+    tokens, as they came, gathered, and three times in float32.
     """
     config = transformer.config
     batch, _, frames, height, width = latent_shape
     tokens = frames * (height // 2) * (width // 2)
+    own = -(-tokens // ranks)
     itemsize = compute_dtype(transformer).itemsize
     dim, float32 = config.num_attention_heads * config.attention_head_dim, 4 / itemsize  # values of the dtype in one of float32
-    attending = 2 * dim + attention_bytes / (tokens * itemsize)
+    attending = (2 if ranks == 1 else 12) * dim + attention_bytes / (own * itemsize)
     widest = max(2 * config.ffn_dim + 4 * dim, (5 + 3 * float32) * dim, attending)
     modulation = (7 + 6 * float32) * dim if first_frame else 0
+    held = own * (modulation + tokens_held * dim)
+    inside = own * widest if ranks == 1 else max(own * widest + tokens * dim, tokens * (2 + 3 * float32) * dim)
     latents = 4 * (config.in_channels + 2 * float32 * config.out_channels)
-    values = batch * branches * (widest + modulation + tokens_held * dim + latents) + config.attention_head_dim * float32
-    return int(tokens * values * itemsize * MARGIN)
+    values = batch * branches * (inside + held + tokens * latents) + tokens * config.attention_head_dim * float32
+    return int(values * itemsize * MARGIN)
 
 
 def free_bytes(device: torch.device) -> int:

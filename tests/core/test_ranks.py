@@ -49,7 +49,7 @@ def test_layouts_that_are_none_are_refused(given: dict[str, int]) -> None:
 
 def test_without_guidance_all_ranks_share_tokens_where_heads_allow_it() -> None:
     assert Layout(2, 2).unguided(12) == Layout(1, 4) and Layout(2, 4).unguided(40) == Layout(1, 8)
-    assert Layout(2, 4).unguided(12) == Layout(1, 4), "8 ranks do not divide 12 heads: half of them wait"
+    assert Layout(2, 4).unguided(12) == Layout(1, 4), "8 ranks do not divide 12 heads: each half computes the same"
     assert Layout(1, 4).unguided(12) == Layout(1, 4)
 
 

@@ -1,6 +1,6 @@
 """Where sparse attention meets a generation: experts whose self-attention is sparse as the schedule says."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -17,8 +17,9 @@ from .memory import Layer
 from .processor import sparse_attention
 from .schedule import SparseSchedule
 from .select import prepare_kernel
-from .session import SparseSession
+from .session import SparseSession, as_it_is
 from .tiles import Size
+from .variant import SparseAttention
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +69,7 @@ class SparseDenoiser:
 @dataclass
 class SparseExperts(AroundExperts):
     """Experts of one generation whose self-attention is sparse, for `generate`. After each phase the transformer is as before.
+    around: what works around the attention of each phase.
 
     Raises:
         RequestError: the kernel cannot run on the experts' device in their dtype; with every reason.
@@ -77,6 +79,7 @@ class SparseExperts(AroundExperts):
     experts: _Experts
     schedule: Schedule
     sparse: SparseSchedule
+    around: Callable[[SparseAttention], SparseAttention] = as_it_is
     _kernels: dict[str, Kernel] = field(init=False)
     _sessions: list[SparseSession] = field(default_factory=list, init=False)
 
@@ -87,7 +90,8 @@ class SparseExperts(AroundExperts):
     def active(self, phase: Phase) -> "Iterator[TransformerDenoiser]":
         with self.experts.active(phase) as denoiser:
             text = denoiser.conditioning.positive
-            session = SparseSession.open(self.sparse, phase, token_grid(denoiser), text.device, self._kernels[phase.expert])
+            kernel = self._kernels[phase.expert]
+            session = SparseSession.open(self.sparse, phase, token_grid(denoiser), text.device, kernel, self.around)
             if session is None:
                 yield denoiser
                 return

@@ -82,16 +82,17 @@ def placed(transformer: "WanTransformer3DModel", processor: Callable[[Any, int],
     """
     blocks = list(transformer.blocks)
     if not all(hasattr(block, "attn1") for block in blocks):
-        raise RequestError("A stack is in the place of the blocks: make attention sparse first, and install the stack inside it.")
+        raise RequestError("A stack is in the place of the blocks: change self-attention first, and install the stack in it.")
     before = [block.attn1.processor for block in blocks]
     if any(getattr(each, "_parallel_config", None) is not None for each in before):
         raise RequestError(
             "The network is under diffusers' context parallelism, which splits attention itself: do not ask for sparse attention "
-            "together with it."
+            "or for ranks of ours together with it."
         )
+    ours = [processor(each, layer) for layer, each in enumerate(before)]
     try:
-        for layer, block in enumerate(blocks):
-            block.attn1.processor = processor(before[layer], layer)
+        for block, each in zip(blocks, ours, strict=True):
+            block.attn1.processor = each
         yield
     finally:
         for block, each in zip(blocks, before, strict=True):

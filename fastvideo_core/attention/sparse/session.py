@@ -16,6 +16,11 @@ from .tiles import Size
 from .variant import Inputs, SparseAttention, SparseSettings
 
 
+def as_it_is(attention: SparseAttention) -> SparseAttention:
+    """Nothing around it."""
+    return attention
+
+
 @dataclass
 class SparseSession:
     """One phase. `sparse` says whether the step at hand is; nothing else changes, so that compiled code stays valid. Calls and
@@ -33,13 +38,19 @@ class SparseSession:
 
     @classmethod
     def open(
-        cls, schedule: SparseSchedule, phase: Phase, size: Size, device: torch.device, kernel: Kernel
+        cls,
+        schedule: SparseSchedule,
+        phase: Phase,
+        size: Size,
+        device: torch.device,
+        kernel: Kernel,
+        around: Callable[[SparseAttention], SparseAttention] = as_it_is,
     ) -> "SparseSession | None":
         """size: of the video, in tokens. None where the phase is dense."""
         settings = schedule.of(phase)
         if settings is None:
             return None
-        attention = settings.prepare(size, device, kernel)
+        attention = around(settings.prepare(size, device, kernel))
         session = cls(phase.expert, settings, attention, schedule.dense_steps, schedule.dense_layers)
         with torch.inference_mode(False):  # a tensor that may be written in any mode
             session._sums = torch.zeros(3, device=device)
