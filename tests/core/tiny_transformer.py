@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import tiny
@@ -65,14 +65,17 @@ def block_linears(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 def fp8_scaled(
-    weights: Mapping[str, Tensor], prefix: str = "", dtype: torch.dtype = torch.float8_e4m3fn
+    weights: Mapping[str, Tensor],
+    prefix: str = "",
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    linears: Sequence[str] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A file of ComfyUI's `scaled_fp8` kind, and the weights it stands for."""
+    """A file of ComfyUI's `scaled_fp8` kind, and the weights it stands for. linears: what it packs, those of a Wan if None."""
     stored: dict[str, Tensor] = {"scaled_fp8": torch.zeros(2, dtype=dtype)}
     meant = dict(weights)
     for key, tensor in weights.items():
         stored[key] = tensor
-    for key in block_linears(weights):
+    for key in block_linears(weights) if linears is None else linears:
         scale = weights[key].abs().max() / torch.finfo(dtype).max
         stored[key] = (weights[key] / scale).to(dtype)
         stored[key.removesuffix("weight") + "scale_weight"] = scale

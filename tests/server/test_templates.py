@@ -1,0 +1,125 @@
+"""Every shipped template on a real server, as it is but for its size: small files lie under the names that its loaders give."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from demo_prompts import FIRST_FRAME, PACK, demo_prompt, node_of
+from template_files import write, write_ratio_tables
+
+from tools.comfy_server import ComfyServer
+
+Prompt = dict[str, Any]
+NAMES = sorted(path.stem for path in (PACK / "workflows" / "api").glob("*.json"))
+SWITCH = "PrimitiveBoolean"
+SWITCHED = [name for name in NAMES if any(node["class_type"] == SWITCH for node in demo_prompt(name).values())]
+SMALL = {"width": 32, "height": 32, "length": 5}
+STEPS = 20
+"""At most: enough for step caches to skip some."""
+LOADERS = {
+    "UNETLoader": ("diffusion_models", "unet_name"), "LoraLoaderModelOnly": ("loras", "lora_name"),
+    "CLIPLoader": ("text_encoders", "clip_name"), "CLIPVisionLoader": ("clip_vision", "clip_name"),
+    "VAELoader": ("vae", "vae_name"),
+}  # fmt: skip
+"""Which folder's file a loader names, and in which widget."""
+TOLD = {
+    "FastVideoMagCache": r"^MagCache: [1-9]\d*% of the block calls saved",
+    "FastVideoDBCache": r"^DBCache: [1-9]\d*% of the block calls saved",
+    "FastVideoAttention": r"^self-attention of the .* expert: .*\n(.*\n)*text of the .* expert: 512 rows folded into \d+",
+    "FastVideoRecipe": r"^[348] steps euler, .*\n(.*\n)*.* expert: \d steps from .*, guidance scale 1; calls: \d x 1 branch",
+}
+"""What a run report says where this node is before its sampler, and nowhere else."""
+PHASE = re.compile(r"^\S+ expert: \d+ steps from sigma", re.MULTILINE)
+MODELS = ("model", "low_noise_model", "base_model")
+
+
+@pytest.fixture(scope="module")
+def server(comfyui_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
+    """One with the templates' files, whose core has networks as small as they are (`smaller_core`)."""
+    server = ComfyServer(comfyui_tree, tmp_path_factory.mktemp("templates"))
+    files = {server.model_folder(folder) / name for folder, name in loaded()}
+    for file in files:
+        write(file)
+    transformers = [file.name for file in files if file.parent.name == "diffusion_models"]
+    write_ratio_tables(transformers, server.model_folder("fastvideo_ratios"))
+    shutil.copyfile(FIRST_FRAME, server.input_folder() / "example.png")
+    (server.base / "custom_nodes").mkdir()
+    shutil.copyfile(PACK / "tests" / "smaller_core.py", server.base / "custom_nodes" / "smaller_core.py")
+    with server:
+        yield server
+
+
+def loaded() -> set[tuple[str, str]]:
+    """(folder, name) of each file."""
+    nodes = [node for name in NAMES for node in demo_prompt(name).values() if node["class_type"] in LOADERS]
+    return {(folder, node["inputs"][widget]) for node in nodes for folder, widget in [LOADERS[node["class_type"]]]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_template_makes_its_video_and_does_what_it_promises(server: ComfyServer, name: str) -> None:
+    prompt = small(name, STEPS)
+    identity = server.post(prompt)
+    server.wait(identity)
+    videos = [file for file in server.files(identity) if file.suffix == ".mp4"]
+    assert videos and {frames(video) for video in videos} == {SMALL["length"]}
+    for node, report in reports(server, identity, prompt).items():
+        (sampler,) = sources(prompt, node, ["report"])
+        assert len(PHASE.findall(report)) == phases(prompt, sampler), report
+        before = kinds_before(prompt, sampler)
+        assert {kind for kind, words in TOLD.items() if re.search(words, report, re.MULTILINE)} == before & TOLD.keys(), report
+
+
+@pytest.mark.parametrize("name", SWITCHED)
+def test_one_switch_goes_back_to_the_plain_run(server: ComfyServer, name: str) -> None:
+    prompt = small(name, 4)
+    prompt[node_of(prompt, SWITCH)]["inputs"]["value"] = False
+    identity = server.post(prompt)
+    server.wait(identity)
+    (report,) = reports(server, identity, prompt).values()
+    assert not [kind for kind, words in TOLD.items() if re.search(words, report, re.MULTILINE)], report
+
+
+def test_core_knew_every_weight(server: ComfyServer) -> None:
+    """It loads what it can of a file, and says what is missing or left over."""
+    log = server.log.read_text(errors="replace")
+    assert re.findall(r".*(?:missing|unexpected|not loaded).*", log, re.IGNORECASE) == []
+
+
+def small(name: str, steps: int) -> Prompt:
+    prompt = demo_prompt(name, **SMALL)
+    for node in prompt.values():
+        if isinstance(node["inputs"].get("steps"), int):
+            node["inputs"]["steps"] = min(node["inputs"]["steps"], steps)
+    return prompt
+
+
+def frames(video: Path) -> int:
+    with av.open(str(video)) as container:
+        return len(list(container.decode(video=0)))
+
+
+def reports(server: ComfyServer, identity: str, prompt: Prompt) -> dict[str, str]:
+    """Node -> what it shows."""
+    outputs = server.history(identity)["outputs"]
+    nodes = [node for node, entry in prompt.items() if entry["class_type"] == "FastVideoRunReport"]
+    return {node: "\n".join(outputs[node]["text"]) for node in nodes}
+
+
+def sources(prompt: Prompt, node: str, inputs: Any = None) -> list[str]:
+    """The nodes that these inputs of a node come from; all inputs if None."""
+    given = prompt[node]["inputs"]
+    return [given[name][0] for name in (given if inputs is None else inputs) if isinstance(given.get(name), list)]
+
+
+def phases(prompt: Prompt, node: str) -> int:
+    """Of a sampler: as many as models reach it, itself or over a chain."""
+    return len(sources(prompt, node, MODELS)) + sum(phases(prompt, before) for before in sources(prompt, node, ["phases"]))
+
+
+def kinds_before(prompt: Prompt, node: str) -> set[str]:
+    before = sources(prompt, node)
+    return {prompt[source]["class_type"] for source in before}.union(*(kinds_before(prompt, source) for source in before))
