@@ -61,7 +61,7 @@ from .speed import Speed, speed_up, speed_up_of_all
 from .state import GenerationState, Moment, about_run, conditioning_digest, go_on
 from .step_cache import DBCacheSettings, MagCacheSettings, RatioTable, StepCache, with_cache_dit, with_dbcache, with_magcache
 from .text import clean_prompt, pad_rows
-from .tune import Attempt, CacheSettings, TunedCache, Tuning, blocks_cut, check_wanted, tune
+from .tune import Attempt, CacheSettings, TunedCache, Tuning, blocks_cut, check_tunable, check_wanted, tune
 from .video_file import save_mp4
 from .wan.compiled import CompileSettings
 from .wan.demo import load_demo
@@ -71,7 +71,7 @@ from .wan.loading import apply_lora, group_offload, load_transformer
 from .wan.many import Job, ManyGenerations, Outcome, generate_many
 from .wan.model import WanModel
 from .wan.recipe import Recipe
-from .wan.recipe_checks import attachments, contradictions, told_of_guesses
+from .wan.recipe_checks import attachments, contradictions, told_of_guesses, why_no_cache
 from .wan.recipe_marks import Guess, recognised
 from .wan.recipes import RECIPES, recipe
 from .wan.text_encoder import TextEncoder
@@ -89,10 +89,10 @@ __all__ = [
     "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "SparseReport", "Speed", "Step",
     "StepCache", "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel",
     "WanVariant", "about_run", "against", "amplified", "apply_lora", "attachments", "blocks_cut", "by_boundary",
-    "check_finite", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "contradictions", "cut", "denoise",
-    "generate", "generate_many", "go_on", "group_offload", "guide", "image_condition", "is_one", "joined", "load_demo",
-    "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part", "plan_phases",
-    "ran_as", "read_json_file", "recipe", "recognised", "save_mp4", "seeded_noise", "settled_pixels", "shifted_sigmas",
-    "speed_up", "speed_up_of_all", "tensors_digest", "told_of_guesses", "tune", "weights_digest", "with_cache_dit",
-    "with_dbcache", "with_magcache",
+    "check_finite", "check_tunable", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "contradictions",
+    "cut", "denoise", "generate", "generate_many", "go_on", "group_offload", "guide", "image_condition", "is_one",
+    "joined", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part",
+    "plan_phases", "ran_as", "read_json_file", "recipe", "recognised", "save_mp4", "seeded_noise", "settled_pixels",
+    "shifted_sigmas", "speed_up", "speed_up_of_all", "tensors_digest", "told_of_guesses", "tune", "weights_digest",
+    "why_no_cache", "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

@@ -130,9 +130,14 @@ def blocks_cut(report: RunReport) -> float:
         RequestError: a cache stood aside, so that there is nothing to tune.
     """
     for cache in report.caches:
-        if cache.aside:
-            raise RequestError(f"There is nothing to tune: {cache.lines()[0]}")
+        check_tunable(cache.name, cache.aside)
     return 1 - sum(cache.blocks_ran for cache in report.caches) / sum(cache.blocks_asked for cache in report.caches)
+
+
+def check_tunable(cache: str, aside: str) -> None:
+    """aside: why it stands aside. Raises RequestError where it does."""
+    if aside:
+        raise RequestError(f"There is nothing to tune: {cache} stands aside: {aside}")
 
 
 def _out_of_reach(cache: str, target: float, attempts: Sequence[Attempt]) -> str:

@@ -13,8 +13,9 @@ from .inputs import USUAL, guidance_inputs, latent_input, model_inputs, prompt_i
 from .native.cache import with_cache
 from .native.calibrate import NativeCalibration, check_one_prompt, told, written
 from .native.generation import network_weights
+from .native.marks import marks_of, warned
 from .native.sample import sample
-from .requests import experts_of, request_of, scales_of
+from .requests import experts_of, prompt_of, request_of, scales_of
 from .sockets import CATEGORY, NOT_CONNECTED
 
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
@@ -53,6 +54,7 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
                 *video_outputs("The video that was measured, for VAE Decode."),
                 io.String.Output(display_name="text", tooltip="Where the table is, and what MagCache does with it."),
             ],
+            hidden=[io.Hidden.prompt],
         )  # fmt: skip
 
     @classmethod
@@ -69,9 +71,12 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
         )  # fmt: skip
         guided = not all(is_one(phase.guidance_scale) for phase in request.settings)
         check_one_prompt(positive=positive, **({"negative": negative} if guided else {}))
+        models = list(experts.values())
+        recipes = marks_of(models, prompt_of(cls), ("model", "low_noise_model")).of_run(models)
+        contradicted = warned(recipes, request.plan(), None)
         meters = {name: NativeCalibration() for name in experts}
         measuring = {name: with_cache(expert, meters[name]) for name, expert in experts.items()}
-        video, report = sample(measuring, positive, negative, latent, request)
+        video, report = sample(measuring, positive, negative, latent, request, notes=contradicted)
         table = measured_table(
             [fingerprint(network_weights(expert)) for expert in experts.values()],
             request,
@@ -79,7 +84,7 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
             model.model.get_dtype_inference(),
             report.latent_shape,
         )
-        text = told(table, written(table), request)
+        text = "\n".join([told(table, written(table), request), *contradicted])
         logging.info("%s", text)
         return io.NodeOutput(video, report, text, ui=ui.PreviewText(text))
 

@@ -9,9 +9,10 @@ from fastvideo_core import GuidanceMode, GuidanceSettings, RequestError, by_boun
 from .checked import checked
 from .inputs import SHOWN, guidance_inputs, model_inputs, prompt_inputs
 from .native.guider import WanGuider
+from .native.marks import marks_of
 from .native.phases import named
 from .native.plan import GuiderSettings
-from .requests import experts_of, scales_of
+from .requests import experts_of, prompt_of, scales_of
 from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, connected
 
 
@@ -35,6 +36,7 @@ class FastVideoGuider(io.ComfyNode):
                 ),
             ],
             outputs=[io.Guider.Output(tooltip="For SamplerCustomAdvanced. The run's figures appear in the server's log.")],
+            hidden=[io.Hidden.prompt],
         )  # fmt: skip
 
     @classmethod
@@ -51,7 +53,10 @@ class FastVideoGuider(io.ComfyNode):
         else:
             experts, settings = named(phases)
         guidance = GuidanceSettings(mode=guidance_mode, gate=gate, rescale=guidance_rescale)
-        return io.NodeOutput(WanGuider(experts, positive, negative, GuiderSettings(phases=settings, guidance=guidance)))
+        models = list(experts.values())
+        recipes = marks_of(models, prompt_of(cls), ("model", "low_noise_model", "phases")).of_run(models)
+        given = GuiderSettings(phases=settings, guidance=guidance)
+        return io.NodeOutput(WanGuider(experts, positive, negative, given, recipes))
 
 
 def _check_connections(model: Any, low_noise_model: Any, phases: Any) -> None:

@@ -16,9 +16,11 @@ from fastvideo_core import (
     SolverName,
     TunedCache,
     blocks_cut,
+    check_tunable,
     check_wanted,
     speed_up,
     tune,
+    why_no_cache,
 )
 from fastvideo_core.quality import compare, plot
 
@@ -27,10 +29,12 @@ from .inputs import USUAL, guidance_inputs, model_inputs, prompt_inputs
 from .native.cache import with_cache
 from .native.dbcache import NativeDBCache
 from .native.magcache import NativeMagCache
+from .native.marks import marks_of, warned
 from .native.sample import sample
-from .requests import experts_of, request_of, scales_of
+from .requests import experts_of, prompt_of, request_of, scales_of
 from .sockets import CATEGORY, NOT_CONNECTED
 
+MODELS = ("model", "low_noise_model")
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
 
 
@@ -84,6 +88,7 @@ class FastVideoAutoTune(io.ComfyNode):
                 io.Image.Output(display_name="plot", tooltip="SSIM over the share of block calls saved."),
                 io.String.Output(display_name="json", tooltip="All of it, for programs."),
             ],
+            hidden=[io.Hidden.prompt],
         )  # fmt: skip
 
     @classmethod
@@ -99,6 +104,9 @@ class FastVideoAutoTune(io.ComfyNode):
             seed=seed, steps=steps, shift=shift, solver=solver, guidance_mode=guidance_mode,
             **scales_of(experts, guidance_scale, low_noise_guidance_scale, boundary),
         )  # fmt: skip
+        recipes = marks_of(list(experts.values()), prompt_of(cls), MODELS).of_run(list(experts.values()))
+        told = warned(recipes, request.plan(), solver, cache=True)
+        check_tunable(cache, why_no_cache(recipes, request.plan()))
 
         def generated(settings: CacheSettings | None) -> tuple[Tensor, RunReport]:
             through = experts if settings is None else {name: with_settings(each, settings) for name, each in experts.items()}
@@ -106,10 +114,11 @@ class FastVideoAutoTune(io.ComfyNode):
             return decoded(vae, video["samples"]), report
 
         found = tune(cache, target_ssim, trial(*generated(None), generated))
-        logging.info("%s", found.text())
+        text = "\n".join([found.text(), *told])
+        logging.info("%s", text)
         tuned = [with_settings(expert, found.best.settings) for expert in experts.values()]
-        outputs = (*tuned, *([] if len(tuned) == 2 else [None]), found.text(), plot([found.panel()])[None], found.json())
-        return io.NodeOutput(*outputs, ui=ui.PreviewText(found.text()))
+        outputs = (*tuned, *([] if len(tuned) == 2 else [None]), text, plot([found.panel()])[None], found.json())
+        return io.NodeOutput(*outputs, ui=ui.PreviewText(text))
 
 
 def trial(

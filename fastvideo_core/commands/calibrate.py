@@ -30,6 +30,8 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
     size, request = size_of(given, model), request_of(given, model, given.seed)
     with output_folder(given.output):
         conditioning, shape = condition(given, model, size), size.latent_shape(model.vae.channels)
+        for sentence in model.generate(request, conditioning, size).contradictions():
+            tell(sentence)
         experts = WanExperts(model.transformers, conditioning, shape, model.device, model.offload_device)
         table = calibrate(request, experts, conditioning, seeded_noise(shape, request.seed, model.device))
         file = given.output / f"{table.name}.json"

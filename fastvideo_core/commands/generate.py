@@ -60,7 +60,7 @@ def run(given: argparse.Namespace, tell: Tell) -> None:
 
 @dataclass
 class Queue:
-    """The generations that are to be made. failed: their names."""
+    """The generations that are to be made. failed: their names; told: what contradicts the model's recipe."""
 
     model: WanModel
     folder: Path
@@ -68,6 +68,7 @@ class Queue:
     jobs: list[Job] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
     def add(self, entries: Sequence[argparse.Namespace]) -> None:
         """Those that are not finished, each encoded. One that cannot run is told, and no other waits for it."""
@@ -94,8 +95,16 @@ class Queue:
             return
         state = GenerationState.load(place.state) if place.state.is_file() else None
         told = condition(entry, self.model, size)
+        self._tell_once(self.model.generate(request, told, size).contradictions())
         self.places[place.name] = place
         self.jobs.append(Job(request=request, conditioning=told, size=size, name=place.name, state=state))
+
+    def _tell_once(self, sentences: Sequence[str]) -> None:
+        """Of many prompts that ask alike."""
+        for sentence in sentences:
+            if sentence not in self.told:
+                self.told.append(sentence)
+                self.tell(sentence)
 
     def run(self) -> None:
         from tqdm import tqdm

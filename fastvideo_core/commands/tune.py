@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -13,7 +14,7 @@ from ..quality import FrameQuality, plot
 from ..request import SamplingRequest, VideoSize
 from ..speed import speed_up_of_all
 from ..step_cache import DBCacheSettings, with_dbcache, with_magcache
-from ..tune import LADDERS, Attempt, CacheSettings, TunedCache, blocks_cut, check_wanted, tune
+from ..tune import LADDERS, Attempt, CacheSettings, TunedCache, blocks_cut, check_tunable, check_wanted, tune
 from ..wan.model import WanModel
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
 from .output import output_folder
@@ -47,7 +48,8 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
     size = size_of(given, model)
     requests = [request_of(given, model, seed) for seed in dict.fromkeys(given.seed)]
     with output_folder(given.output):
-        trial = Trial(model, size, condition(given, model, size), requests, given.cache, given.tables)
+        trial = Trial(model, size, condition(given, model, size), requests, given.tables)
+        trial.check(LADDERS[given.cache][0], tell)
         found = tune(given.cache, given.ssim, trial.telling(tell))
         (given.output / "tuning.json").write_text(found.json(), encoding="utf-8")
         _save(plot([found.panel()]), given.output / "tuning.png")
@@ -58,13 +60,25 @@ class Trial:
     """The dense generations, and what is measured against them."""
 
     def __init__(
-        self, model: WanModel, size: VideoSize, told: Conditioning, requests: Sequence[SamplingRequest], cache: TunedCache,
-        tables: Sequence[Path],
-    ) -> None:  # fmt: skip
+        self, model: WanModel, size: VideoSize, told: Conditioning, requests: Sequence[SamplingRequest], tables: Sequence[Path]
+    ) -> None:
         self.model, self.size, self.told, self.requests, self.tables = model, size, told, requests, tables
-        for request in requests:  # what cannot run is told before anything does
-            model.generate(request, told, size, self._cache(LADDERS[cache][0]))
-        self._dense = [self._measured(request) for request in requests]
+
+    @cached_property
+    def _dense(self) -> list[Measured]:
+        return [self._measured(request) for request in self.requests]
+
+    def check(self, settings: CacheSettings, tell: Callable[[str], None]) -> None:
+        """Tells what contradicts the model's recipe, before anything runs.
+
+        Raises:
+            RequestError: these settings cannot run, or the cache stands aside.
+        """
+        generations = [self.model.generate(request, self.told, self.size, self._cache(settings)) for request in self.requests]
+        for sentence in generations[0].contradictions():
+            tell(sentence)
+        (cache,) = generations[0].report().caches
+        check_tunable(cache.name, cache.aside)
 
     def telling(self, tell: Callable[[str], None]) -> Callable[[CacheSettings], Attempt]:
         """`attempt`, with a line for people after each."""

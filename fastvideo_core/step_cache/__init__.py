@@ -1,5 +1,6 @@
 """Step caches: steps that reuse what an earlier one computed, by rules known before the run."""
 
+from .aside import StandingAside, unless
 from .cache_dit import CacheDiT, CacheDiTSession
 from .calibration import Calibration, calibrate, fingerprints, measured_table, weights_hash
 from .choose import calibrated_tables, ratio_table, recommended
@@ -20,7 +21,7 @@ __all__ = [
     "DBCACHE_PRESETS", "BlockwiseSession", "BlockwiseStack", "CacheDiT", "CacheDiTSession", "CachePlan", "CacheSession",
     "CachedDenoiser", "CachedExperts", "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "Fingerprint",
     "MagCache", "MagCacheMode", "MagCacheSession", "MagCacheSettings", "Networks", "PhaseDecisions", "PhaseRatios", "PhaseRule",
-    "RatioTable", "Sessions", "StepCache", "cache_report", "calibrate", "calibrated_tables", "fingerprint", "fingerprints",
-    "make_rule", "measured_table", "plan_magcache", "published_tables", "ratio_table", "read_table", "recommended",
-    "steps_beyond", "table_of", "weights_hash", "with_cache_dit", "with_dbcache", "with_magcache",
+    "RatioTable", "Sessions", "StandingAside", "StepCache", "cache_report", "calibrate", "calibrated_tables", "fingerprint",
+    "fingerprints", "make_rule", "measured_table", "plan_magcache", "published_tables", "ratio_table", "read_table",
+    "recommended", "steps_beyond", "table_of", "unless", "weights_hash", "with_cache_dit", "with_dbcache", "with_magcache",
 ]  # fmt: skip

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -12,27 +11,27 @@ import torch
 from ..attention.experts import AttendingExperts, AttentionSettings, text_reports
 from ..attention.requirements import Situation
 from ..attention.sparse import SparseExperts, SparseSchedule
-from ..checks import of_kind
 from ..conditioning import Conditioning
-from ..errors import RequestError
 from ..generate import Step, Turn, check_experts, check_finite, generate, seeded_noise, turns
 from ..guidance import Guidance
 from ..report import RunReport, phase_reports, ran_as
 from ..request import SamplingRequest, VideoSize
 from ..solvers import make_solver
 from ..state import GenerationState, Moment, about_run, conditioning_digest, go_on
+from ..step_cache.aside import unless
 from ..step_cache.decisions import CachePlan
 from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .compiled import CompileAccount, CompiledExperts, CompileSettings
 from .denoiser import TransformerExperts, WanExperts
+from .given_options import check_options
 from .identity import NetworkIdentity, check_as_before
 from .loading.lora_strengths import check_strengths
 from .loading.trained_attention import trained_with, unused_training
 from .memory import compute_dtype
 from .parts import Parts
-from .recipe_checks import told_of_guesses
-from .recipe_marks import recognised
+from .recipe_checks import told_of_guesses, why_no_cache
+from .recipe_marks import Guess, recognised_by_loras
 
 
 class Generation(Iterator[Step]):
@@ -53,7 +52,7 @@ class Generation(Iterator[Step]):
         compile: CompileSettings | None = None,
         state: GenerationState | None = None,
     ) -> None:
-        _check_kinds(request, conditioning, cache, attention=attention, sparse=sparse, compile=compile, state=state)
+        check_options(request, conditioning, cache, attention=attention, sparse=sparse, compile=compile, state=state)
         self.model = model
         self.request = request
         self.conditioning = conditioning
@@ -78,22 +77,33 @@ class Generation(Iterator[Step]):
         self._moment = self._now(0 if state is None else state.step)
         self._trained = [variant for network in self.transformers.values() for variant in trained_with(network)]
         self.attending = None if attention is None else AttendingExperts(experts, attention)
-        self.cache = None if cache is None else cache(self)
+        self._cache = None if cache is None else cache(self)
         dense = self.attending or experts
         self._texts = text_reports(experts if self.attending is None else self.attending.experts, compiled=compile is not None)
         self.sparse = None if sparse is None else SparseExperts(dense, self.guidance.schedule, sparse)
         self.compiled = None if compile is None else self._compiled(self.sparse or dense, compile)
-        working = self.compiled or self.sparse or dense
-        self._experts = working if self.cache is None else CachedExperts(working, self.guidance.schedule, self.cache)
+        self._working = self.compiled or self.sparse or dense
         self._steps = self._left()
 
     def _left(self) -> Generator[Step, None, None]:
         """The steps that are left. Nothing in it refers to this object: left without an end, both are gone at once, and the
         network is free."""
-        moment = self._moment
-        return generate(
-            self.request, self._experts, self.conditioning, moment.latents, self.guidance, self._solver, moment.step
-        )
+        moment, cache = self._moment, self.cache
+        experts = self._working if cache is None else CachedExperts(self._working, self.guidance.schedule, cache)
+        return generate(self.request, experts, self.conditioning, moment.latents, self.guidance, self._solver, moment.step)
+
+    @property
+    def cache(self) -> StepCache | None:
+        """It stands aside where the model is of a few-step recipe that has no use for it."""
+        if self._cache is None:
+            return None
+        return unless(why_no_cache(self._recipes, self.guidance.schedule), self._cache)
+
+    @property
+    def _recipes(self) -> tuple[Guess, ...]:
+        """Those of which the model is by the names of its LoRAs and its own."""
+        loras = [lora for network in self._networks.values() for lora in network.loras]
+        return recognised_by_loras(self.model.name, loras, self.request.settings, len(self.transformers))
 
     def _identify(self) -> None:
         """Again at the first step: until then the networks are not its own, and LoRAs may come."""
@@ -175,9 +185,9 @@ class Generation(Iterator[Step]):
             self._aside = False
             check_as_before(self.transformers, self._networks)
             self._hold(self.model.device)
-            self._steps = self._left()
         else:
             self._identify()
+        self._steps = self._left()
         self._open = True
         self._before += self._last - self._first
         self._first = self._last = time.perf_counter()
@@ -215,14 +225,8 @@ class Generation(Iterator[Step]):
     def contradictions(self) -> tuple[str, ...]:
         """A sentence for each setting that does not fit the few-step recipe of which the model is by the names of its LoRAs and
         its own; see `recognised`. It may be asked for before the first step."""
-        loras = {lora.name: lora.strength for network in self._networks.values() for lora in network.loras}
-        left_out = {name for phase in self.request.settings for name, strength in phase.loras.items() if strength == 0}
-        guesses = recognised(
-            [self.model.name, *(name for name, strength in loras.items() if strength != 0)],
-            experts=len(self.transformers),
-            with_base=bool(left_out & loras.keys()),
-        )
-        return told_of_guesses(guesses, self.request, cache=self.cache is not None, sparse=self.sparse is not None)
+        on = {"cache": self._cache is not None, "sparse": self.sparse is not None}
+        return told_of_guesses(self._recipes, self.guidance.schedule, self.request.solver, **on)
 
     def close(self) -> None:
         """Ends it before its last step."""
@@ -274,20 +278,6 @@ class Generation(Iterator[Step]):
         yield f"resumed at step {self._resumed.step}" + (f": {anew} began anew" if anew else "")
         if self._resumed.about["conditioning"] != self.about["conditioning"]:
             yield "the conditioning is another one than that of the steps before"
-
-
-KINDS: Mapping[str, type] = MappingProxyType(
-    {"attention": AttentionSettings, "sparse": SparseSchedule, "compile": CompileSettings, "state": GenerationState}
-)
-
-
-def _check_kinds(request: object, conditioning: object, cache: object, **optional: object) -> None:
-    of_kind("request", request, SamplingRequest, "give SamplingRequest(...).")
-    of_kind("conditioning", conditioning, Conditioning, "give what model.condition(...) returns.")
-    if cache is not None and not callable(cache):
-        raise RequestError(f"cache is {cache!r:.80}: give with_magcache(...), with_dbcache(...) or None.")
-    for name, value in optional.items():
-        of_kind(name, value, (KINDS[name], type(None)), f"give {KINDS[name].__name__}(...), or None.")
 
 
 NewCache = Callable[[Generation], StepCache]

@@ -3,27 +3,28 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from ..request import SamplingRequest
 from ..schedule import Schedule, at_least
 from .recipe import Recipe
 from .recipe_marks import Guess
 
-RULES = {"euler": "euler", "euler_float64": "euler", "dmd": "dmd", "dmd_float64": "dmd"}
-"""Solver -> the update rule that it is, whatever the precision."""
+RULES = {"euler": "euler", "euler_float64": "euler", "dmd": "dmd", "dmd_float64": "dmd", "lcm": "dmd"}
+"""Solver -> the update rule that it is, whatever the precision. "lcm" is ComfyUI's, which on a flow model is that of dmd."""
 NEAR = 0.005
 """Noise levels no further apart are taken as one: tables round them to three figures."""
 
 
-def contradictions(recipe: Recipe, request: SamplingRequest, *, cache: bool = False, sparse: bool = False) -> tuple[str, ...]:
-    """A sentence for each setting that the model was not distilled for, with what to change; none where all fits.
+def contradictions(
+    recipe: Recipe, schedule: Schedule, solver: str | None, *, cache: bool = False, sparse: bool = False
+) -> tuple[str, ...]:
+    """A sentence for each setting of a whole run that the model was not distilled for, with what to change; none where all fits.
 
     Args:
+        solver: one of this engine's, or of a host's by its name there; None where it is not the asker's to choose.
         cache: whether a step cache is on. sparse: whether self-attention is sparse.
     """
-    schedule = request.plan()
     return (
         *_guidance(recipe, schedule),
-        *_solver(recipe, request.solver),
+        *_solver(recipe, solver),
         *_levels(recipe, schedule.sigmas),
         *_experts(recipe, schedule),
         *attachments(recipe, cache=cache, sparse=sparse),
@@ -31,23 +32,35 @@ def contradictions(recipe: Recipe, request: SamplingRequest, *, cache: bool = Fa
 
 
 def told_of_guesses(
-    guesses: Sequence[Guess], request: SamplingRequest, *, cache: bool = False, sparse: bool = False
+    guesses: Sequence[Guess], schedule: Schedule, solver: str | None, *, cache: bool = False, sparse: bool = False
 ) -> tuple[str, ...]:
     """As `contradictions`, of the guess that they are fewest of: a run that fits one of them is told nothing."""
-    found = [(guess, contradictions(guess.recipe, request, cache=cache, sparse=sparse)) for guess in guesses]
+    found = [(guess, contradictions(guess.recipe, schedule, solver, cache=cache, sparse=sparse)) for guess in guesses]
     if not found:
         return ()
     guess, told = min(found, key=lambda each: len(each[1]))
     return tuple(f"By its names the model is one of {guess.text()}. {sentence}" for sentence in told)
 
 
+def why_no_cache(guesses: Sequence[Guess], schedule: Schedule) -> str:
+    """Why a step cache only does harm in a run of a model that is of one of these recipes, and what helps instead; nothing where
+    it may work, as in a run of more steps than the recipe's."""
+    steps = round(schedule.whole_steps)  # levels that went through ComfyUI's table of 1000 tell it a hair off
+    for guess in guesses:
+        if "step cache" in guess.recipe.off and steps <= guess.recipe.levels.steps:
+            return (
+                f"by its names the model is one of {guess.text()}, in whose {guess.recipe.levels.steps} steps none resembles the "
+                "one before. A faster attention backend and compiled blocks help instead."
+            )
+    return ""
+
+
 def attachments(recipe: Recipe, *, cache: bool, sparse: bool) -> Iterator[str]:
     """Of what is on the model, whatever is asked of the sampler."""
     if cache and "step cache" in recipe.off:
         yield (
-            f"A step cache is on, and {recipe.title} has {recipe.levels.steps} steps, in which none resembles the one before. "
-            "Without guidance the cache stands aside by itself; take it off. A faster attention backend and compiled blocks help "
-            "instead."
+            f"A step cache is on, and {recipe.title} has {recipe.levels.steps} steps, in which none resembles the one before: in "
+            "so few it stands aside. Take it off; a faster attention backend and compiled blocks help instead."
         )
     if sparse and "sparse attention" in recipe.off:
         yield (
@@ -69,8 +82,8 @@ def _guidance(recipe: Recipe, schedule: Schedule) -> Iterator[str]:
         )
 
 
-def _solver(recipe: Recipe, solver: str) -> Iterator[str]:
-    if RULES.get(solver) != RULES[recipe.solver]:
+def _solver(recipe: Recipe, solver: str | None) -> Iterator[str]:
+    if solver is not None and RULES.get(solver) != RULES[recipe.solver]:
         told = "adds fresh noise after each step" if RULES[recipe.solver] == "dmd" else "goes straight to the next level"
         yield f"solver is {solver}, and {recipe.title} {told}: set solver to {recipe.solver}."
 

@@ -1,10 +1,12 @@
 """By what a model is recognised as one of a recipe: the names of its files and LoRAs, and of its tensors. Guesses, never more."""
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from ..schedule import PhaseSettings
+from .loading.lora_strengths import AppliedLora
 from .recipe import Recipe
 from .recipes import RECIPES
 
@@ -46,6 +48,16 @@ def recognised(
     found = [(row, why) for row, why in guesses if why]
     ranked = sorted(found, key=lambda guess: -len(guess[1]) - _same_generation(guess[0], files))
     return tuple(Guess(row, why) for row, why in ranked)
+
+
+def recognised_by_loras(
+    model: str, loras: Iterable[AppliedLora], phases: Iterable[PhaseSettings], experts: int
+) -> tuple[Guess, ...]:
+    """As `recognised`, of a model of this name in a run of these phases, with LoRAs applied to its experts."""
+    strengths = {lora.name: lora.strength for lora in loras}
+    left_out = {name for phase in phases for name, strength in phase.loras.items() if strength == 0}
+    names = [model, *(name for name, strength in strengths.items() if strength != 0)]
+    return recognised(names, experts=experts, with_base=bool(left_out & strengths.keys()))
 
 
 def _fits(row: Recipe, files: Sequence[str], experts: int | None, networks: Collection[str]) -> bool:

@@ -7,6 +7,10 @@ STEP_CACHE = "fastvideo_step_cache"
 """The key of this pack's step caches. They are told for themselves: what they skip is seen in the steps."""
 
 
+SPARSE = "fastvideo_sparse_attention"
+"""The key of sparse self-attention."""
+
+
 def attached(model: Any) -> tuple[str, ...]:
     """Options, wrappers, patches of objects and of weights, and the weights' type, of this pack and of others, sorted."""
     found = {"options": model.model_options, "wrappers": model.wrappers, "callbacks": model.callbacks}

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from fastvideo_core import DBCacheSettings
-from fastvideo_core.step_cache import DBCache
+from fastvideo_core import DBCacheSettings, why_no_cache
+from fastvideo_core.step_cache import DBCache, unless
 
 from .cache_run import Opened
 from .generation import NativeGeneration
@@ -18,4 +18,5 @@ class NativeDBCache:
 
     def open(self, generation: NativeGeneration) -> Opened:
         schedule, phases = generation.part(None)
-        return Opened(DBCache(schedule, self.settings), schedule, phases)
+        cache = unless(why_no_cache(generation.recipes, schedule), DBCache(schedule, self.settings))
+        return Opened(cache, schedule, phases)

@@ -1,18 +1,19 @@
 """What a step cache is told of one generation on a native MODEL: noise levels, experts, sizes."""
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 
-from fastvideo_core import ROUNDING, Phase, Schedule, plan, plan_part
+from fastvideo_core import ROUNDING, Guess, Phase, Schedule, plan, plan_part
 from fastvideo_core.step_cache import Fingerprint, fingerprint
 
 from .diffusers_network import DiffusersNetwork
 from .facts import WanFacts, wan_facts
+from .marks import recipes_of
 from .taking_part import run_of
 
 
@@ -25,6 +26,7 @@ class NativeGeneration:
     partial: the run begins or ends inside a schedule, as chained samplers' do.
     first_frame: whether the latents hold a given first frame (TI2V 5B).
     gate: as in `GuidanceSettings`.
+    recipes: those that the run's MODELs may be of.
     """
 
     model: Any
@@ -37,6 +39,7 @@ class NativeGeneration:
     latent_shape: tuple[int, ...]
     first_frame: bool
     gate: float
+    recipes: Sequence[Guess]
 
     @cached_property
     def weights(self) -> Fingerprint:
@@ -86,6 +89,7 @@ def generation_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> Na
         latent_shape=tuple(noise.shape),
         first_frame=denoise_mask is not None and bool((denoise_mask[:, :, 0] <= ROUNDING).any()),
         gate=1.0 if run is None else run.gate,
+        recipes=recipes_of(guider.model_patcher) if run is None else run.recipes,
     )
 
 

@@ -5,11 +5,21 @@ MODELs see a whole run, and whose weights are loaded when their phase begins.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from fastvideo_core import GenerationState, GuidanceSettings, RequestError, RunReport, Schedule, check_finite, is_one
+from fastvideo_core import (
+    GenerationState,
+    Guess,
+    GuidanceSettings,
+    RequestError,
+    RunReport,
+    Schedule,
+    check_finite,
+    is_one,
+    told_of_guesses,
+)
 
 from .expert import LaterExpert
 from .facts import (
@@ -23,8 +33,9 @@ from .facts import (
     told_notes,
     wan_facts,
 )
-from .plan import GuiderSettings, native_plan
-from .report import native_report
+from .marks import on_models, warned
+from .plan import GuiderSettings, is_partial, native_plan
+from .report import native_report, solver_name
 from .run import NativeRun
 from .taking_part import ExpertGuider
 
@@ -35,12 +46,15 @@ class WanGuider(ExpertGuider):
     run: NativeRun
     resumed: GenerationState | None = None
 
-    def __init__(self, models: Mapping[str, Any], positive: Any, negative: Any, settings: GuiderSettings) -> None:
-        """models: by the names of the phases' experts; the guider itself is the first one's."""
+    def __init__(
+        self, models: Mapping[str, Any], positive: Any, negative: Any, settings: GuiderSettings, recipes: Sequence[Guess] = ()
+    ) -> None:
+        """models: by the names of the phases' experts; the guider itself is the first one's. recipes: those that the MODELs may
+        be of; what contradicts them is told when the run begins."""
         (self.name, model), *others = models.items()
         super().__init__(model)
         self.facts = wan_facts(model)
-        self.settings, self.prompts = settings, (positive, negative)
+        self.settings, self.prompts, self.recipes = settings, (positive, negative), recipes
         phases = [phase for phase in settings.phases if phase.expert in models]
         guided = not all(is_one(phase.guidance_scale) for phase in phases)
         branches = {"positive": positive, **({"negative": negative} if guided else {})}
@@ -73,7 +87,7 @@ class WanGuider(ExpertGuider):
         models = {name: expert.model_patcher for name, expert in self.experts.items() if name in working}
         if resumed is None and len(models) == len(self.experts):
             return self
-        guider = WanGuider(models or {self.name: self.model_patcher}, *self.prompts, self.settings)
+        guider = WanGuider(models or {self.name: self.model_patcher}, *self.prompts, self.settings, self.recipes)
         guider.resumed = resumed
         return guider
 
@@ -86,7 +100,8 @@ class WanGuider(ExpertGuider):
             self.report: RunReport = guider.report
             return video
         self._check_inputs(latent_image, denoise_mask)
-        self.run = run = NativeRun(self.experts, self.settings, self.planned(noise, sigmas), noise, self.resumed)
+        self.run = run = NativeRun(self.experts, self.settings, self.planned(noise, sigmas), noise, self.resumed, self.recipes)
+        run.notes.extend(self._told(run, sampler, sigmas))
 
         def after_step(step: int, denoised: Any, latents: Any, steps: int) -> None:
             run.stopwatch.lap()
@@ -127,6 +142,14 @@ class WanGuider(ExpertGuider):
 
     def predict_noise(self, x: Any, timestep: Any, model_options: dict[str, Any] = {}, seed: Any = None) -> Any:  # noqa: B006
         return self.run.denoised(self, x, timestep, model_options)
+
+    def _told(self, run: NativeRun, sampler: Any, sigmas: Any) -> tuple[str, ...]:
+        """What contradicts the recipe of the MODELs in a whole run."""
+        if is_partial(self.settings, sigmas, run.adds_noise):
+            return ()
+        models = [expert.model_patcher for expert in self.experts.values()]
+        tell = warned if self.resumed is None else told_of_guesses  # it was told when the run began
+        return tell(self.recipes, run.schedule, solver_name(sampler), **on_models(models))
 
     def _check_inputs(self, latent: Any, denoise_mask: Any) -> None:
         check_latent(latent, self.facts)

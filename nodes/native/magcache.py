@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from fastvideo_core import MagCacheSettings, Phase, Schedule, WanVariant
+from fastvideo_core import MagCacheSettings, Phase, Schedule, WanVariant, why_no_cache
 from fastvideo_core.step_cache import (
     Fingerprint,
     MagCache,
@@ -17,6 +17,7 @@ from fastvideo_core.step_cache import (
     ratio_table,
     recommended,
     steps_beyond,
+    unless,
 )
 
 from .cache_run import Opened
@@ -43,7 +44,7 @@ class NativeMagCache:
         settings = replace(self.custom or recommended(table), mode=self.mode, residuals_on_cpu=self.residuals_on_cpu)
         schedule, phases = generation.part(table.boundary)
         networks = {phases[0].expert: generation.weights}
-        cache = MagCache(schedule, table, settings, networks)
+        cache = unless(why_no_cache(generation.recipes, schedule), MagCache(schedule, table, settings, networks))
         plan = cache.plan(joint=True, gate=generation.gate)
         logging.info("%s, ratio table %s\n%s", self.name, table.name, plan.text())
         told = () if plan.aside else tuple(_beyond(table, schedule, phases, networks))

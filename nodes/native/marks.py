@@ -1,5 +1,6 @@
 """What tells of a few-step recipe on the canvas: names of files in a MODEL and before it in the prompt, and names of tensors."""
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -7,12 +8,11 @@ from typing import Any
 
 from comfy_execution.utils import get_executing_context
 
-from fastvideo_core import Guess, SamplingRequest, recognised, told_of_guesses
+from fastvideo_core import Guess, Schedule, recognised, told_of_guesses
 
-from .attached import STEP_CACHE
+from .attached import SPARSE, STEP_CACHE
 from .diffusers_lora import model_loras
 from .facts import wan_facts
-from .sparse import KEY as SPARSE
 
 ENDINGS = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin")
 FOLDER = "model_name"
@@ -33,11 +33,10 @@ class Marks:
         networks = [row.name for row in wan_facts(models[0]).variants(two)]
         return recognised(self.names, self.tensors, experts=len(models), networks=networks, with_base=with_base)
 
-    def contradictions(self, models: Sequence[Any], request: SamplingRequest) -> tuple[str, ...]:
-        """Of all MODELs of a run, patchings of one network among them."""
+    def of_run(self, models: Sequence[Any]) -> tuple[Guess, ...]:
+        """models: all of a run, patchings of one network among them."""
         networks = list({id(model.model): model for model in models}.values())
-        guesses = self.guesses(networks, with_base=len({id(model) for model in models}) > len(networks))
-        return told_of_guesses(guesses, request, **on_models(models))
+        return self.guesses(networks, with_base=len({id(model) for model in models}) > len(networks))
 
 
 def on_models(models: Sequence[Any]) -> dict[str, bool]:
@@ -104,6 +103,21 @@ def _tensors(model: Any) -> Iterator[str]:
         for strength, patch, *_ in patches:
             if strength != 0:
                 yield from sorted(getattr(patch, "loaded_keys", ()))
+
+
+def warned(recipes: Sequence[Guess], schedule: Schedule, solver: str | None, **on: bool) -> tuple[str, ...]:
+    """What contradicts the recipe of the MODELs, which stands in the log before anything runs; as `told_of_guesses`."""
+    told = told_of_guesses(recipes, schedule, solver, **on)
+    for sentence in told:
+        logging.warning("%s", sentence)
+    return told
+
+
+def recipes_of(model: Any) -> tuple[Guess, ...]:
+    """Those that one MODEL may be of by what it holds itself, in a run of which nothing else is known."""
+    marks, facts = marks_of([model], None, ()), wan_facts(model)
+    networks = [row.name for two in (False, True) for row in facts.variants(two)]
+    return recognised(marks.names, marks.tensors, networks=networks)
 
 
 NO_MARKS = Marks((), ())

@@ -19,10 +19,14 @@ class GuiderSettings:
     partial: bool = False
 
 
+def is_partial(settings: GuiderSettings, sigmas: Tensor, adds_noise: bool) -> bool:
+    """Samplers that add no noise or leave some share a run with others."""
+    return settings.partial or not adds_noise or bool((sigmas[-1:] > ROUNDING).any())
+
+
 def native_plan(model: Any, settings: GuiderSettings, sigmas: Tensor, adds_noise: bool) -> Schedule:
-    """The schedule of a run, and how much of a whole one it is. Samplers that add no noise or leave some share a run with
-    others."""
-    partial = settings.partial or not adds_noise or bool((sigmas[-1:] > ROUNDING).any())
+    """The schedule of a run, and how much of a whole one it is."""
+    partial = is_partial(settings, sigmas, adds_noise)
     levels, phases = sigmas.tolist(), settings.phases
     if [phase.expert for phase in phases] == ["high_noise", "low_noise"]:  # whose errors speak of a boundary
         high, low = phases

@@ -103,7 +103,7 @@ def sample_queue(experts: Mapping[str, Any], runs: Sequence[QueuedRun], marks: M
 def _make_turn(experts: Mapping[str, Any], run: QueuedRun, marks: Marks) -> None:
     try:
         video, report = sample(
-            experts, run.positive, run.negative, run.latent, run.request, kept=run, marks=NO_MARKS if run.parts else marks
+            experts, run.positive, run.negative, run.latent, run.request, kept=run, marks=marks
         )
     except TurnMadeError:
         return

@@ -25,7 +25,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
     return RunReport(
         model=guider.facts.name,
         variant=" or ".join(row.title for row in variants) or "not a published size",
-        solver=_solver_name(sampler),
+        solver=solver_name(sampler),
         sigmas=run.schedule.sigmas,
         guidance_mode=mode,
         guidance_reason=reason,
@@ -56,7 +56,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
     )  # fmt: skip
 
 
-def _solver_name(sampler: Any) -> str:
+def solver_name(sampler: Any) -> str:
     """ "euler" of core's sampler function `sample_euler`; the class of a sampler that is none of core's."""
     function = getattr(sampler, "sampler_function", sampler)
     return str(getattr(function, "__name__", type(function).__name__)).removeprefix("sample_")

@@ -4,7 +4,7 @@ Everything that other packs attach to a MODEL acts as under core's KSampler, bec
 """
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from fastvideo_core import (
     CapacityError,
     Contribution,
     GenerationState,
+    Guess,
     Guidance,
     Phase,
     Prediction,
@@ -41,15 +42,16 @@ from .taking_part import ExpertGuider, Participant
 class NativeRun:
     """State of one generation on native MODELs. Also the denoiser of its guidance.
 
-    experts: by name, the guider that all this belongs to first. moves: how often weights were brought to the device.
+    experts: by name, the guider that all this belongs to first. moves: how often weights were brought to the device. recipes:
+    those that the MODELs may be of.
     """
 
     def __init__(
         self, experts: Mapping[str, ExpertGuider], settings: GuiderSettings, schedule: Schedule, noise: Tensor,
-        resumed: GenerationState | None,
+        resumed: GenerationState | None, recipes: Sequence[Guess],
     ) -> None:  # fmt: skip
         self.experts, self.settings, self.schedule, self.noise_shape = experts, settings, schedule, noise.shape
-        self.adds_noise, self.resumed = bool(noise.any()), resumed
+        self.adds_noise, self.resumed, self.recipes = bool(noise.any()), resumed, recipes
         first = next(iter(experts.values()))
         own = weakref.proxy(self)  # a cycle would keep the MODELs until the next garbage collection
         self.guidance = Guidance(self.schedule, settings.guidance, lambda *branches: own._combine(*branches))

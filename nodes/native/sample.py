@@ -1,6 +1,5 @@
 """One generation with the engine's loop inside core's sampling, so that everything attached to the MODELs acts as usual."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +23,7 @@ from .state import NOT_KEPT, Kept, about
 
 def sample(
     experts: Mapping[str, Any], positive: Any, negative: Any, latent: dict[str, Any], request: SamplingRequest,
-    part: SamplerPart = WHOLE, kept: Kept = NOT_KEPT, marks: Marks = NO_MARKS,
-    notes: Sequence[str] = (),
+    part: SamplerPart = WHOLE, kept: Kept = NOT_KEPT, marks: Marks = NO_MARKS, notes: Sequence[str] = (),
 ) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
     """One generation on native MODELs, or the part of one. Returns LATENT and the run's report.
 
@@ -46,17 +44,14 @@ def sample(
     shifted = {name: with_shift(expert, settings.shift) for name, expert in experts.items()}
     check_latent(samples, wan_facts(next(iter(experts.values()))))  # before noise is made for it
     noise, levels = part.noise(latent, request.seed), torch.tensor(sigmas, dtype=torch.float32, device="cpu")
-    guider = WanGuider(shifted, positive, negative, settings)
+    guider = WanGuider(shifted, positive, negative, settings, marks.of_run(list(experts.values())))
     what, resumed = {}, None
     if kept != NOT_KEPT:
         schedule = guider.planned(noise, levels)
         what = about(experts, schedule, request, latent, guider.prompts, part)
         resumed = kept.resumed(what, schedule)
     guider = guider.for_run(noise, levels, resumed)
-    told = () if settings.partial else marks.contradictions(list(experts.values()), request)
-    for sentence in told:
-        logging.warning("%s", sentence)
-    guider.notes = (*guider.notes, *notes, *told)
+    guider.notes = (*guider.notes, *notes)
     loop = EngineLoop(
         guider=guider, request=request, start=part.start_at_step, resumed=resumed, phases=kept.stop_after_phase, keep=kept.keep,
         keep_last=kept.keep_last, about=what,

@@ -18,6 +18,7 @@ from torch import Tensor
 from fastvideo_core import Contribution, Phase, RequestError, Schedule
 from fastvideo_core.attention.sparse import Inputs, Kernel, SparseSchedule, SparseSession, prepare_kernel
 
+from .attached import SPARSE as KEY
 from .attention import situation_of
 from .blocks import attention_blocks, wrapped_forwards
 from .call import Asked, lent
@@ -42,7 +43,6 @@ from .trained_weights import TrainedWeights
 from .uncompiled import uncompiled
 
 NAME = "FastVideo Sparse Attention"
-KEY = "fastvideo_sparse_attention"
 
 Size = tuple[int, int, int]
 

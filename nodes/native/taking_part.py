@@ -6,14 +6,14 @@ Each stands on a MODEL as core's OUTER_SAMPLE wrapper, of which one call is one 
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import comfy.samplers
 from torch import Tensor
 
-from fastvideo_core import Contribution, Phase, Schedule
+from fastvideo_core import Contribution, Guess, Phase, Schedule
 
 
 class Participant(ABC):
@@ -37,6 +37,11 @@ class Run(Protocol):
     @property
     def gate(self) -> float:
         """As in `GuidanceSettings`."""
+        ...
+
+    @property
+    def recipes(self) -> Sequence[Guess]:
+        """Those that its MODELs may be of."""
         ...
 
     @property

@@ -52,16 +52,47 @@ def test_what_is_not_there_is_one_line(arguments: list[str], words: str, capsys:
     assert f"python -m fastvideo_core recipes: {words}" in capsys.readouterr().err
 
 
-def test_compare_tells_what_contradicts_a_model_s_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Recognised by the name of its file, before anything runs."""
+@pytest.fixture
+def fast(tmp_path: Path) -> list[str]:
+    """The demo under the name of a few-step model, and what else a generation needs."""
     path = tmp_path / "FastWan2.1-T2V-1.3B.safetensors"
     shutil.copy(FOLDER / "demo_wan_t2v.safetensors", path)
     files = ("--vae", str(FOLDER / "demo_wan_vae.safetensors"), "--text-encoder", str(FOLDER / "demo_umt5.safetensors"))
     small = ("--width", "64", "--height", "64", "--frames", "5", "--steps", "3", "--shift", "5", "--guidance-scale", "3")
-    words = ("--transformer", str(path), *files, "--prompt", "a circle", *small, "--dtype", "float32", "--vae-dtype", "float32")
-    assert main(["compare", *words, "--case", "gate=0.5", "--output", str(tmp_path / "out")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    told = [line for line in lines if line.startswith("gate=0.5: By its names the model is one of fastwan_2.1_1.3b (")]
+    return ["--transformer", str(path), *files, *small, "--dtype", "float32", "--vae-dtype", "float32"]
+
+
+CONTRADICTIONS = ("guidance_scale is 3", "solver is unipc", "A step begins at noise level 0.9091")
+
+
+def check_told(lines: list[str], of: str = "") -> None:
+    """Before all else."""
+    told = [line for line in lines if line.startswith(f"{of}By its names the model is one of fastwan_2.1_1.3b (")]
     assert lines[: len(told)] == told
-    for sentence in ("guidance_scale is 3", "solver is unipc", "A step begins at noise level 0.9091"):
-        assert sum(sentence in line for line in told) == 1
+    assert [sum(sentence in line for line in told) for sentence in CONTRADICTIONS] == [1] * 3
+
+
+def test_compare_tells_what_contradicts_a_model_s_recipe(
+    fast: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Recognised by the name of its file, before anything runs."""
+    assert main(["compare", *fast, "--prompt", "a circle", "--case", "gate=0.5", "--output", str(tmp_path / "out")]) == 0
+    check_told(capsys.readouterr().out.splitlines(), "gate=0.5: ")
+
+
+def test_calibrate_and_generate_tell_it_too(fast: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calibrate", *fast, "--prompt", "a circle", "--output", str(tmp_path / "tables")]) == 0
+    check_told(capsys.readouterr().out.splitlines())
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a circle\na square\n", "utf-8")
+    assert main(["generate", *fast, "--prompts", str(prompts), "--output", str(tmp_path / "videos")]) == 0
+    check_told(capsys.readouterr().out.splitlines())  # once for both
+
+
+def test_tune_tells_it_and_that_there_is_nothing_to_tune(
+    fast: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", *fast, "--prompt", "a circle", "--cache", "dbcache", "--output", str(tmp_path / "out")]) == 1
+    shown = capsys.readouterr()
+    check_told(shown.out.splitlines())
+    assert "There is nothing to tune: DBCache stands aside: by its names the model is one of fastwan_2.1_1.3b" in shown.err

@@ -149,7 +149,7 @@ def part_of(host: Any, model: Any, levels: list[float]) -> Any:
     return native.NativeGeneration(
         model=shifted(model, 5.0), facts=module_of(host, "native.facts").wan_facts(model), sigmas=tuple(levels),
         guidance_scale=4.0, planned=None, two_networks=False, partial=True, latent_shape=(1, 16, 3, 8, 8),
-        first_frame=False, gate=1.0,
+        first_frame=False, gate=1.0, recipes=(),
     )  # fmt: skip
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import node, sampler_prompt
+from graphs import guider_prompt, node, sampler_prompt, with_inputs
 from phase_runs import RUN, with_lora
-from sampling import SETTINGS, conditions_of, core_guider, latent_of, relative_error, run_guider, run_node
+from sampling import SETTINGS, conditions_of, core_guider, latent_of, relative_error, run_guider, run_ksampler, run_node
 from tiny_wan import save_lora, save_wan
 
 from fastvideo_core import RECIPES, RequestError, recipe
@@ -130,6 +130,73 @@ def test_a_sampler_says_what_contradicts_the_lora(prompts: Any, caplog: pytest.L
     assert len(told) == 4 and set(told) <= {record.message for record in caplog.records}
 
 
+def with_lora_before(host: Any, prompt: dict[str, Any], name: str, **inputs: Any) -> dict[str, Any]:
+    """The prompt, in which node `name` has the MODEL with the LoRA."""
+    return {**with_inputs(prompt, name, **inputs), "2": recipe_prompt(host)["2"]}
+
+
+def told_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.message.startswith("By its names the model is one of lightx2v")]
+
+
+def test_the_guider_says_it_by_core_s_sampler_and_noise_levels(prompts: Any, caplog: pytest.LogCaptureFixture) -> None:
+    prompts.run(with_lora_before(prompts, guider_prompt(), "5", model=["2", 0]), capture={"video": ("9", 0)})
+    told = told_in(caplog)
+    assert any("guidance_scale is 4" in line for line in told) and any("solver is dpmpp_2m" in line for line in told)
+    caplog.clear()
+    fitting = with_lora_before(prompts, guider_prompt(sampler="euler"), "5", model=["2", 0], guidance_scale=1.0)
+    shifted = {"10": node("ModelSamplingSD3", model=["1", 0], shift=5.0)}
+    prompts.run(with_inputs(fitting, "8", model=["10", 0]) | shifted, capture={"video": ("9", 0)})
+    assert told_in(caplog) == []
+
+
+def test_a_queue_says_it_in_the_report_of_each_video(prompts: Any) -> None:
+    prompt = recipe_prompt(prompts)
+    prompt["7"] = {**prompt["7"], "class_type": "FastVideoQueueSampler"}
+    told = [
+        note
+        for note in prompts.run(with_inputs(prompt, "7", solver="unipc"), capture={"report": ("7", 1)}).captured["report"].notes
+        if note.startswith("By its names")
+    ]
+    assert len(told) == 1 and "solver is unipc" in told[0]
+
+
+def test_calibrating_says_it_too(prompts: Any, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("seed", "guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
+    inputs = {name: SETTINGS[name] for name in names}
+    links = {"model": ["2", 0], "positive": ["3", 0], "negative": ["3", 1], "latent": ["4", 0]}
+    prompt = recipe_prompt(prompts) | {"8": node("FastVideoCalibrateMagCache", **links, **inputs, steps=6, shift=5.0)}
+    del prompt["5"], prompt["6"], prompt["7"]
+    run = prompts.run(prompt, capture={"report": ("8", 1), "text": ("8", 2)})
+    told = told_in(caplog)
+    assert [words in line for words, line in zip(("guidance_scale is 4", "There are 6 steps"), told, strict=True)] == [True] * 2
+    assert set(told) <= set(run.captured["report"].notes) and all(line in run.captured["text"] for line in told)
+
+
+def test_a_cache_stands_aside_in_the_steps_of_a_recipe_and_works_in_more(prompts: Any) -> None:
+    cached = node("FastVideoDBCache", model=["2", 0], enabled=True, preset="auto", residuals_on_cpu=False)
+    for steps, aside in ((4, True), (8, False)):
+        sampler = sampler_prompt(model=["5", 0], steps=steps)["5"]
+        run = prompts.run({**recipe_prompt(prompts), "5": cached, "7": sampler}, capture={"report": ("7", 1)})
+        (cache,) = run.captured["report"].caches
+        assert cache.aside.startswith("by its names the model is one of lightx2v_wan2.1 (") == aside
+        assert cache.aside.endswith("A faster attention backend and compiled blocks help instead.") == aside
+        assert bool(cache.blocks_asked) != aside
+
+
+def test_under_core_s_sampler_a_file_s_own_name_tells_it(
+    direct: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from comfy.sd import load_diffusion_model
+
+    caplog.set_level("INFO")
+    plain = load_diffusion_model(str(save_wan(direct.model_folder("diffusion_models"), "lightx2v-4steps-T2V", "t2v")))
+    node_class = direct.node_classes["FastVideoDBCache"]
+    cached = node_class.execute(model=plain, enabled=True, preset={"preset": "auto"}, residuals_on_cpu=False).args[0]
+    videos = [run_ksampler(model, steps=4) for model in (plain, cached)]
+    assert torch.equal(*videos) and "DBCache stands aside: by its names the model is one of lightx2v_wan2.1" in caplog.text
+
+
 def test_a_file_s_own_name_is_enough(direct: Any) -> None:
     from comfy.sd import load_diffusion_model
 
@@ -144,7 +211,7 @@ def test_attachments_are_told(direct: Any, load_wan: Any) -> None:
         .execute(model=load_wan(), enabled=True, preset={"preset": "auto"}, residuals_on_cpu=False)
         .args[0]
     )
-    assert "A faster attention backend and compiled blocks help instead." in outputs(direct, "lightx2v_wan2.1", cache)["text"]
+    assert "a faster attention backend and compiled blocks help instead." in outputs(direct, "lightx2v_wan2.1", cache)["text"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from sampling import normal
+from tiny_wan import save_wan
 
 from fastvideo_core import RequestError
 from fastvideo_core.quality import ssim
@@ -86,6 +87,16 @@ def test_a_model_that_has_a_cache_already_is_refused(comfy: Any) -> None:
 def test_a_target_out_of_reach_says_what_was_tried(comfy: Any) -> None:
     with pytest.raises(RequestError, match="No setting of magcache reaches SSIM 1 "):
         tuned(comfy, demo(comfy), "magcache", 1.0)
+
+
+@pytest.mark.usefixtures("direct")
+def test_auto_tune_says_that_there_is_nothing_to_tune_before_any_run(comfy: Any) -> None:
+    from comfy.sd import load_diffusion_model
+
+    path = save_wan(comfy.model_folder("diffusion_models"), "lightx2v-4steps-T2V", "t2v")
+    given = demo(comfy) | {"model": load_diffusion_model(str(path)), "steps": 4}
+    with pytest.raises(RequestError, match=r"nothing to tune: dbcache stands aside: by its names .* one of lightx2v_wan2\.1"):
+        tuned(comfy, given, "dbcache")
 
 
 def test_a_vae_that_is_none_is_refused(comfy: Any, load_wan: Any) -> None:
