@@ -23,8 +23,7 @@ def amplified(frames: Tensor, amplitude: float) -> Tensor:
     Raises:
         RequestError: the amplitude is not from 1 to 2.
     """
-    if not 1 <= number("amplitude", amplitude, AMPLITUDE) <= 2:
-        raise RequestError(f"amplitude is {amplitude}: {AMPLITUDE}")
+    check_amplitude("amplitude", amplitude)
     if amplitude == 1:
         return frames
     first = frames[:, :, :1]
@@ -32,3 +31,9 @@ def amplified(frames: Tensor, amplitude: float) -> Tensor:
     means = differences.mean((1, 3, 4), keepdim=True)
     unknown = (first + (differences - means) * amplitude + means).clamp(-LARGEST, LARGEST)
     return torch.cat([first, unknown], dim=2)
+
+
+def check_amplitude(name: str, amplitude: float) -> None:
+    """name: what it is called where it was asked for. Raises RequestError as `amplified`."""
+    if not 1 <= number(name, amplitude, AMPLITUDE) <= 2:
+        raise RequestError(f"{name} is {amplitude}: {AMPLITUDE}")

@@ -55,6 +55,7 @@ def place_of(
         "images": [None if path is None else _digest(_read(path)) for path in (entry.image, entry.last_image)],
         "size": asdict(size),
         "request": asdict(request),
+        **({} if entry.image_motion == 1 else {"image_motion": entry.image_motion}),  # files of before it keep their names
     }
     digest = _digest(json.dumps([told, weights], sort_keys=True).encode())
     words = re.sub("[^a-z0-9]+", "_", entry.prompt.lower())[:WORDS].strip("_")

@@ -12,7 +12,7 @@ from ..json_object import made_of
 IMAGES = ("image", "last_image")
 SETTINGS = (
     "prompt", "negative", "seed", "width", "height", "frames", "steps", "shift", "guidance_scale", "low_noise_guidance_scale",
-    "boundary", "solver", "guidance_mode", *IMAGES,
+    "boundary", "solver", "guidance_mode", "image_motion", *IMAGES,
 )  # fmt: skip
 """Of an object in a file, named as the arguments are."""
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..checks import settled_pixels
 from ..errors import ConditioningError
+from ..image_motion import check_amplitude
 from ..request import VideoSize
 
 if TYPE_CHECKING:
@@ -34,6 +35,30 @@ def check_which(config: "FrozenDict", image_channels: bool, first_frame: bool, f
         raise ConditioningError(
             "A last image was given to a model that reads the first one only. Leave it out, or load Wan 2.1 FLF2V or "
             "Wan 2.2 I2V-A14B, which read both."
+        )
+
+
+def check_motion(amplitude: float, image_channels: bool, last: bool) -> None:
+    """Whether a condition can be moved away from its image; see `amplified`.
+
+    Args:
+        image_channels: whether the network reads mask and image beside the noise. last: whether a last image is given.
+
+    Raises:
+        RequestError: the amplitude is not from 1 to 2. ConditioningError: there is nothing to move.
+    """
+    check_amplitude("image_motion", amplitude)
+    if amplitude == 1:
+        return
+    if not image_channels:
+        raise ConditioningError(
+            f"image_motion is {amplitude:g}, and this model reads no image beside its noise: only image-to-video models (I2V) "
+            "do. Set it to 1."
+        )
+    if last:
+        raise ConditioningError(
+            f"image_motion is {amplitude:g}, and a last image is given: only the frames of a first one are moved away from it. "
+            "Set it to 1, or leave the last image out."
         )
 
 

@@ -14,12 +14,13 @@ from ..checks import of_kind
 from ..conditioning import Conditioning, GivenFrame, image_condition
 from ..errors import RequestError
 from ..generate import check_finite
+from ..image_motion import amplified
 from ..request import SamplingRequest, VideoSize
 from ..state import GenerationState
 from .compiled import CompileSettings
 from .generation import Generation, NewCache
 from .given_files import check_dtypes, check_optional, check_paths, device_of, path_of
-from .given_images import check_which, fitting
+from .given_images import check_motion, check_which, fitting
 from .image_encoder import ImageEncoder
 from .loading.transformer import load_transformer
 from .parts import check_parts, has_part, read_index, recognised
@@ -174,6 +175,7 @@ class WanModel:
         size: VideoSize,
         first_image: Tensor | None = None,
         last_image: Tensor | None = None,
+        image_motion: float = 1.0,
     ) -> Conditioning:
         """What a generation of `size` is told.
 
@@ -181,21 +183,24 @@ class WanModel:
             negative: the negative prompt; None where no step is guided.
             first_image, last_image: (1, 3, height, width) in 0..1, of exactly `size`. Image-to-video models need the first
                 one; FLF2V both; Wan2.2 I2V takes both; TI2V-5B may have the first one; text-to-video takes none.
+            image_motion: amplitude of the motion away from the first image, for runs that came out slow; see `amplified`.
+                1 changes nothing; more is for image-to-video models and the first image alone.
 
         Raises:
             ConditioningError: an image is missing, too many, or of another size; a prompt is too long.
-            RequestError: the size is made for another VAE.
+            RequestError: the size is made for another VAE; the amplitude is not from 1 to 2.
         """
         self._check_size(size)
         for name, text in (("prompt", prompt), ("negative", negative)):
             if text is not None or name == "prompt":
                 of_kind(f"The {name}", text, str, "give a text.")
         images = self._fitting(size, first_image, last_image)
+        check_motion(image_motion, self.takes_image_channels, last_image is not None)
         rows = self.text_encoder.encode([prompt] if negative is None else [prompt, negative])
         return Conditioning(
             positive=rows[:1],
             negative=None if negative is None else rows[1:],
-            image=self._image_channels(size, images) if self.takes_image_channels else None,
+            image=self._image_channels(size, images, image_motion) if self.takes_image_channels else None,
             image_tokens=self._image_tokens(images),
             first_frame=self._given_frame(images),
         )
@@ -260,14 +265,20 @@ class WanModel:
         given = {"first": first, "last": last}
         return [fitting(which, image, size) for which, image in given.items() if image is not None]
 
-    def _image_channels(self, size: VideoSize, images: Sequence[Tensor]) -> Tensor:
+    def _image_channels(self, size: VideoSize, images: Sequence[Tensor], motion: float) -> Tensor:
         """(1, 20, T, H, W), of a video that is mid-grey but for the first and, where given, the last frame."""
         frames = torch.zeros(1, 3, size.frames, size.height, size.width, device="cpu")
         known = torch.zeros(size.frames, dtype=torch.bool, device="cpu")
         for place, image in zip((0, -1), images, strict=False):
             frames[:, :, place] = image * 2 - 1
             known[place] = True
-        return image_condition(self.vae.encode(frames), known)
+        latents = self.vae.encode(frames)
+        return image_condition(latents if motion == 1 else self._moved(latents, motion), known)
+
+    def _moved(self, latents: Tensor, motion: float) -> Tensor:
+        """(B, 16, T, H, W), normalised, which the formula's are not."""
+        mean, std = self.vae.latents_mean, self.vae.latents_std
+        return (amplified(latents * std + mean, motion) - mean) / std
 
     def _image_tokens(self, images: Sequence[Tensor]) -> Tensor | None:
         """(1, 257 per image, 1280), for the networks that read them."""

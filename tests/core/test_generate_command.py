@@ -101,7 +101,7 @@ def test_objects_of_a_file_have_settings_of_their_own_and_one_that_fails_is_name
 ) -> None:
     Image.fromarray(numpy.full((64, 64, 3), (200, 30, 30), dtype=numpy.uint8)).save(tmp_path / "red.png")
     rows = [
-        {"prompt": PROMPTS[0], "image": "red.png", "seed": 3, "steps": 4, "frames": 5},
+        {"prompt": PROMPTS[0], "image": "red.png", "seed": 3, "steps": 4, "frames": 5, "image_motion": 1.15},
         {"prompt": PROMPTS[1], "image": "gone.png"},
         {"prompt": "red " * 600, "image": "red.png"},
         {"prompt": PROMPTS[2], "image": "red.png", "width": 48, "negative": "blur", "steps": 3, "shift": None},
@@ -113,7 +113,9 @@ def test_objects_of_a_file_have_settings_of_their_own_and_one_that_fails_is_name
     told = capsys.readouterr()
     first, last = (by_prompt(tmp_path / "out")[prompt] for prompt in (PROMPTS[0], PROMPTS[2]))
     assert frames_of(first).shape == (5, 64, 64, 3) and frames_of(last).shape == (9, 64, 48, 3)
-    request = json.loads(first.with_suffix(".json").read_text("utf-8"))["request"]
+    told_of = [json.loads(video.with_suffix(".json").read_text("utf-8")) for video in (first, last)]
+    assert told_of[0]["image_motion"] == 1.15 and "image_motion" not in told_of[1]
+    request = told_of[0]["request"]
     assert (request["seed"], request["steps"], request["shift"]) == (3, 4, 5.0)
     for number, words in ((2, "gone.png"), (3, "512"), (5, "width is 50: it must be a multiple of 16")):
         (line,) = (line for line in told.out.splitlines() if words in line)
