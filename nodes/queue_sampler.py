@@ -43,7 +43,7 @@ class FastVideoQueueSampler(io.ComfyNode):
                 io.String.Input(
                     "save_state", default="", optional=True, advanced=True,
                     tooltip="A name under which the runs are kept in models/fastvideo_states until all are finished: where the "
-                    "queue is cancelled or one fails, it goes on from there when it is run again. Empty: they are not kept.",
+                    "queue is cancelled or one fails, it goes on from there when it is run again. Empty: kept where cancelled.",
                 ),
             ],
             outputs=[

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -19,6 +20,8 @@ from .state import check_state_name, save_state, state_file
 
 DIGITS = 12
 """Of a digest, in the name of a state's file."""
+CANCELLED = "cancelled_queue"
+"""The states' name where none is given. ComfyUI has no outputs of a node that is cancelled: what was made would be lost."""
 
 
 class TurnMadeError(Exception):
@@ -27,8 +30,9 @@ class TurnMadeError(Exception):
 
 @dataclass(eq=False)
 class QueuedRun:
-    """One of the generations. save: a name, under which its states are kept as files, or none; state: where it is between two of
-    its turns; stop_after_phase: how many phases there are until its turn ends, 0 for all; parts: the reports of its turns.
+    """One of the generations. save: a name, under which its states are kept as files after each turn; without one they are kept
+    where the queue is cancelled. state: where it is between two of its turns, and after the last; stop_after_phase: how many
+    phases there are until its turn ends, 0 for all; parts: the reports of its turns.
     """
 
     positive: Any
@@ -42,16 +46,17 @@ class QueuedRun:
     video: dict[str, Any] | None = None
     error: Exception | None = None
     file: Path | None = None
-
-    @property
-    def keep_last(self) -> bool:
-        """So that a finished one is not made again where the queue is stopped."""
-        return bool(self.save)
+    keep_last: bool = field(default=True, init=False)  # a finished one is not made again where the queue is stopped
 
     def keep(self, state: GenerationState) -> None:
         self.state = state
-        if self.file is not None:
-            save_state(state, self.file)
+        if self.save:
+            self.write()
+
+    def write(self) -> None:
+        """Its state, where it was begun."""
+        if self.state is not None and self.file is not None:
+            save_state(self.state, self.file)
 
     def resumed(self, about: Mapping[str, Any], schedule: Schedule) -> GenerationState | None:
         """A file is found by all that it is a state of, the prompt among it.
@@ -59,9 +64,9 @@ class QueuedRun:
         Raises:
             TurnMadeError: nothing is left of this turn. LoadError: the file cannot be read.
         """
-        if self.save and self.file is None:
+        if self.file is None:
             digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-            self.file = state_file(f"{self.save}_{digest[:DIGITS]}")
+            self.file = state_file(f"{self.save or CANCELLED}_{digest[:DIGITS]}")
             self.state = GenerationState.load(self.file) if self.file.is_file() else None
         made = 0 if self.state is None else self.state.step
         if self.stop_after_phase and made >= schedule.phases[: self.stop_after_phase][-1].stop:
@@ -80,7 +85,8 @@ def _news(part: RunReport, first: bool) -> tuple[str, ...]:
 
 
 def sample_queue(experts: Mapping[str, Any], runs: Sequence[QueuedRun], marks: Marks = NO_MARKS) -> None:
-    """Leaves in each run its video or its error. All have the same phases.
+    """Leaves in each run its video or its error. All have the same phases. What was made when the queue is cancelled is kept,
+    and the same queue goes on from there; of queues without a name only the last one is.
 
     Args:
         experts: MODELs by the names of the phases' experts.
@@ -90,21 +96,35 @@ def sample_queue(experts: Mapping[str, Any], runs: Sequence[QueuedRun], marks: M
     """
     check_state_name(runs[0].save)
     sizes = [len(list(phases)) for _, phases in groupby(runs[0].request.plan().phases, key=lambda phase: phase.expert)]
-    for stop in accumulate(sizes):
-        for run in runs:
-            if run.error is None:
-                run.stop_after_phase = stop if stop < sum(sizes) else 0
-                _make_turn(experts, run, marks)
+    with _keeping(runs):
+        for stop in accumulate(sizes):
+            for run in runs:
+                if run.error is None:
+                    run.stop_after_phase = stop if stop < sum(sizes) else 0
+                    _make_turn(experts, run, marks)
     for run in runs:
         if run.file is not None and run.error is None:
             run.file.unlink(missing_ok=True)
 
 
+@contextmanager
+def _keeping(runs: Sequence[QueuedRun]) -> Iterator[None]:
+    """Where it ends early, the states of those that have no files yet."""
+    try:
+        yield
+    except BaseException:
+        unnamed = [run for run in runs if not run.save and run.state is not None]
+        for file in state_file(CANCELLED).parent.glob(f"{CANCELLED}_*") if unnamed else ():
+            if file not in [run.file for run in runs]:
+                file.unlink()
+        for run in unnamed:
+            run.write()
+        raise
+
+
 def _make_turn(experts: Mapping[str, Any], run: QueuedRun, marks: Marks) -> None:
     try:
-        video, report = sample(
-            experts, run.positive, run.negative, run.latent, run.request, kept=run, marks=marks
-        )
+        video, report = sample(experts, run.positive, run.negative, run.latent, run.request, kept=run, marks=marks)
     except TurnMadeError:
         return
     except (FastVideoError, torch.OutOfMemoryError) as error:
@@ -112,4 +132,4 @@ def _make_turn(experts: Mapping[str, Any], run: QueuedRun, marks: Marks) -> None
         return
     run.parts.append(report)
     if not run.stop_after_phase:
-        run.video, run.state = video, None
+        run.video = video

@@ -110,21 +110,41 @@ def stopping_after(steps: int, error: BaseException) -> Any:
     return lambda *_: callback
 
 
-@pytest.mark.parametrize("stop", [2, 5, 13, 20])
-def test_a_cancelled_queue_goes_on_where_it_was(comfy: Any, load_wan: Any, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cancel(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs a queue, which is cancelled after so many steps."""
     from comfy.model_management import InterruptProcessingException
 
+    def cancelled(stop: int, *given: Given, **changes: Any) -> None:
+        with monkeypatch.context() as patch, pytest.raises(InterruptProcessingException):
+            patch.setattr("latent_preview.prepare_callback", stopping_after(stop, InterruptProcessingException()))
+            run_queue(comfy, *given, **changes)
+
+    return cancelled
+
+
+@pytest.mark.parametrize("save", ["named", ""])
+@pytest.mark.parametrize("stop", [2, 5, 13, 20])
+def test_a_cancelled_queue_goes_on_where_it_was(comfy: Any, load_wan: Any, cancel: Any, stop: int, save: str) -> None:
     high, low = load_wan("t2v", 0), load_wan("t2v", 1)
-    given, name = ((high, 0.875, 4.0), (low, 0.0, 3.0)), f"queue-{stop}"
-    with monkeypatch.context() as patch, pytest.raises(InterruptProcessingException):
-        patch.setattr("latent_preview.prepare_callback", stopping_after(stop, InterruptProcessingException()))
-        run_queue(comfy, *given, save_state=[name])
+    given, name = ((high, 0.875, 4.0), (low, 0.0, 3.0)), save or "cancelled_queue"
     folder = kept(comfy, name).parent
+    cancel(stop, *given, save_state=[save])
     assert 1 <= len(list(folder.glob(f"{name}_*"))) <= 3
-    videos, reports, _ = run_queue(comfy, *given, save_state=[name])
+    videos, reports, _ = run_queue(comfy, *given, save_state=[save])
     assert sum(len(report.step_seconds) for report in reports) == 3 * 8 - stop, "no step is made twice"
     assert all(torch.equal(video, alone(comfy, number, *given)[0]) for number, video in enumerate(videos))
     assert not list(folder.glob(f"{name}_*"))
+
+
+def test_of_queues_without_a_name_the_last_cancelled_one_is_kept(comfy: Any, load_wan: Any, cancel: Any) -> None:
+    given, folder = ((load_wan(), 0.0, 4.0),), kept(comfy, "x").parent
+    for seeds, stop in (([7, 8, 9], 12), ([17, 18, 19], 20)):
+        cancel(stop, *given, seed=seeds)
+        assert len(list(folder.glob("cancelled_queue_*"))) == -(-stop // 8)
+    _, reports, _ = run_queue(comfy, *given, seed=[17, 18, 19])
+    assert [len(report.step_seconds) for report in reports] == [0, 0, 4]
+    assert not list(folder.glob("cancelled_queue_*"))
 
 
 def test_what_cannot_be_is_said(comfy: Any, load_wan: Any) -> None:
