@@ -14,14 +14,15 @@ from .magcache import PhaseRule, make_rule, plan_magcache
 from .ratios import Networks, PhaseRatios, RatioTable, published_tables, read_table
 from .reading import steps_beyond
 from .residuals import MagCache, MagCacheSession
-from .session import BlockwiseSession, BlockwiseStack, CacheSession, Sessions, StepCache, cache_report
+from .session import BlockwiseSession, BlockwiseStack, CacheSession, Counts, Sessions, StepCache, cache_report
 from .settings import MagCacheMode, MagCacheSettings
 
 __all__ = [
     "DBCACHE_PRESETS", "BlockwiseSession", "BlockwiseStack", "CacheDiT", "CacheDiTSession", "CachePlan", "CacheSession",
-    "CachedDenoiser", "CachedExperts", "Calibration", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision", "Fingerprint",
-    "MagCache", "MagCacheMode", "MagCacheSession", "MagCacheSettings", "Networks", "PhaseDecisions", "PhaseRatios", "PhaseRule",
-    "RatioTable", "Sessions", "StandingAside", "StepCache", "cache_report", "calibrate", "calibrated_tables", "fingerprint",
-    "fingerprints", "make_rule", "measured_table", "plan_magcache", "published_tables", "ratio_table", "read_table",
-    "recommended", "steps_beyond", "table_of", "unless", "weights_hash", "with_cache_dit", "with_dbcache", "with_magcache",
+    "CachedDenoiser", "CachedExperts", "Calibration", "Counts", "DBCache", "DBCacheSession", "DBCacheSettings", "Decision",
+    "Fingerprint", "MagCache", "MagCacheMode", "MagCacheSession", "MagCacheSettings", "Networks", "PhaseDecisions",
+    "PhaseRatios", "PhaseRule", "RatioTable", "Sessions", "StandingAside", "StepCache", "cache_report", "calibrate",
+    "calibrated_tables", "fingerprint", "fingerprints", "make_rule", "measured_table", "plan_magcache", "published_tables",
+    "ratio_table", "read_table", "recommended", "steps_beyond", "table_of", "unless", "weights_hash", "with_cache_dit",
+    "with_dbcache", "with_magcache",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.ldm.wan.model import WanModel
 from comfy.model_base import WAN21, WAN22, ModelType
 
 from fastvideo_core import ConditioningError, RequestError, check_finite
@@ -62,6 +63,17 @@ def wan_facts(model: Any, socket: str = "model") -> WanFacts:
         image_tokens=image_tokens,
         plain=type(base).concat_cond is WAN21.concat_cond and type(base).extra_conds in (WAN21.extra_conds, WAN22.extra_conds),
     )
+
+
+def check_shareable(model: Any, path: str) -> None:
+    """Raises RequestError for a MODEL whose tokens several ranks cannot share, by its name."""
+    facts, network = wan_facts(model), model.model.diffusion_model
+    if not facts.plain or type(network) is not WanModel:
+        raise RequestError(
+            f"{path} holds a {facts.name} ({type(network).__name__}), which puts other tokens or a second stack of blocks beside "
+            "the video's. Several GPUs can share the plain Wan networks: text-to-video, image-to-video with one or two images, "
+            "and the 5B. Load this one with ComfyUI's own loader."
+        )
 
 
 def socket_of(expert: str) -> str:

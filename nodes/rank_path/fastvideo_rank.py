@@ -13,6 +13,11 @@ PACKAGE = "fastvideo_native"
 FOLDER = Path(__file__).resolve().parents[1] / "native"
 
 
+def networks(mesh: Any, stop: Any, options: Mapping[str, Any]) -> Any:
+    """What a rank is: its `RankNetworks`. options: as for `native`."""
+    return native(options)("rank_network").RankNetworks(mesh, lambda: stop.asked)
+
+
 def native(options: Mapping[str, Any]) -> Callable[[str], ModuleType]:
     """What imports a module of the pack's `nodes/native` by its name.
 

@@ -3,26 +3,38 @@
 For processes that have ComfyUI on their path and nothing of it loaded.
 """
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import fastvideo_rank
 import torch
 from torch import Tensor
 
-from fastvideo_core.parallel import Mesh, Ranks
+from fastvideo_core import DBCacheSettings, Phase, plan, shifted_sigmas
+from fastvideo_core.errors import StoppedError
+from fastvideo_core.parallel import Layout, Mesh, Ranks
+from fastvideo_core.step_cache import DBCache, MagCache
 
 native = fastvideo_rank.native({"cpu": True, "use_pytorch_cross_attention": True})
 
-import comfy.model_management  # noqa: E402 - after its options
+import comfy.lora  # noqa: E402 - after its options
+import comfy.model_management  # noqa: E402
 import comfy.ops  # noqa: E402
+import comfy.sd  # noqa: E402
+import comfy.utils  # noqa: E402
+from caching import TINY, flat_table  # noqa: E402
 from comfy.ldm.wan.model import WanModel  # noqa: E402
 from sampling import CLIP_TOKENS, normal  # noqa: E402
 from tiny_wan import KINDS, TEXT_DIM, scaled  # noqa: E402
 
-sharded = native("rank_hooks").sharded
+sharded, RankNetworks = native("rank_hooks").sharded, native("rank_network").RankNetworks
 
 HEADS, LAYERS = 4, 3
 SIZES = {"even": (3, 8, 8), "odd": (3, 6, 6)}  # 48 tokens, and 27
+ALONE = Mesh(Layout(), Ranks(), Ranks(), Ranks(), Ranks())
+STEPS = 8
+BOTH = [1, 0]  # core's numbers of the two branches, in the order in which it joins them
 
 
 def network_of(kind: str, dtype: torch.dtype = torch.float32) -> WanModel:
@@ -100,3 +112,97 @@ def hook_case(mesh: Mesh) -> dict[str, Any]:
         whole, seen[:] = run(Ranks()), []
         out = run(mesh.everyone)
     return {"difference": difference(out, whole), "rows": seen}
+
+
+def predicted(networks: RankNetworks, name: str, at: int = 0, parts: Sequence[int] = BOTH, **cached: Any) -> Tensor | None:
+    inputs = {key: value[: len(parts)] for key, value in inputs_of("t2v", "odd", step=at).items()}
+    answer = networks.predict(name, inputs, parts, {}, cached)
+    return None if answer is None else answer[1]
+
+
+def files_case(mesh: Mesh, folder: Path) -> dict[str, Any]:
+    """Two experts of files, one of them with a LoRA for a while: the difference of each call to core's own loader's networks.
+    The outputs of the halves of a layout are joined here, where each rank tells its own."""
+    networks = RankNetworks(mesh)
+    facts = [networks.load(name, str(folder / f"{name}.safetensors"), {}) for name in ("high", "low")]
+    high, low = (core_model(folder / f"{name}.safetensors") for name in ("high", "low"))
+    names = comfy.lora.model_lora_keys_unet(high.model, {})
+    lora = comfy.lora.load_lora(comfy.utils.load_torch_file(str(folder / "tiny.safetensors")), names)
+    patched = high.clone()
+    assert patched.add_patches(lora, 0.8)
+    found = []
+    for name, model in (("high", high), ("low", low), ("high", patched), ("low", low), ("high", high)):
+        networks.patch(name, model.patches, str(model.patches_uuid) if model.patches else None)
+        found += [part_difference(mesh, predicted(networks, name, parts=parts), model, parts) for parts in (BOTH, [0])]
+    return {"kinds": [each["kind"] for each in facts], "differences": found}
+
+
+def core_model(path: Path) -> Any:
+    return comfy.sd.load_diffusion_model(str(path), disable_dynamic=True)
+
+
+def part_difference(mesh: Mesh, out: Tensor | None, model: Any, parts: Sequence[int]) -> float | None:
+    """To the part of the batch that the rank gives; None where it gives none."""
+    if out is None:
+        return None
+    comfy.model_management.load_models_gpu([model])
+    inputs = {key: value[: len(parts)] for key, value in inputs_of("t2v", "odd").items()}
+    if len(parts) == mesh.layout.cfg == 2:
+        inputs = {key: value.chunk(2)[own_part(mesh)] for key, value in inputs.items()}
+    with torch.inference_mode():
+        return difference(out, model.model.diffusion_model(**inputs, transformer_options={}))
+
+
+def own_part(mesh: Mesh) -> int:
+    """Which one of the two branches in a batch a rank computes where the layout has a half for each."""
+    return BOTH.index(("positive", "negative").index(mesh.branch))
+
+
+def cache_case(mesh: Mesh, folder: Path, cache: str) -> dict[str, Any]:
+    """A step cache in a phase of calls: what all of them did on this rank, and on one rank alone."""
+    shared, alone = run_cached(mesh, folder, cache), run_cached(ALONE, folder, cache)
+    outs = [
+        None if out is None else difference(out, whole.chunk(2)[own_part(mesh)] if mesh.layout.cfg == 2 else whole)
+        for out, whole in zip(shared["outs"], alone["outs"], strict=True)
+    ]
+    mine, whole = shared["counts"], alone["counts"]
+    return {
+        "same": mine[:3] == whole[:3],
+        "plan": "".join(decision.action[0] for decision in mine.decisions),
+        "differences": outs,
+        "bytes": (mine.peak_bytes, whole.peak_bytes),
+    }
+
+
+def run_cached(mesh: Mesh, folder: Path, cache: str) -> dict[str, Any]:
+    networks = RankNetworks(mesh)
+    networks.load("high", str(folder / "high.safetensors"), {})
+    schedule = plan(shifted_sigmas(STEPS, 5.0), 4.0)
+    networks.open("cache", CACHES[cache](schedule, schedule.phases[0]))
+    outs = [predicted(networks, "high", step, cache="cache", step=step, forget=()) for step in range(STEPS)]
+    return {"outs": outs, "counts": networks.close("cache")}
+
+
+def magcache(schedule: Any, phase: Phase) -> Any:
+    return MagCache(schedule, flat_table("tiny", None), TINY).open(phase)
+
+
+def dbcache(schedule: Any, phase: Phase) -> Any:
+    return DBCache(schedule, DBCacheSettings(threshold=0.4, first_blocks=1, last_blocks=0, warmup_steps=1)).open(phase)
+
+
+CACHES: Mapping[str, Callable[[Any, Phase], Any]] = {"magcache": magcache, "dbcache": dbcache}
+
+
+def stop_case(mesh: Mesh, folder: Path) -> tuple[str, float | None]:
+    """A call that one rank is told to stop, and one after it."""
+    asked = [mesh.everyone.rank == 2]
+    networks = RankNetworks(mesh, lambda: asked[0])
+    networks.load("high", str(folder / "high.safetensors"), {})
+    try:
+        predicted(networks, "high")
+        ended = "not at all"
+    except StoppedError as error:
+        ended = type(error).__name__
+    asked[0] = False
+    return ended, part_difference(mesh, predicted(networks, "high"), core_model(folder / "high.safetensors"), BOTH)
