@@ -22,7 +22,9 @@ def load_small_clip(*given: Any, model_options: dict[str, Any], **named: Any) ->
 
 class SmallTower(comfy.clip_vision.ClipVisionModel):
     def __init__(self, config: str) -> None:
-        super().__init__(json.loads(Path(config).read_text()) | CLIP_TOWER)
+        small = Path(__file__).with_name("clip_vision.json")  # older cores read a file only
+        small.write_text(json.dumps(json.loads(Path(config).read_text()) | CLIP_TOWER))
+        super().__init__(str(small))
 
 
 class SmallVAE(comfy.ldm.wan.vae2_2.WanVAE):
