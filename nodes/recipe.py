@@ -34,7 +34,7 @@ class FastVideoRecipe(io.ComfyNode):
             inputs=[
                 *model_inputs(),
                 io.Combo.Input(
-                    "recipe", options=[AUTO, *(name for name, row in RECIPES.items() if not row.refused)], default=AUTO,
+                    "recipe", options=[AUTO, *(name for name, row in RECIPES.items() if not row.engine_only)], default=AUTO,
                     tooltip="auto: recognised by the names of the model's file and LoRAs and by its tensors; the text output "
                     "names the guess and why. The others: see the help page.",
                 ),
@@ -97,8 +97,10 @@ def _chosen(name: str, guesses: tuple[Guess, ...], marks: Marks) -> Recipe:
             f"recipe is {AUTO}, and nothing tells of a few-step model that fits what is connected: looked at {seen}, and at the "
             "names of tensors. Choose the recipe by name; a model that is not distilled needs none."
         )
-    guesses[0].recipe.check_runs()
-    return guesses[0].recipe
+    row = guesses[0].recipe
+    if row.engine_only:
+        raise RequestError(f"The model is recognised as {row.name}, which does not run in ComfyUI: {row.engine_only}")
+    return row
 
 
 def _check_connections(row: Recipe, experts: int, base: Any) -> None:

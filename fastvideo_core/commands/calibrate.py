@@ -32,7 +32,8 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
         conditioning, shape = condition(given, model, size), size.latent_shape(model.vae.channels)
         for sentence in model.generate(request, conditioning, size).contradictions():
             tell(sentence)
-        experts = WanExperts(model.transformers, conditioning, shape, model.device, model.offload_device)
+        places = model.device, model.offload_device
+        experts = WanExperts(model.transformers, conditioning, shape, *places, schedule=request.plan())
         table = calibrate(request, experts, conditioning, seeded_noise(shape, request.seed, model.device))
         file = given.output / f"{table.name}.json"
         file.write_text(table.json(), encoding="utf-8")

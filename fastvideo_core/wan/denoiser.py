@@ -13,10 +13,11 @@ from ..attention.lean import is_as_made, lean_attention
 from ..conditioning import TEXT_TOKENS, Conditioning
 from ..errors import CapacityError
 from ..guidance import Branch, Prediction
-from ..schedule import TIMESTEPS, Phase
+from ..schedule import TIMESTEPS, Phase, Schedule
 from .at_work import at_work, check_idle
 from .embeddings import KeptEmbeddings, embeds_as_made, kept_embeddings
 from .fit import check_conditioning
+from .flow_map import check_told, reads_two_timesteps, two_timesteps
 from .linear import LinearAccount
 from .loading.lora_strengths import strengths
 from .memory import WAYS_OUT, activation_bytes, call_too_large, compute_dtype, free_bytes
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class WanDenoiser:
     """One expert under one conditioning (already in the transformer's dtype and on its device). text: how the transformer
     reads it while `lean_attention` is on it, if it is folded; embeddings: those that are kept while `kept_embeddings` is on it;
-    ranks: how many share the tokens in its blocks.
+    ranks: how many share the tokens in its blocks; schedule: where steps lead, for a transformer that reads it.
     """
 
     transformer: "WanTransformer3DModel"
@@ -39,6 +40,7 @@ class WanDenoiser:
     text: FoldedText | None = None
     embeddings: KeptEmbeddings | None = None
     ranks: int = 1
+    schedule: Schedule | None = None
     _contexts: dict[tuple[tuple[Branch, ...], int], dict[str, Tensor | None]] = field(default_factory=dict, init=False)
     _inputs: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False)
 
@@ -126,6 +128,8 @@ class WanDenoiser:
         return new
 
     def _timestep(self, latents: Tensor, sigma: float, copies: int) -> Tensor:
+        if self.schedule is not None:
+            return two_timesteps(self.schedule, sigma, copies * latents.shape[0], latents.device)
         timestep = sigma * TIMESTEPS
         if self.conditioning.first_frame is not None:
             return self.conditioning.first_frame.timesteps(timestep, latents).repeat(copies, 1)
@@ -182,7 +186,8 @@ class WanExperts:
     of them belong to these experts alone.
     fold_text: see `text`. keep_keys: a folded text's keys and values in cross-attention, and the image tokens', are computed once
     per phase and kept on `device` in it: 2 * blocks * branches * rows * dim values.
-    linears: what linear layers are computed by on the CPU. moves: what was loaded."""
+    linears: what linear layers are computed by on the CPU. moves: what was loaded. schedule: of the generation, for transformers
+    that read where a step leads."""
 
     transformers: Mapping[str, "WanTransformer3DModel"]
     conditioning: Conditioning
@@ -193,12 +198,14 @@ class WanExperts:
     keep_keys: bool = True
     linears: LinearAccount = field(default_factory=LinearAccount)
     moves: MoveAccount = field(default_factory=MoveAccount)
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         for expert, transformer in self.transformers.items():
             check_idle(transformer, "A second generation was asked for")
             check_onload_device(transformer, self.device)
             check_conditioning(transformer, self.conditioning, self.latent_shape, expert)
+            check_told(transformer, self.schedule, expert)
 
     @property
     def names(self) -> Collection[str]:
@@ -228,8 +235,9 @@ class WanExperts:
                 stack.enter_context(fast_linears(transformer, self.linears))
             if is_as_made(transformer):
                 stack.enter_context(lean_attention(transformer, text))
+            schedule = self.schedule if reads_two_timesteps(transformer) else None
             embeddings = self._kept_embeddings(transformer, stack)
-            yield WanDenoiser(transformer, conditioning, self.latent_shape, text, embeddings)
+            yield WanDenoiser(transformer, conditioning, self.latent_shape, text, embeddings, schedule=schedule)
 
     def text(self, expert: str) -> FoldedText | None:
         """How the zero rows of both branches' text are folded into few, which changes nothing but rounding; None where they are

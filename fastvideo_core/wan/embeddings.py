@@ -94,5 +94,8 @@ def embeds_as_made(transformer: "WanTransformer3DModel") -> bool:
     (context parallelism)."""
     from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed, WanTimeTextImageEmbedding
 
-    own = ((transformer.condition_embedder, WanTimeTextImageEmbedding), (transformer.rope, WanRotaryPosEmbed))
-    return all(type(module) is kind and not hasattr(module, "_diffusers_hook") for module, kind in own)
+    from .flow_map_embedding import FlowMapEmbedding
+
+    embedders = (WanTimeTextImageEmbedding, FlowMapEmbedding)
+    own = ((transformer.condition_embedder, embedders), (transformer.rope, (WanRotaryPosEmbed,)))
+    return all(type(module) in kinds and not hasattr(module, "_diffusers_hook") for module, kinds in own)

@@ -24,6 +24,7 @@ from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
 from .compiled import CompileAccount, CompiledExperts, CompileSettings
 from .denoiser import TransformerExperts, WanExperts
+from .flow_map import check_solver
 from .given_options import check_options
 from .identity import NetworkIdentity, check_as_before
 from .loading.lora_strengths import check_strengths
@@ -68,7 +69,9 @@ class Generation(Iterator[Step]):
         self.step_seconds: list[float] = []
         self._before, self._first, self._last = 0.0, 0.0, 0.0  # seconds of earlier turns; when this one began, and its last step
         self._peak: int | None = None
-        experts = WanExperts(self.transformers, conditioning, latent_shape, model.device, model.offload_device)
+        check_solver(self.transformers, request.solver)
+        places = model.device, model.offload_device
+        experts = WanExperts(self.transformers, conditioning, latent_shape, *places, schedule=self.guidance.schedule)
         self._linears, self._moves = experts.linears, experts.moves
         self._resumed, self._open, self._aside = state, False, False
         self._identify()

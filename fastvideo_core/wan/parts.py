@@ -19,7 +19,7 @@ PAIR = frozenset({"high_noise", "low_noise"})
 """The experts of a Wan 2.2 checkpoint."""
 Transformers = Mapping[str, "WanTransformer3DModel"]
 MASK_CHANNELS = 4
-PIPELINES = ("WanPipeline", "WanImageToVideoPipeline")
+PIPELINES = ("WanPipeline", "WanImageToVideoPipeline", "AnyFlowPipeline")
 
 
 class Parts(Protocol):
@@ -58,7 +58,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     index = read_json_file(file)
     pipeline = index.get("_class_name")
     if pipeline not in PIPELINES:
-        raise LoadError(f"{folder} is a repository for {pipeline!r:.80}; give one for {' or '.join(PIPELINES)}.")
+        raise LoadError(f"{folder} is a repository for {pipeline!r:.80}; give one for {', '.join(PIPELINES)}.")
     boundary, first_frame = index.get("boundary_ratio"), index.get("expand_timesteps", False)
     if not isinstance(first_frame, bool) or not (boundary is None or _is_share(boundary)):
         raise LoadError(

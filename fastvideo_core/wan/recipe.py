@@ -89,7 +89,8 @@ class Recipe:
     networks: names of `VARIANTS`. source: repository and file of its authors, or of those who documented it.
     off: what must be off besides guidance. sparse: the sparse self-attention that it was trained with; empty for none.
     names: regular expressions that must all be found in the name of a file. tensors: such in the name of a tensor.
-    note: what else there is to know. refused: why it does not run here; empty where it does.
+    any_steps: whether it was distilled for any number of steps, of which the levels are an example.
+    note: what else there is to know. engine_only: why it does not run in ComfyUI; empty where it does.
     """
 
     name: str
@@ -103,8 +104,9 @@ class Recipe:
     sparse: str = ""
     names: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
+    any_steps: bool = False
     note: str = ""
-    refused: str = ""
+    engine_only: str = ""
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -149,12 +151,7 @@ class Recipe:
         )
 
     def request(self, seed: int = 0, *, loras: Sequence[str] = (), guidance: GuidanceSettings | None = None) -> SamplingRequest:
-        """All that a generation needs. loras: as in `settings`.
-
-        Raises:
-            RequestError: it does not run here, or as `settings`.
-        """
-        self.check_runs()
+        """All that a generation needs. loras: as in `settings`. Raises RequestError as `settings`."""
         return SamplingRequest(
             steps=self.levels.steps,
             shift=self.levels.shift or 1.0,
@@ -164,10 +161,6 @@ class Recipe:
             seed=seed,
             guidance=guidance or GuidanceSettings(),
         )
-
-    def check_runs(self) -> None:
-        if self.refused:
-            raise RequestError(f"Recipe {self.name} does not run here: {self.refused}")
 
     def steps_of_phases(self) -> list[int]:
         phases = plan_phases(self.levels.sigmas, self.settings(("LoRA",) if self.has_base else ())).phases
@@ -188,7 +181,7 @@ class Recipe:
             f"source: {self.source}",
         ]
         lines += [self.note] if self.note else []
-        return "\n".join([*lines, *([f"does not run here: {self.refused}"] if self.refused else [])])
+        return "\n".join([*lines, *([f"does not run in ComfyUI: {self.engine_only}"] if self.engine_only else [])])
 
 
 def _without(phase: RecipePhase, loras: Sequence[str]) -> Mapping[str, float]:

@@ -89,6 +89,8 @@ def _solver(recipe: Recipe, solver: str | None) -> Iterator[str]:
 
 
 def _levels(recipe: Recipe, sigmas: Sequence[float]) -> Iterator[str]:
+    if recipe.any_steps:
+        return
     levels = recipe.levels
     listed = ", ".join(f"{level:.4g}" for level in levels.sigmas)
     if len(sigmas) != len(levels.sigmas):

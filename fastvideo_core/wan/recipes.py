@@ -147,10 +147,10 @@ _ROWS = (
     ),
     Recipe(
         name="anyflow", title="AnyFlow, any number of steps", networks=(*T2V_1_3B, *T2V_14B), solver="euler",
-        levels=evenly(4, 5.0), names=("anyflow",), tensors=(r"delta_embedder",),
+        levels=evenly(4, 5.0), any_steps=True, names=("anyflow",), tensors=(r"delta_embedder",),
         source="hao-ai-lab/FastVideo, docs/distillation/anyflow.md; arXiv 2605.13724",
-        refused="its network reads a second timestep, the one that a step leads to, which Wan's own network has no place for. "
-        "diffusers has a pipeline for it, AnyFlowPipeline.",
+        engine_only="its network reads a second timestep, the one that a step leads to, which ComfyUI does not tell. The engine "
+        "does: python -m fastvideo_core generate --model FOLDER --solver euler --guidance-scale 1 --steps 4 --shift 5.",
     ),
     Recipe(
         name="fusionx_10", title="FusionX and other mixes, 10 steps", networks=(*T2V_14B, *I2V_14B), solver="euler",

@@ -28,7 +28,7 @@ def preset_of(experts: Sequence[Any], marks: Marks, latent: Mapping[str, Any]) -
     Raises:
         RequestError: neither names nor measures tell whose settings they would be.
     """
-    guesses = [guess for guess in marks.guesses(experts) if not guess.recipe.refused]
+    guesses = [guess for guess in marks.guesses(experts) if not guess.recipe.engine_only]
     if guesses:
         return _of_recipe(guesses[0])
     facts, samples = wan_facts(experts[0]), latent.get("samples")

@@ -128,5 +128,5 @@ def test_a_folder_that_is_no_repository(tmp_path: Path) -> None:
 
 def test_a_repository_of_another_pipeline(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "WanVACEPipeline"}')
-    with pytest.raises(LoadError, match=r"for .WanVACEPipeline.; give one for WanPipeline or WanImageToVideoPipeline"):
+    with pytest.raises(LoadError, match=r"for .WanVACEPipeline.; give one for WanPipeline, WanImageToVideoPipeline, AnyFlow"):
         WanModel.load(tmp_path)

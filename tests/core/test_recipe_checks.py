@@ -38,7 +38,7 @@ def told_of(row: Recipe, asked: SamplingRequest, **on: bool) -> tuple[str, ...]:
     return contradictions(row, asked.plan(), asked.solver, **on)
 
 
-@pytest.mark.parametrize("name", [name for name, row in RECIPES.items() if not row.refused])
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_a_recipe_does_not_contradict_itself(name: str) -> None:
     assert told_of(recipe(name), changed(name)) == ()
 
@@ -151,7 +151,7 @@ def test_a_cache_stands_aside_in_the_steps_of_the_recipe(tmp_path: Path, cache: 
 
 
 def test_a_cache_stands_aside_for_a_lora_that_came_before_the_first_step(tmp_path: Path) -> None:
-    model = model_of("t2v")
+    model = replace(model_of("t2v"), transformers={"single": tiny.t2v()})
     asked = SamplingRequest(steps=4, shift=5.0, guidance_scale=3.0, solver="euler")
     running = generation("t2v", asked, model=model, cache=with_dbcache())
     path = files.save(written(files.pairs(tiny.t2v()), "musubi", 6.0), tmp_path / "lightx2v.safetensors", None)

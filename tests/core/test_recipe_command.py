@@ -28,7 +28,7 @@ def test_it_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
         "2 + 2", "0.995 0.9338 0.8529 0.609", "dmd_float64", "1", "high_noise, low_noise", "step cache",
     ]  # fmt: skip
     assert by_name["three_phases_1_4_3"][0] == "1 + 4 + 3" and by_name["three_phases_1_4_3"][3] == "3.5, then 1"
-    assert by_name["anyflow"][2] == "not run here" and by_name["fusionx_10"][5] == "nothing"
+    assert by_name["anyflow"][2] == "euler" and by_name["fusionx_10"][5] == "nothing"
 
 
 def test_it_tells_all_about_the_named_ones(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ TAN_GRID = tuple(math.tan(t) / (1 + math.tan(t)) for t in (1.5, 1.4, 1.0))
 
 
 def runnable() -> list[Recipe]:
-    return [row for row in RECIPES.values() if not row.refused and not row.has_base]
+    return [row for row in RECIPES.values() if not row.has_base]
 
 
 @every_recipe
@@ -186,9 +186,7 @@ def test_a_base_phase_leaves_the_lora_out() -> None:
     assert (asked.seed, asked.steps, asked.solver) == (3, 8, "euler")
 
 
-def test_what_does_not_run_here_is_refused_with_why() -> None:
-    with pytest.raises(RequestError, match=r"Recipe anyflow does not run here: its network reads a second timestep"):
-        recipe("anyflow").request()
+def test_a_recipe_that_there_is_not_is_refused() -> None:
     with pytest.raises(RequestError, match=r"Recipe 'fast' is unknown\. Known: lightx2v_flf2v, "):
         recipe("fast")
 
@@ -196,5 +194,5 @@ def test_what_does_not_run_here_is_refused_with_why() -> None:
 @every_recipe
 def test_the_text_tells_all(row: Recipe) -> None:
     text = row.text()
-    for part in (row.name, row.title, row.source, row.solver, row.levels.words, row.note, row.refused):
+    for part in (row.name, row.title, row.source, row.solver, row.levels.words, row.note, row.engine_only):
         assert part in text

@@ -13,7 +13,7 @@ from tiny_wan import save_lora, save_wan
 from fastvideo_core import RECIPES, RequestError, recipe
 
 LORA = "wan2.1_lightx2v_cfg_step_distill_lora.safetensors"
-RUNNABLE = [name for name, row in RECIPES.items() if not row.refused]
+RUNNABLE = [name for name, row in RECIPES.items() if not row.engine_only]
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode", "gate", "guidance_rescale")
 
 
@@ -203,6 +203,9 @@ def test_a_file_s_own_name_is_enough(direct: Any) -> None:
     path = save_wan(direct.model_folder("diffusion_models"), "FastWan2.1-T2V-1.3B", "t2v")
     given = outputs(direct, "auto", load_diffusion_model(str(path)))
     assert given["solver"] == "dmd_float64" and "recognised as fastwan_2.1_1.3b" in given["text"]
+    path = save_wan(direct.model_folder("diffusion_models"), "AnyFlow-T2V", "t2v")
+    with pytest.raises(RequestError, match="recognised as anyflow, which does not run in ComfyUI: its network reads a second"):
+        outputs(direct, "auto", load_diffusion_model(str(path)))
 
 
 def test_attachments_are_told(direct: Any, load_wan: Any) -> None:

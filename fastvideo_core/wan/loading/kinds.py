@@ -6,6 +6,7 @@ from collections.abc import Iterable
 _KINDS = (  # regular expression found in a key, what has such keys
     (r"\blora_|\.lora\.|\.alpha$|\.diff(_[bm])?$|\.(lokr|hada)_", "a LoRA, which is applied to a loaded model"),
     (r"\bvace_", "a VACE model"),
+    (r"\bdelta_embedder\.", "an AnyFlow model, whose diffusers folder is to be given: its config.json says how it reads time"),
     (r"\bcontrol_adapter\.", "a camera control model"),
     (r"\bcasual_audio_encoder\.", "an S2V (speech to video) model"),
     (r"\baudio_proj\.", "a HuMo or other audio model"),

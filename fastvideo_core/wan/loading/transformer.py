@@ -13,6 +13,8 @@ import torch
 from ...checks import number
 from ...errors import LoadError, RequestError
 from ...json_object import check_sizes, made_of, read_json_file
+from ..flow_map import KIND as FLOW_MAP
+from ..flow_map import make_flow_map
 from .checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from .config import infer_config, is_wan
 from .keys import diffusers_key, original_key, some
@@ -42,8 +44,8 @@ def load_transformer(path: Path, dtype: torch.dtype | None = None) -> "WanTransf
     """The network, in eval mode, without gradients.
 
     Args:
-        path: a diffusers transformer folder (config.json and safetensors, sharded or not), or one safetensors file with
-            original Wan keys or diffusers' keys, all with one prefix (`model.diffusion_model.`, `pipe.dit.`) or none.
+        path: a diffusers transformer folder (config.json and safetensors, sharded or not; AnyFlow's too), or one safetensors
+            file with original Wan keys or diffusers' keys, all with one prefix (`model.diffusion_model.`, `pipe.dit.`) or none.
         dtype: float32, bfloat16 or float16; None keeps the file's (bfloat16 for float8 files, which are rescaled). What
             diffusers keeps in float32 (norms, time embedder, modulation) is float32 in any case.
 
@@ -65,6 +67,8 @@ def load_transformer(path: Path, dtype: torch.dtype | None = None) -> "WanTransf
         shapes = {name: weight.shape for name, weight in weights.items()}
         config = infer_config(shapes, checkpoint.metadata, str(path))
     network = made_of(f"{path} is no WanTransformer3DModel", lambda: _empty_network(config))
+    if config.get("_class_name") == FLOW_MAP:
+        make_flow_map(network, config, str(path / "config.json"))
     make_places(network, weights)
     _check_weights(network, weights, path)
     _fill(network, weights, dtype)
@@ -80,7 +84,7 @@ def _folder_config(folder: Path) -> dict[str, Any]:
         raise LoadError(f"{folder} has no config.json, so it is no diffusers transformer folder. {fix}")
     config = read_json_file(file)
     kind = config.get("_class_name", "WanTransformer3DModel")
-    if kind != "WanTransformer3DModel":
+    if kind not in ("WanTransformer3DModel", FLOW_MAP):
         raise LoadError(f"{folder} holds a {kind}; a WanTransformer3DModel was asked for. Give the folder of the transformer.")
     check_sizes(config, _SIZES, str(file))
     made_of(str(file), lambda: number("eps", config.get("eps", 1e-6), "it is a number."))
