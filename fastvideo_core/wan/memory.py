@@ -80,7 +80,7 @@ def activation_bytes(
 
     ranks: how many share the tokens in the blocks. Of several, each holds queries, keys and values three times while they are
     exchanged, with the output and beside the tokens before and in the block, and all tokens as they came; after the blocks all
-    tokens, as they came, gathered, and three times in float32.
+    tokens, gathered and twice in float32, and so much again of their own time embedding.
     """
     config = transformer.config
     batch, _, frames, height, width = latent_shape
@@ -92,7 +92,8 @@ def activation_bytes(
     widest = max(2 * config.ffn_dim + 4 * dim, (5 + 3 * float32) * dim, attending)
     modulation = (7 + 6 * float32) * dim if first_frame else 0
     held = own * (modulation + tokens_held * dim)
-    inside = own * widest if ranks == 1 else max(own * widest + tokens * dim, tokens * (2 + 3 * float32) * dim)
+    after = (1 + 2 * float32) * dim * (2 if first_frame else 1)
+    inside = own * widest if ranks == 1 else max(own * widest + tokens * dim, tokens * after)
     latents = 4 * (config.in_channels + 2 * float32 * config.out_channels)
     values = batch * branches * (inside + held + tokens * latents) + tokens * config.attention_head_dim * float32
     return int(values * itemsize * MARGIN)

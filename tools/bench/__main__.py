@@ -1,5 +1,6 @@
 """`make bench`, or python -m tools.bench [loop] [--device cuda --size 1.3B-480p] [--steps 10] [--rounds 9] [--threads 1].
 `make bench ARGS=profile`, or python -m tools.bench profile, with the same options.
+`make bench ARGS=scale`, or python -m tools.bench scale [--size medium] [--rounds 5].
 `make bench ARGS=curves`, or python -m tools.bench curves [--clips 8] [--threads 1]; sparse likewise.
 
 loop needs COMFYUI_PATH, which `make bench` sets.
@@ -29,6 +30,11 @@ def main() -> None:
         from . import sparse, sparse_page
 
         print(sparse_page.report(sparse.run(clips), clips, command))
+    elif what == "scale":
+        from . import scale, scale_page
+
+        size, rounds = asked["size"], asked["rounds"]
+        print(scale_page.report(scale.run(size, rounds), size, rounds, command))
     elif what == "profile":
         from . import profile, profile_page
 
@@ -42,9 +48,9 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=["loop", "profile", "curves", "sparse"], default="loop",
+        "what", nargs="?", choices=["loop", "profile", "curves", "sparse", "scale"], default="loop",
         help="loop: what is around the transformer calls; profile: where a step's time goes; curves: what step caches save and "
-        "change; sparse: what sparse attention changes and saves",
+        "change; sparse: what sparse attention changes and saves; scale: one rank against two, and a plan for many GPUs",
     )  # fmt: skip
     parser.add_argument("--clips", type=int, default=8, help="curves, sparse: prompts and seeds")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
