@@ -6,7 +6,7 @@ A parent asks all ranks the same at once, method by method: `load`, then for eac
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,32 @@ class PhaseAccount:
     texts: tuple[TextReport, ...]
     peak_bytes: int | None
     notes: tuple[str, ...]
+
+    @classmethod
+    def of_all(cls, accounts: "Sequence[PhaseAccount]") -> "PhaseAccount":
+        """Of a phase by all of its ranks: the first one's, with the most memory, and the mean density of sparse attention, whose
+        ranks choose tiles for own heads."""
+        first = accounts[0]
+        sparse = [_of_all_heads(rows) for rows in zip(*(account.sparse for account in accounts), strict=True)]
+        held = max((account.cache.peak_bytes for account in accounts if account.cache is not None), default=0)
+        peaks = [account.peak_bytes for account in accounts if account.peak_bytes is not None]
+        return replace(
+            first,
+            cache=None if first.cache is None else first.cache._replace(peak_bytes=held),
+            sparse=tuple(row for row, _ in sparse),
+            peak_bytes=max(peaks, default=None),
+            notes=(*first.notes, *(note for _, note in sparse if note)),
+        )
+
+
+def _of_all_heads(rows: Sequence[SparseReport]) -> tuple[SparseReport, str]:
+    """Of one phase on several ranks. The others wait for the densest: a note says how much."""
+    densities = [row.density for row in rows if row.density is not None]
+    if not densities:
+        return rows[0], ""
+    mean, most = sum(densities) / len(densities), max(densities)
+    told = f"{rows[0].variant} of the densest rank's heads computed {most:.1%} of the pairs of tokens, and the others wait for it"
+    return replace(rows[0], density=mean), told if most > mean else ""
 
 
 def never() -> bool:
@@ -156,7 +182,7 @@ class RankExperts:
         network = {expert: self.transformers[expert]}
         mesh = self._mesh(opening.phase)
         plain = WanExperts(network, opening.conditioning, opening.latent_shape, self.device, self.offload_device)
-        phase = _Open(opening, plain, Shard(mesh.tokens, self.stop))
+        phase = _Open(opening, plain, mesh, Shard(mesh.tokens, self.stop))
         if opening.session is not None and mesh.everyone.size > 1:
             opening.session.share(mesh.everyone.sums, BOTH if mesh.branches.size > 1 else None)
         experts = phase.experts()  # before the network is theirs
@@ -175,6 +201,7 @@ class _Open:
 
     opening: PhaseOpening
     plain: WanExperts
+    mesh: Mesh
     shard: Shard
     denoiser: RankDenoiser = field(init=False)
     texts: tuple[TextReport, ...] = field(default=(), init=False)
@@ -207,8 +234,20 @@ class _Open:
             sparse=() if self.sparse is None else self.sparse.reports(),
             texts=self.texts,
             peak_bytes=peak_bytes,
-            notes=(*self.plain.linears.notes(), *(() if self.compiled is None else (self.compiled.account.note(),))),
+            notes=(
+                *self.plain.linears.notes(),
+                *(() if self.compiled is None else (self.compiled.account.note(),)),
+                *self._notes_of_halves(),
+            ),
         )
+
+    def _notes_of_halves(self) -> Iterator[str]:
+        phase, ranks = self.opening.phase, self.mesh.everyone.size
+        if self.mesh.layout.ranks < ranks:
+            yield (
+                f"the {phase.expert} expert's phase from step {phase.start + 1} on has no guidance, and its heads cannot be "
+                f"shared by {ranks} ranks: each half of them computed the same"
+            )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Starting four takes longer than all that they do, so they stay for many tests; after a failure none of them is left.
 """
 
+import copyreg
 import os
 import pickle
 import subprocess
@@ -13,12 +14,21 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener, wait
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fastvideo_core.parallel import Layout, joined
 
 TESTS = Path(__file__).resolve().parent
 KEY = b"ranks of one test"
+
+
+def frozen(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
+    """Of settings, which cannot be sent as it is."""
+    return MappingProxyType(mapping)
+
+
+copyreg.pickle(MappingProxyType, lambda mapping: (frozen, (dict(mapping),)))
 
 
 class RankGroup:

@@ -8,7 +8,7 @@ from typing import Any
 import tiny
 import torch
 from diffusers import WanTransformer3DModel
-from sharded_networks import CPU, conditioning, latents, network
+from sharded_networks import CPU, HEADS, conditioning, latents, network
 from torch import Tensor, nn
 
 from fastvideo_core import AttentionSettings, CompileSettings, SamplingRequest
@@ -34,6 +34,7 @@ class Model:
     samples: int = 1
     dtype: torch.dtype = torch.float64
     layers: int = 2
+    heads: int = HEADS
     attention: AttentionSettings | None = None
     sparse: SparseSchedule | None = None
     compile: CompileSettings | None = None
@@ -48,8 +49,8 @@ class Model:
         return self.size[0] * self.size[1] * self.size[2] // 4
 
     def networks(self, names: Collection[str] = ("single",)) -> dict[str, WanTransformer3DModel]:
-        made = {name: network(self.kind, seed, self.dtype, self.layers) for seed, name in enumerate(names)}
-        width = {"to_gate_compress": 48, "proj_l": 12}.get(self.trained, 0)
+        made = {name: network(self.kind, seed, self.dtype, self.layers, self.heads) for seed, name in enumerate(names)}
+        width = {"to_gate_compress": 12 * self.heads, "proj_l": 12}.get(self.trained, 0)
         for block in (block for each in made.values() for block in each.blocks if width):
             layer = tiny.seeded(9, nn.Linear, width, width).to(self.dtype).requires_grad_(False)
             setattr(block.attn1, self.trained, layer)

@@ -21,8 +21,10 @@ HEADS = 4
 CPU = torch.device("cpu")
 
 
-def network(kind: str = "T2V", seed: int = 0, dtype: torch.dtype = torch.float64, layers: int = 2) -> WanTransformer3DModel:
-    made = tiny.transformer(seed, num_attention_heads=HEADS, num_layers=layers, **KINDS[kind])
+def network(
+    kind: str = "T2V", seed: int = 0, dtype: torch.dtype = torch.float64, layers: int = 2, heads: int = HEADS
+) -> WanTransformer3DModel:
+    made = tiny.transformer(seed, num_attention_heads=heads, num_layers=layers, **KINDS[kind])
     if kind == "FLF2V":
         embedder = made.condition_embedder.image_embedder
         embedder.pos_embed.copy_(tiny.normal(tuple(embedder.pos_embed.shape), seed))  # zeros as made

@@ -58,10 +58,10 @@ def generation(mesh: Mesh, model: Model, asked: SamplingRequest, new_cache: Call
     return Found(error(together, alone), texts[1], texts[0], held[1], held[0], ranked.accounts[-1])
 
 
-def alone_on_one(*given: Any) -> Found:
-    """By a layout of one rank, in this process."""
+def alone_on_one(model: Model, asked: SamplingRequest, new_cache: Any, layout: Layout | None = None) -> Found:
+    """By a layout of one rank, in this process. layout: that it takes itself to be of."""
     with joined(Layout(), 0, "") as mesh:
-        return generation(mesh, *given)
+        return generation(replace(mesh, layout=layout or mesh.layout), model, asked, new_cache)
 
 
 def generations(mesh: Mesh, given: Sequence[tuple[Any, ...]]) -> list[Found]:

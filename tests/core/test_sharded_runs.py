@@ -14,12 +14,15 @@ from fastvideo_core import (
     DBCacheSettings,
     GuidanceSettings,
     MagCacheSettings,
+    PhaseSettings,
     RequestError,
+    SamplingRequest,
     Schedule,
 )
 from fastvideo_core.attention.sparse import BSASettings, NABLASettings, SLASettings, SparseSchedule, STASettings, VSASettings
 from fastvideo_core.parallel import Layout
 from fastvideo_core.step_cache import DBCache, MagCache
+from fastvideo_core.wan.ranked import PhaseAccount
 from fastvideo_core.wan.sharded import check_guidance
 
 ODD = (3, 6, 10)
@@ -86,8 +89,11 @@ def test_sparse_attention_of_own_heads_gives_the_same_bits(ranks: RankGroup, lay
     )
     for of_rank in found:
         assert all(each.account.sparse[0].sparse_calls == each.account.sparse[0].dense_calls == 2 for each in of_rank)
-    densities = [of_rank[list(SPARSE).index("NABLA")].account.sparse[0].density for of_rank in found]
-    assert len(set(densities)) > 1
+    accounts = [of_rank[list(SPARSE).index("NABLA")].account for of_rank in found]
+    densities = [account.sparse[0].density for account in accounts]
+    together = PhaseAccount.of_all(accounts)
+    assert together.sparse[0].density == pytest.approx(sum(densities) / len(densities)) and max(densities) > min(densities)
+    assert f"{max(densities):.1%} of the pairs of tokens, and the others wait" in together.notes[-1]
 
 
 def test_a_chosen_backend_and_compiled_blocks_give_the_same_bits(ranks: RankGroup) -> None:
@@ -100,6 +106,18 @@ def test_a_chosen_backend_and_compiled_blocks_give_the_same_bits(ranks: RankGrou
         assert [each.error for each in found] == [0.0] * len(given)
         assert found[0].account.attention[0].backend == "sdpa_math" and found[0].account.attention[0].calls == 6
         assert "blocks compiled by eager" in found[1].account.notes[-1]
+
+
+def test_heads_that_not_all_ranks_can_share_are_shared_by_each_half(ranks: RankGroup) -> None:
+    """Of 2 heads, by 4 ranks, in a phase without guidance; with two phases, of which the first one has some."""
+    model = Model("T2V", ODD, heads=2)
+    phases = [PhaseSettings(expert="single", guidance_scale=scale, until=until) for scale, until in ((4.0, 0.9), (1.0, 0.0))]
+    given = [(model, request(10, 1.0), dbcache), (model, SamplingRequest(steps=4, shift=5.0, phases=phases, solver="euler"))]
+    for found in ranks.run(Layout(2, 2), sharded_runs.generations, given):
+        assert [each.error for each in found] == [0.0, 0.0] and found[0].decisions == found[0].alone
+        assert "each half of them computed the same" in found[1].account.notes[-1]
+    with pytest.raises(RequestError, match="shared by 4 ranks, and the network's 2 heads"):
+        sharded_runs.alone_on_one(model, request(1), None, Layout(1, 4))
 
 
 ENDS = [("closed", 0, "", 4), ("failed", 3, "ValueError", 3)]
