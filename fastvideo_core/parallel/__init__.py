@@ -4,11 +4,12 @@ they stop. It knows no network; `wan/sharded.py`, and the hooks of a host, put i
 A rank of diffusers' networks is `wan.ranked.RankExperts`, made in a process that has `joined` the others. Its parent asks all of
 them the same, in this order, and each of them answers:
 
+    wan.sharded.check_guidance(layout, guidance), once and by the parent itself: whether all ranks have work in every call
     load(expert)
         open(PhaseOpening(...))            frozen data
             call(latents, sigma, branches) -> the velocities from the first rank, None from the others
             fits()                         -> whether both branches fit into one call, and why
-        close()                            -> PhaseAccount of each rank
+        close()                            -> PhaseAccount of each rank; PhaseAccount.of_all is that of the phase
     offload()
 
 `call` raises StoppedError on all ranks where one was told to stop. After another error, CapacityError too, the ranks that did not

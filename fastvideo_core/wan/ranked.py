@@ -27,7 +27,7 @@ from ..step_cache.session import BlockwiseSession, Counts
 from .compiled import CompileAccount, CompiledExperts, CompileSettings
 from .denoiser import TransformerExperts, WanExperts
 from .memory import WAYS_OUT
-from .placement import held
+from .placement import held, is_group_offloaded
 from .sharded import RankDenoiser, Shard, ShardedExperts, UlyssesExperts, UlyssesSparse
 
 if TYPE_CHECKING:
@@ -118,13 +118,15 @@ class RankExperts:
         self._entered = ExitStack()
 
     def load(self, expert: str) -> None:
-        """Its weights are on the device until `offload`.
+        """Its weights are on the device until `offload`; with group offloading they go there by themselves.
 
         Raises:
             CapacityError: they do not fit.
         """
         self.offload()
-        self._loaded.enter_context(held(self.transformers[expert], self.device, self.offload_device, WAYS_OUT))
+        network = self.transformers[expert]
+        if not is_group_offloaded(network):
+            self._loaded.enter_context(held(network, self.device, self.offload_device, WAYS_OUT))
 
     def offload(self) -> None:
         """No expert is loaded, no phase open. It may be asked for at any time."""
@@ -181,7 +183,8 @@ class RankExperts:
         expert = opening.phase.expert
         network = {expert: self.transformers[expert]}
         mesh = self._mesh(opening.phase)
-        plain = WanExperts(network, opening.conditioning, opening.latent_shape, self.device, self.offload_device)
+        places = self.device, self.offload_device
+        plain = WanExperts(network, opening.conditioning, opening.latent_shape, *places, schedule=opening.schedule)
         phase = _Open(opening, plain, mesh, Shard(mesh.tokens, self.stop))
         if opening.session is not None and mesh.everyone.size > 1:
             opening.session.share(mesh.everyone.sums, BOTH if mesh.branches.size > 1 else None)

@@ -12,15 +12,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Client, Connection, Listener, wait
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastvideo_core.parallel import Layout, joined
+import torch
 
-TESTS = Path(__file__).resolve().parent
-KEY = b"ranks of one test"
+from fastvideo_core.parallel import Layout, joined
 
 
 def frozen(mapping: dict[Any, Any]) -> MappingProxyType[Any, Any]:
@@ -39,12 +38,12 @@ class RankGroup:
         self._ranks: list[tuple[subprocess.Popen[bytes], Connection]] = []
         self._meetings = 0
 
-    def run(self, layout: Layout, case: Callable[..., Any], *given: Any, limit: float = 60) -> list[Any]:
+    def run(self, layout: Layout, case: Callable[..., Any], *given: Any, limit: float = 300) -> list[Any]:
         """`case(mesh, *given)` on each rank of the layout; what each of them returns.
 
         Args:
             case: a function of a module that lies beside this one.
-            limit: seconds, after which no rank is left.
+            limit: seconds, after which no rank is left. Of a busy machine, that starts them first.
         """
         self._start()
         self._meetings += 1
@@ -75,16 +74,13 @@ class RankGroup:
         return [process.pid for process, _ in self._ranks if process.poll() is None]
 
     def _start(self) -> None:
-        if self._ranks:
-            return
-        listener = Listener(authkey=KEY)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "rank_group", str(listener.address)]
-        processes = [subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) for _ in range(self.count)]
-        try:
-            self._ranks = [(process, listener.accept()) for process in processes]
-        finally:
-            listener.close()
+        while len(self._ranks) < self.count:
+            ours, theirs = Pipe()
+            command = [sys.executable, "-m", "rank_group", str(theirs.fileno())]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], env=environment)
+            theirs.close()
+            self._ranks.append((process, ours))
 
     def close(self) -> None:
         for process, connection in self._ranks:
@@ -122,10 +118,8 @@ def _end_with_the_tests() -> None:
 
 def main() -> None:
     threading.Thread(target=_end_with_the_tests, daemon=True).start()
-    with Client(sys.argv[1], authkey=KEY) as connection:
-        import torch
-
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
+    with Connection(int(sys.argv[1])) as connection:
         while True:
             _answer(connection)
 

@@ -11,7 +11,7 @@ from diffusers import WanTransformer3DModel
 from sharded_networks import CPU, HEADS, conditioning, latents, network
 from torch import Tensor, nn
 
-from fastvideo_core import AttentionSettings, CompileSettings, SamplingRequest
+from fastvideo_core import AttentionSettings, CompileSettings, SamplingRequest, group_offload
 from fastvideo_core.attention.experts import AttendingExperts
 from fastvideo_core.attention.sparse import SparseExperts, SparseSchedule
 from fastvideo_core.guidance import BOTH
@@ -38,6 +38,7 @@ class Model:
     attention: AttentionSettings | None = None
     sparse: SparseSchedule | None = None
     compile: CompileSettings | None = None
+    offloaded: bool = False
     trained: str = ""  # a layer that its self-attention has for a sparse variant
 
     @property
@@ -54,12 +55,14 @@ class Model:
         for block in (block for each in made.values() for block in each.blocks if width):
             layer = tiny.seeded(9, nn.Linear, width, width).to(self.dtype).requires_grad_(False)
             setattr(block.attn1, self.trained, layer)
+        for each in made.values() if self.offloaded else ():
+            group_offload(each, CPU, blocks_per_group=1)
         return made
 
     def alone(self, networks: dict[str, WanTransformer3DModel], asked: SamplingRequest, cache: Any = None) -> Any:
         """The experts of one process."""
         schedule, shape = asked.plan(), tuple(self.latents.shape)
-        experts: Any = WanExperts(networks, conditioning(self.kind, self.size), shape, CPU, CPU)
+        experts: Any = WanExperts(networks, conditioning(self.kind, self.size), shape, CPU, CPU, schedule=schedule)
         if self.attention is not None:
             experts = AttendingExperts(experts, self.attention)
         if self.sparse is not None:
@@ -139,11 +142,11 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 def against_one(mesh: Mesh, models: Sequence[Model]) -> list[tuple[float, Tensor]]:
-    """Of each, how far the ranks' velocities are from those of one process, and what they are on this rank."""
+    """Of each, how far the velocities are from those of one process, by the first rank, and what they are on this one."""
     found = []
     for model in models:
         networks = model.networks()
-        alone = predicted(model.alone(networks, request()), model)
         together = predicted(model.ranked(mesh, networks, request()), model)
-        found.append((error(together, alone), together))
+        first = mesh.everyone.rank == 0
+        found.append((error(together, predicted(model.alone(networks, request()), model)) if first else 0.0, together))
     return found

@@ -8,6 +8,7 @@ import torch
 from diffusers import WanTransformer3DModel
 
 from fastvideo_core import Conditioning, GivenFrame, image_condition
+from fastvideo_core.wan.flow_map_embedding import FlowMapEmbedding
 
 CLIP = {"image_dim": tiny.IMAGE_DIM, "added_kv_proj_dim": 48}
 KINDS: Mapping[str, dict[str, Any]] = {
@@ -16,6 +17,7 @@ KINDS: Mapping[str, dict[str, Any]] = {
     "FLF2V": {"in_channels": 36, "out_channels": 16, "pos_embed_seq_len": 2 * tiny.CLIP_TOKENS, **CLIP},
     "I2V 2.2": {"in_channels": 36, "out_channels": 16},
     "TI2V": {"in_channels": 48, "out_channels": 48},
+    "AnyFlow": {"in_channels": 16, "out_channels": 16},
 }
 HEADS = 4
 CPU = torch.device("cpu")
@@ -28,7 +30,9 @@ def network(
     if kind == "FLF2V":
         embedder = made.condition_embedder.image_embedder
         embedder.pos_embed.copy_(tiny.normal(tuple(embedder.pos_embed.shape), seed))  # zeros as made
-    return made.to(dtype)
+    if kind == "AnyFlow":
+        made.condition_embedder = tiny.seeded(seed, FlowMapEmbedding, 12 * heads, 32, tiny.TEXT_DIM, 0.25, False)
+    return made.requires_grad_(False).to(dtype)
 
 
 def latents(kind: str, size: tuple[int, int, int], samples: int) -> torch.Tensor:

@@ -109,7 +109,7 @@ def test_a_group_of_one_exchanges_nothing(ranks: RankGroup) -> None:
 def test_after_a_failure_no_rank_is_left_and_the_next_ones_work(tmp_path: Path) -> None:
     group = RankGroup(tmp_path, count=2)
     try:
-        for case, limit, why in ((rank_cases.failing, 60, "this rank fails"), (rank_cases.waiting, 2, "did not answer in time")):
+        for case, limit, why in ((rank_cases.failing, 300, "this rank fails"), (rank_cases.waiting, 2, "did not answer in time")):
             assert group.run(Layout(1, 2), rank_cases.summed, [1.0, 2.0])[1].tolist() == [3.0, 2.0]
             before = group.alive
             with pytest.raises(AssertionError, match=why):

@@ -1,17 +1,36 @@
-"""Calls of Wan's networks by several ranks: the same velocities as by one process, in a part of the memory."""
+"""Calls and generations of Wan's networks by several ranks: the same velocities, videos and decisions as by one process, in less
+memory, whatever works inside the shares. One file, for the ranks start once in a process that tests.
+"""
 
 from collections import Counter
 from itertools import product
+from typing import Any
 
 import pytest
 import sharded_cases
 import sharded_runs
 import torch
+from magcache_run import flat_table
 from rank_group import RankGroup
 from sharded_cases import Model, request
 from sharded_networks import HEADS, KINDS
 
+from fastvideo_core import (
+    AttentionSettings,
+    CompileSettings,
+    DBCacheSettings,
+    GuidanceSettings,
+    MagCacheSettings,
+    PhaseSettings,
+    RequestError,
+    SamplingRequest,
+    Schedule,
+)
+from fastvideo_core.attention.sparse import BSASettings, NABLASettings, SLASettings, SparseSchedule, STASettings, VSASettings
 from fastvideo_core.parallel import Layout
+from fastvideo_core.step_cache import DBCache, MagCache
+from fastvideo_core.wan.ranked import PhaseAccount
+from fastvideo_core.wan.sharded import check_guidance
 
 EVEN, ODD = (3, 4, 8), (3, 6, 10)
 """24 and 45 tokens: of 4 ranks 6 each, and 12, 11, 11, 11."""
@@ -64,3 +83,125 @@ def test_two_exchanges_a_block_and_a_gather_a_call(ranks: RankGroup, layers: int
     for layout, expected in ((Layout(1, 2), sharing), (Layout(2, 2), sharing + Counter(_allgather_base_=1))):
         for steps in ranks.run(layout, sharded_runs.exchanges, model, request()):
             assert steps == [expected] * 3
+
+
+STEPS = 8
+
+
+def magcache(schedule: Schedule) -> MagCache:
+    table = flat_table(schedule, boundary=0.8 if len(schedule.phases) > 1 else None)
+    return MagCache(schedule, table, MagCacheSettings(threshold=0.25, max_skips=2, trend=0.5))
+
+
+def dbcache(schedule: Schedule) -> DBCache:
+    return DBCache(schedule, DBCacheSettings(threshold=0.2, first_blocks=1, warmup_steps=2))
+
+
+TWO_EXPERTS = {"boundary": 0.8, "low_noise_guidance_scale": 3.0}
+SEQUENTIAL = {"guidance": GuidanceSettings(mode="sequential")}
+
+
+@pytest.mark.parametrize("layout", [Layout(1, 2), Layout(2, 2)], ids=Layout.text)
+def test_step_caches_decide_as_in_one_process(ranks: RankGroup, layout: Layout) -> None:
+    """The residuals are of own rows, and where halves have a branch each, of that branch."""
+    model = Model("T2V", ODD, layers=3)
+    kinds: list[dict[str, Any]] = [{}, TWO_EXPERTS, {"guidance_scale": 1.0, "steps": 10}]
+    kinds += [SEQUENTIAL] if layout.cfg == 1 else []
+    given = [(model, request(**{"steps": STEPS, **kind}), cache) for kind in kinds for cache in (magcache, dbcache)]
+    for found in ranks.run(layout, sharded_runs.generations, given):
+        for each in found:
+            assert each.error == 0 and each.decisions == each.alone and "S" in each.decisions
+            assert each.held <= each.held_alone / layout.ranks + each.held_alone / model.tokens
+
+
+def test_a_threshold_between_what_the_ranks_have_alone_is_decided_once(ranks: RankGroup) -> None:
+    """By own rows alone one rank would skip and the other one compute, and both wait for ever."""
+    found = ranks.run(Layout(1, 2), sharded_runs.between_ranks, Model("T2V", ODD, layers=3), request(4), 2)
+    differences, threshold, *_ = found[0]
+    assert min(differences) < threshold < max(differences)
+    assert {decisions for _, _, decisions, _ in found} == {found[0][3]}
+
+
+TILE = (1, 2, 2)
+SPARSE: dict[str, tuple[Any, str]] = {
+    "VSA": (VSASettings(sparsity=0.5, tile=TILE), ""),
+    "VSA with its gate": (VSASettings(sparsity=0.5, tile=TILE), "to_gate_compress"),
+    "SLA": (SLASettings(sparsity=0.5), ""),
+    "SLA with its projection": (SLASettings(sparsity=0.5), "proj_l"),
+    "BSA": (BSASettings(tile=TILE, least_tiles=2), ""),
+    "STA": (STASettings(window=(1, 3, 3), tile=TILE), ""),
+    "NABLA": (NABLASettings(mass=0.5, tile=TILE), ""),
+}
+"""Settings, and the layer of self-attention that their checkpoints have."""
+
+
+@pytest.mark.parametrize("layout", [Layout(1, 2), Layout(1, 4)], ids=Layout.text)
+def test_sparse_attention_of_own_heads_gives_the_same_bits(ranks: RankGroup, layout: Layout) -> None:
+    """Each rank tells what it computed of its heads, of which VSA and NABLA choose the tiles one by one."""
+    given = [
+        (Model("T2V", ODD, sparse=SparseSchedule(settings=settings, dense_steps=1, kernel="gather"), trained=trained), request(2))
+        for settings, trained in SPARSE.values()
+    ]
+    found = ranks.run(layout, sharded_runs.generations, given)
+    assert {name: error for of_rank in found for name, error in zip(SPARSE, [each.error for each in of_rank], strict=True)} == (
+        dict.fromkeys(SPARSE, 0.0)
+    )
+    for of_rank in found:
+        assert all(each.account.sparse[0].sparse_calls == each.account.sparse[0].dense_calls == 2 for each in of_rank)
+    accounts = [of_rank[list(SPARSE).index("NABLA")].account for of_rank in found]
+    densities = [account.sparse[0].density for account in accounts]
+    together = PhaseAccount.of_all(accounts)
+    assert together.sparse[0].density == pytest.approx(sum(densities) / len(densities)) and max(densities) > min(densities)
+    assert f"{max(densities):.1%} of the pairs of tokens, and the others wait" in together.notes[-1]
+
+
+def test_a_chosen_backend_compiled_and_offloaded_blocks_give_the_same_bits(ranks: RankGroup) -> None:
+    compiled, chosen = CompileSettings(backend="eager"), AttentionSettings(self_attention="sdpa_math")
+    sparse = SparseSchedule(settings=SPARSE["NABLA"][0], kernel="gather")
+    options: list[dict[str, Any]] = [{"attention": chosen}, {"compile": compiled}, {"compile": compiled, "attention": chosen}]
+    options += [{"compile": compiled, "sparse": sparse}, {"offloaded": True}]
+    given = [(Model("T2V", ODD, **option), request(3), magcache if "compile" in option else None) for option in options]
+    for found in ranks.run(Layout(1, 2), sharded_runs.generations, given):
+        assert [each.error for each in found] == [0.0] * len(given)
+        assert found[0].account.attention[0].backend == "sdpa_math" and found[0].account.attention[0].calls == 6
+        assert "blocks compiled by eager" in found[1].account.notes[-1]
+
+
+def test_heads_that_not_all_ranks_can_share_are_shared_by_each_half(ranks: RankGroup) -> None:
+    """Of 2 heads, by 4 ranks, in a phase without guidance; with two phases, of which the first one has some."""
+    model = Model("T2V", ODD, heads=2)
+    phases = [PhaseSettings(expert="single", guidance_scale=scale, until=until) for scale, until in ((4.0, 0.9), (1.0, 0.0))]
+    given = [(model, request(10, 1.0), dbcache), (model, SamplingRequest(steps=4, shift=5.0, phases=phases, solver="euler"))]
+    for found in ranks.run(Layout(2, 2), sharded_runs.generations, given):
+        assert [each.error for each in found] == [0.0, 0.0] and found[0].decisions == found[0].alone
+        assert "each half of them computed the same" in found[1].account.notes[-1]
+    with pytest.raises(RequestError, match="shared by 4 ranks, and the network's 2 heads"):
+        sharded_runs.alone_on_one(model, request(1), None, Layout(1, 4))
+
+
+ENDS = [("closed", 0, "", 4), ("failed", 3, "ValueError", 3)]
+ENDS += [("stopped", asks, "StoppedError", blocks) for asks, blocks in ((1, 2), (3, 4), (4, 6))]
+"""How, at which block, what is raised, and how many blocks were begun. A network of 4 blocks: told in the last one of a call, a
+rank stops in the next call."""
+
+
+@pytest.mark.parametrize("layout", [Layout(1, 2), Layout(2, 2), Layout(2, 1)], ids=Layout.text)
+def test_nothing_is_left_after_an_end_before_the_end(ranks: RankGroup, layout: Layout) -> None:
+    """One rank is told to stop, and all stop in the same block, the next one."""
+    model = Model("I2V with CLIP", ODD, layers=4)
+    for how, asks, raised, blocks in ENDS:
+        found = ranks.run(layout, sharded_runs.ended, model, request(3), how, asks)
+        assert [(each.raised, each.left, each.again) for each in found] == [(raised, False, 0.0)] * layout.ranks, how
+        assert {each.blocks for each in found} == {blocks}, (how, found)
+
+
+def test_one_rank_is_one_process_and_asks_nobody() -> None:
+    found = sharded_runs.alone_on_one(Model("T2V", ODD, layers=3), request(STEPS), magcache)
+    assert found.error == 0 and found.decisions == found.alone
+
+
+@pytest.mark.parametrize("guidance", [GuidanceSettings(mode="sequential"), GuidanceSettings(gate=0.5)])
+def test_halves_with_a_branch_each_refuse_calls_of_one(ranks: RankGroup, guidance: GuidanceSettings) -> None:
+    with pytest.raises(RequestError, match="layout with cfg 1"):
+        check_guidance(Layout(2, 2), guidance)
+    check_guidance(Layout(1, 4), guidance)
