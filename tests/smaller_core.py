@@ -1,7 +1,12 @@
-"""A custom node for servers of tests. Core knows three of Wan's networks in their published sizes only: with it they are as small
-as the files of `template_files`. What the transformer reads of them keeps its width: 4096 of the text, 1280 of image tokens."""
+"""A custom node for servers of tests, in which the published networks are as small as the files of `template_files`.
+
+Core knows the text encoder, the CLIP tower and the VAE of Wan 2.2 in their published sizes only, and the pack tells variants
+apart by width and number of blocks. Here these figures are smaller, and everything else is as it is. What transformers read
+keeps its width: 4096 of the text, 1280 of image tokens.
+"""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,9 @@ import comfy.sd
 TEXT_ENCODER = {"vocab_size": 80, "d_kv": 8, "d_ff": 24, "num_heads": 3, "num_layers": 2}
 CLIP_TOWER = {"intermediate_size": 32, "num_hidden_layers": 3, "projection_dim": 8}
 VAE_2_2 = {"dim": 8, "dec_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+
+WIDTH, BLOCKS = 128, {30: 2, 40: 3}
+"""Of transformers; blocks by the published number of them."""
 
 load_clip = comfy.sd.load_clip
 
@@ -32,6 +40,17 @@ class SmallVAE(comfy.ldm.wan.vae2_2.WanVAE):
         super().__init__(**config | VAE_2_2)
 
 
+def make_variants_small() -> None:
+    """The same engine that the pack has registered, or will."""
+    sys.path.append(str(Path(__file__).with_name("fastvideo-nodes").resolve()))
+    from fastvideo_core.wan import VARIANTS
+
+    for variant in VARIANTS.values():
+        object.__setattr__(variant, "dim", WIDTH)
+        object.__setattr__(variant, "layers", BLOCKS[variant.layers])
+
+
+make_variants_small()
 comfy.sd.load_clip = load_small_clip
 comfy.clip_vision.ClipVisionModel = SmallTower
 comfy.ldm.wan.vae2_2.WanVAE = SmallVAE

@@ -1,12 +1,11 @@
 """The files that the templates name, as small as core reads them: the published layouts, precisions and names, random weights.
 
-Heads are 128 wide, the text 4096 and image tokens 1280, as published; blocks are few and narrow.
+Heads are 128 wide, the text 4096 and image tokens 1280, as published; blocks are few and narrow. A server reads them with
+`smaller_core`, which has the same figures.
 """
 
 import shutil
 import zlib
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,6 @@ from safetensors.torch import load_file, save_file
 from tiny_files import clip_file, text_file, vae_file
 from tiny_transformer import fp8_scaled, lightx2v_lora, original, pairs
 from torch import Tensor
-
-from fastvideo_core.step_cache import fingerprint, published_tables
-from fastvideo_core.step_cache.fingerprint import joined_name
-from fastvideo_core.wan import VARIANTS
 
 DEMO_VAE = Path(__file__).resolve().parents[1] / "models" / "demo" / "demo_wan_vae.safetensors"
 SIZES = {"num_attention_heads": 1, "attention_head_dim": 128, "ffn_dim": 256, "text_dim": 4096, "freq_dim": 256}
@@ -38,20 +33,6 @@ def write(path: Path) -> None:
     WRITERS[path.parent.name](path)
 
 
-def write_ratio_tables(transformers: Iterable[str], folder: Path) -> None:
-    """What FastVideo Calibrate MagCache would leave there, with the published ratios of each variant as those of its small
-    networks: published tables are found by the sizes of published networks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {name: name.replace("high_noise_14B", "A14B").replace("low_noise_14B", "A14B") for name in sorted(transformers)}
-    for variant in VARIANTS.values():
-        table = published_tables().get(f"{variant.name}_t2v" if variant.first_frame else variant.name)
-        own = [name for name, called in files.items() if called.startswith(variant.name)]
-        if table and own:
-            weights = tuple(fingerprint(original(network(name))) for name in own)
-            measured = replace(table, name=joined_name(weights), weights=weights)
-            (folder / f"{measured.name}.json").write_text(measured.json())
-
-
 def network(name: str) -> WanTransformer3DModel:
     """Of a transformer's file, or the one that a LoRA is for."""
     kind: dict[str, Any] = {"in_channels": 36, "out_channels": 16}
@@ -61,7 +42,8 @@ def network(name: str) -> WanTransformer3DModel:
         kind = {"in_channels": 16, "out_channels": 16}
     elif "wan2.2" not in name:
         kind |= IMAGE_TOKENS | ({"pos_embed_seq_len": 514} if "flf2v" in name else {})
-    return tiny.transformer(zlib.crc32(name.encode()), **SIZES, **kind)
+    blocks = 3 if "14B" in name else 2
+    return tiny.transformer(zlib.crc32(name.encode()), num_layers=blocks, **SIZES, **kind)
 
 
 def _transformer(path: Path) -> None:
