@@ -50,7 +50,7 @@ class Fingerprint:
         common = [name for name in self.values if len(self.values[name]) == len(other.values.get(name, ()))]
         if 2 * len(common) <= max(len(self.values), len(other.values)):
             return 0.0
-        explained = torch.cat([_explained(self.values[name], other.values[name]) for name in common])
+        explained = _explained([self.values[name] for name in common], [other.values[name] for name in common])
         return float(explained.float().mean())
 
     def json(self) -> dict[str, Any]:
@@ -98,20 +98,31 @@ def _sample(weight: Tensor) -> tuple[float, ...]:
     return tuple(float(f"{value:.9g}") for value in values[places].float().tolist())
 
 
-def _explained(a: tuple[float, ...], b: tuple[float, ...]) -> Tensor:
+def _explained(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Tensor:
     """Whether each pair may be two roundings of one number: not further apart than the coarser one's half step, and that of
-    bfloat16, through which either may have gone before."""
-    x, y = torch.tensor(a, device="cpu"), torch.tensor(b, device="cpu")
+    bfloat16, through which either may have gone before. a, b: a row for each tensor, the same number of values in both."""
+    x, y = _padded(a), _padded(b)
     size = torch.maximum(x.abs(), y.abs())
     coarser = torch.maximum(_half_step(size, _grid(x)), _half_step(size, _grid(y)))
-    return (x - y).abs() <= coarser + _half_step(size, torch.bfloat16)
+    bfloat16 = torch.full((len(x),), _GRIDS.index(torch.bfloat16), device="cpu")
+    counts = torch.tensor([len(row) for row in a], device="cpu")
+    return ((x - y).abs() <= coarser + _half_step(size, bfloat16))[torch.arange(x.shape[1], device="cpu") < counts[:, None]]
 
 
-def _grid(values: Tensor) -> torch.dtype:
-    """What they were rounded to, whatever they are stored in now: the coarsest dtype that holds all of them."""
-    return next(dtype for dtype in _GRIDS if torch.equal(values.to(dtype).float(), values) or dtype is torch.float32)
+def _padded(rows: Sequence[Sequence[float]]) -> Tensor:
+    """Zeros, which every dtype holds, up to the longest row."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows], device="cpu")
 
 
-def _half_step(size: Tensor, dtype: torch.dtype) -> Tensor:
-    info = torch.finfo(dtype)
-    return size.clamp(min=info.smallest_normal) * info.eps / 2
+def _grid(rows: Tensor) -> Tensor:
+    """What each row was rounded to, whatever it is stored in now: of `_GRIDS` the coarsest that holds all of it, or the last."""
+    holds = torch.stack([(rows.to(dtype).float() == rows).all(1) for dtype in _GRIDS[:-1]])
+    return torch.where(holds.any(0), holds.int().argmax(0), len(_GRIDS) - 1)
+
+
+def _half_step(size: Tensor, grid: Tensor) -> Tensor:
+    """Of rows of sizes, by the index of each row's dtype."""
+    smallest = torch.tensor([torch.finfo(dtype).smallest_normal for dtype in _GRIDS], device="cpu")[grid, None]
+    eps = torch.tensor([torch.finfo(dtype).eps for dtype in _GRIDS], device="cpu")[grid, None]
+    return torch.maximum(size, smallest) * eps / 2
