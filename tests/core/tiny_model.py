@@ -121,18 +121,26 @@ NETWORKS: Mapping[str, dict[str, WanTransformer3DModel]] = MappingProxyType({
 
 
 def model_of(kind: str) -> WanModel:
-    """The networks of `pipeline_of(kind)`, put together by hand."""
-    wide = kind == "ti2v"
-    pipe = pipeline_of(kind)
-    encoder = pipe.image_encoder if "clip" in kind or kind == "flf2v" else None
+    """The networks of `pipeline_of(kind)`, put together by hand. All models of a kind share them: a test changes copies."""
+    vae, text_encoder, image_encoder = encoders_of(kind)
     return WanModel(
         name=kind,
         transformers=NETWORKS[kind],
-        vae=VideoVAE(pipe.vae),
-        text_encoder=TextEncoder(pipe.text_encoder, fastvideo_core.Tokenizer.from_sentencepiece(sentencepiece_model())),
-        image_encoder=None if encoder is None else ImageEncoder(encoder, pipe.image_processor),
+        vae=vae,
+        text_encoder=text_encoder,
+        image_encoder=image_encoder,
         boundary=0.9 if "two experts" in kind else None,
-        first_frame=wide,
+        first_frame=kind == "ti2v",
+    )
+
+
+@cache
+def encoders_of(kind: str) -> tuple[VideoVAE, TextEncoder, ImageEncoder | None]:
+    pipe = pipeline_of(kind)
+    return (
+        VideoVAE(pipe.vae),
+        TextEncoder(pipe.text_encoder, fastvideo_core.Tokenizer.from_sentencepiece(sentencepiece_model())),
+        ImageEncoder(pipe.image_encoder, pipe.image_processor) if "clip" in kind or kind == "flf2v" else None,
     )
 
 
