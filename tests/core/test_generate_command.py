@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from fastvideo_core import GenerationState
 from fastvideo_core.__main__ import main
+from fastvideo_core.wan import linear
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = (
@@ -24,7 +26,7 @@ PROMPTS = (
     "a blue square, still, over a gray background",
     "a green triangle moving up",
 )
-PAIR = ("--demo", "two experts", "--guidance-mode", "batched", "--frames", "9")
+PAIR = ("--demo", "two experts", "--guidance-mode", "batched", "--frames", "9", "--steps", "12", "--seed", "5")
 
 
 def frames_of(file: Path) -> numpy.ndarray[Any, Any]:
@@ -43,43 +45,72 @@ def written(folder: Path, prompts: tuple[str, ...] = PROMPTS) -> Path:
     return file
 
 
-def assert_as_single_runs(folder: Path, elsewhere: Path, *arguments: str) -> None:
+TORCHS_LAYERS = """
+import runpy
+from fastvideo_core.wan import linear
+linear.fastest = lambda *_: "torch"
+runpy.run_module("fastvideo_core", run_name="__main__", alter_sys=True)
+"""
+"""The command, with the layers of `torchs_layers`."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torchs_layers() -> Iterator[None]:
+    """What is fastest is measured in each process, and another may take another way, which differs by rounding."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(linear, "fastest", lambda *_: "torch")
+        yield
+
+
+@pytest.fixture(scope="module")
+def singles(torchs_layers: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The video of each prompt, made by a command of its own."""
+    videos = {}
+    for number, prompt in enumerate(PROMPTS):
+        folder = tmp_path_factory.mktemp(f"single{number}")
+        assert main(["generate", *PAIR, "--prompt", prompt, "--output", str(folder)]) == 0
+        videos |= by_prompt(folder)
+    return videos
+
+
+def assert_as_single_runs(folder: Path, singles: dict[str, Path]) -> None:
     videos = by_prompt(folder)
-    assert set(videos) == set(PROMPTS)
-    for number, (prompt, video) in enumerate(videos.items()):
-        single = elsewhere / str(number)
-        assert main(["generate", *PAIR, *arguments, "--prompt", prompt, "--output", str(single)]) == 0
-        made, alone = frames_of(video), frames_of(by_prompt(single)[prompt])
+    assert set(videos) == set(singles) == set(PROMPTS)
+    for prompt, video in videos.items():
+        made, alone = frames_of(video), frames_of(singles[prompt])
         assert made.shape == (9, 64, 64, 3) and made.std() > 10, "there is something to be seen"
-        assert numpy.array_equal(made, alone) and by_prompt(single)[prompt].name == video.name
+        assert numpy.array_equal(made, alone) and singles[prompt].name == video.name
 
 
-def test_each_prompt_of_a_file_gets_the_video_of_its_single_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("--steps", "8", "--seed", "5")
-    command = ["generate", *PAIR, *arguments, "--prompts", str(written(tmp_path)), "--output", str(tmp_path / "many")]
+def test_each_prompt_of_a_file_gets_the_video_of_its_single_run(
+    tmp_path: Path, singles: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    command = ["generate", *PAIR, "--prompts", str(written(tmp_path)), "--output", str(tmp_path / "many")]
     assert main(command) == 0
     told = capsys.readouterr()
     videos = by_prompt(tmp_path / "many")
     assert [line.split(":")[0] for line in told.out.splitlines()] == [videos[prompt].stem for prompt in PROMPTS]
-    assert "24/24" in told.err, "a bar over all steps"
+    assert "36/36" in told.err, "a bar over all steps"
     assert len(list((tmp_path / "many").iterdir())) == 6, "and nothing else is left"
     for file in (tmp_path / "many").glob("*.json"):
         data = json.loads(file.read_text("utf-8"))
-        assert (data["size"]["frames"], data["request"]["seed"], len(data["report"]["step_seconds"])) == (9, 5, 8)
+        assert (data["size"]["frames"], data["request"]["seed"], len(data["report"]["step_seconds"])) == (9, 5, 12)
         assert "2 other generations ran beside it" in data["report"]["notes"][-1]
-    assert_as_single_runs(tmp_path / "many", tmp_path, *arguments)
-    capsys.readouterr()
+    assert_as_single_runs(tmp_path / "many", singles)
     assert main(command) == 0
     told = capsys.readouterr()
     assert told.out.count(": is there") == 3 and told.err == ""
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_what_was_stopped_goes_on_and_gives_the_same_videos(how: signal.Signals, tmp_path: Path) -> None:
+def test_what_was_stopped_goes_on_and_gives_the_same_videos(
+    how: signal.Signals, tmp_path: Path, singles: dict[str, Path]
+) -> None:
     folder = tmp_path / "many"
-    arguments = [*PAIR, "--steps", "12", "--prompts", str(written(tmp_path)), "--output", str(folder)]
+    arguments = [*PAIR, "--prompts", str(written(tmp_path)), "--output", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, "-m", "fastvideo_core", "generate", *arguments]
+    command = [sys.executable, "-c", TORCHS_LAYERS, "generate", *arguments]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as child:
         while len(list(folder.glob("*.safetensors"))) < 2 and child.poll() is None:
             time.sleep(0.01)
@@ -93,7 +124,7 @@ def test_what_was_stopped_goes_on_and_gives_the_same_videos(how: signal.Signals,
     reports = [json.loads(file.read_text("utf-8"))["report"] for file in folder.glob("*.json")]
     begun = [state.step for state in states]
     assert sorted(report["first_step"] for report in reports) == sorted([0] * (3 - len(begun)) + begun)
-    assert_as_single_runs(folder, tmp_path, "--steps", "12")
+    assert_as_single_runs(folder, singles)
 
 
 def test_objects_of_a_file_have_settings_of_their_own_and_one_that_fails_is_named(
