@@ -1,7 +1,6 @@
 """LoRAs at other strengths for a time: as if applied so, and afterwards as if nothing had been."""
 
 import copy
-import shutil
 from collections.abc import Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -188,17 +187,9 @@ def test_under_group_offloading_linear_layers_follow_and_fixed_places_are_refuse
         check_strengths(network, {"more": 0.5})
 
 
-@pytest.mark.parametrize(
-    "backend",
-    [
-        "eager",
-        pytest.param(
-            "inductor",
-            marks=pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler"),
-        ),
-    ],
-)
-def test_compiled_blocks_follow_and_each_strength_is_compiled_once(backend: str, tmp_path: Path) -> None:
+def test_compiled_blocks_follow_and_each_strength_is_compiled_once(tmp_path: Path) -> None:
+    """By AOTAutograd's graphs, which are what torch's own backend makes code of."""
+
     def applied(strength: float) -> WanTransformer3DModel:
         network = tiny.transformer(in_channels=16, out_channels=16, num_layers=1)
         apply_lora(network, files.save(files.lightx2v_lora(network), tmp_path / "lora.safetensors", None), strength)
@@ -206,7 +197,7 @@ def test_compiled_blocks_follow_and_each_strength_is_compiled_once(backend: str,
 
     torch.compiler.reset()
     network = applied(0.5)
-    network.compile_repeated_blocks(fullgraph=True, backend=backend, dynamic=False)
+    network.compile_repeated_blocks(fullgraph=True, backend="aot_eager", dynamic=False)
     graphs = counters["stats"]["unique_graphs"]
     for strength in (0.5, -1.0, 0.0, 0.5, -1.0):
         with strengths(network, {"lora": strength}):
