@@ -81,6 +81,20 @@ def run(host: Any, given: Sequence[Given], side: int = 8, **changes: Any) -> tup
     return run_phases(host, *given, **inputs)
 
 
+@pytest.fixture(scope="module")
+def plain_of() -> Callable[..., tuple[Tensor, Any]]:
+    """(host, load_wan, order, settings of the run) -> that order's run without any accelerator, made once."""
+    made: dict[str, tuple[Tensor, Any]] = {}
+
+    def plain(host: Any, load_wan: Any, order: str, **settings: Any) -> tuple[Tensor, Any]:
+        key = f"{order} {settings}"
+        if key not in made:
+            made[key] = run(host, ORDERS[order](host, load_wan, unchanged), **settings)
+        return made[key]
+
+    return plain
+
+
 def letters(report: Any) -> dict[tuple[int, str], str]:
     return {(row.first_step, row.branch): row.plan for cache in report.caches for row in cache.phases}
 
@@ -94,23 +108,24 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("changes", RUNS)
-@pytest.mark.parametrize("order", ORDERS)
-def test_neutral_settings_change_no_bit(comfy: Any, load_wan: Any, order: str, changes: str) -> None:
-    plain, before = run(comfy, ORDERS[order](comfy, load_wan, unchanged), **RUNS[changes])
+@pytest.mark.parametrize(
+    ("name", "changes", "order"),  # each node in each kind of run, each of both in either order
+    [(name, changes, list(ORDERS)[(i + j) % 2]) for i, name in enumerate(NEUTRAL) for j, changes in enumerate(RUNS)],
+)
+def test_neutral_settings_change_no_bit(comfy: Any, load_wan: Any, plain_of: Any, name: str, changes: str, order: str) -> None:
+    plain, before = plain_of(comfy, load_wan, order, **RUNS[changes])
     assert [phase.steps for phase in before.phases] == [3, 3, 6]
-    for name, node in NEUTRAL.items():
-        ours, report = run(comfy, ORDERS[order](comfy, load_wan, node), **RUNS[changes])
-        assert torch.equal(ours, plain), name
-        assert report.phases == before.phases, name
+    ours, report = run(comfy, ORDERS[order](comfy, load_wan, NEUTRAL[name]), **RUNS[changes])
+    assert torch.equal(ours, plain)
+    assert report.phases == before.phases
 
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ACTIVE)
-def test_a_second_run_is_the_first_and_nothing_stays(comfy: Any, load_wan: Any, name: str, order: str) -> None:
+def test_a_second_run_is_the_first_and_nothing_stays(comfy: Any, load_wan: Any, plain_of: Any, name: str, order: str) -> None:
     given = ORDERS[order](comfy, load_wan, ACTIVE[name])
     plain = ORDERS[order](comfy, load_wan, unchanged)
-    expected, before = run(comfy, plain, side=16)
+    expected, before = plain_of(comfy, load_wan, order, side=16)
     left = [attributes(model) for model, _, _ in (*given, *plain)]
     (first, report), (second, _) = run(comfy, given, side=16), run(comfy, given, side=16)
     assert torch.equal(first, second)
@@ -136,18 +151,18 @@ def test_a_step_cache_begins_anew_in_each_phase(comfy: Any, load_wan: Any, name:
 
 @pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("name", ACTIVE)
-def test_it_may_be_on_one_of_the_models(comfy: Any, load_wan: Any, name: str, place: int) -> None:
+def test_it_may_be_on_one_of_the_models(comfy: Any, load_wan: Any, plain_of: Any, name: str, place: int) -> None:
     nodes = [unchanged] * 3
     nodes[place] = ACTIVE[name]
-    given, plain = three(comfy, load_wan, *nodes), three(comfy, load_wan, unchanged)
-    left = [attributes(model) for model, _, _ in (*given, *plain)]
+    given = three(comfy, load_wan, *nodes)
+    expected, _ = plain_of(comfy, load_wan, "three MODELs", side=16)
+    left = [attributes(model) for model, _, _ in given]
     ours, report = run(comfy, given, side=16)
-    expected, _ = run(comfy, plain, side=16)
     expert = report.phases[place].expert
     told = [*report.attention, *report.sparse, *report.texts, *(row for cache in report.caches for row in cache.phases)]
     assert told and {row.expert for row in told} == {expert}
     assert 0 < relative_error(ours, expected) < 0.9
-    assert [attributes(model) for model, _, _ in (*given, *plain)] == left
+    assert [attributes(model) for model, _, _ in given] == left
 
 
 def test_attention_is_counted_for_each_expert(comfy: Any, load_wan: Any) -> None:
