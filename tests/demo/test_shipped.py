@@ -27,7 +27,7 @@ def score(kind):
 def test_the_vae_rebuilds_held_out_clips_to_30_db():
     scenes, _ = held_out_prompts(PROMPTS)
     vae, clips = shipped_vae(), render(scenes)
-    rebuilt = decode(vae, encode(vae, clips)).clamp(-1, 1)
+    rebuilt = torch.cat([decode(vae, encode(vae, pair)) for pair in clips.split(2)]).clamp(-1, 1)
     assert sum(psnr(one, clip) for one, clip in zip(rebuilt, clips, strict=True)) / PROMPTS >= 30
 
 
@@ -55,7 +55,7 @@ def test_what_a_caption_leaves_out_is_the_default(left_out):
 
 def test_without_guidance_fewer_clips_are_right():
     models = shipped_models("t2v")
-    without, guided = (evaluate(models, 60, guidance=scale, first=100).everything for scale in (1.0, GUIDANCE))
+    without, guided = (evaluate(models, 20, guidance=scale, first=120).everything for scale in (1.0, GUIDANCE))
     assert without <= guided - 0.05  # of all 200 prompts 82.5 % against 94.5 % (models/demo/README.md)
 
 

@@ -24,7 +24,7 @@ from fastvideo_core.wan.demo import DemoKind, load_demo
 from .evaluation import FIRST_SEED, held_out_prompts
 from .sampling import GUIDANCE
 from .transformer import SHIFT
-from .vae import decode
+from .vae import decode_in_pairs
 from .world import FRAMES, SIZE, Scene, render
 
 KINDS: tuple[DemoKind, ...] = ("t2v", "i2v", "two experts")
@@ -105,7 +105,7 @@ class DemoEngine:
     def frames(self, latents: torch.Tensor) -> torch.Tensor:
         """(B, 17, 3, 64, 64) in 0..1."""
         vae = self.model.vae
-        clips = decode(vae.network, latents * vae.latents_std + vae.latents_mean)
+        clips = decode_in_pairs(vae.network, latents * vae.latents_std + vae.latents_mean)
         return (clips / 2 + 0.5).clamp(0, 1).transpose(1, 2)
 
 

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from .latents import encode_normalized, first_frame_clip, image_condition, latent_statistics
 from .text import PromptEncoder
 from .transformer import shifted
-from .vae import decode
+from .vae import decode_in_pairs
 
 STEPS, GUIDANCE = 20, 3.0
 
@@ -49,13 +49,13 @@ def generate(
     noises = [torch.randn(16, 5, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     latents = torch.stack(noises).to(device)
     condition = None if first_frames is None else image_condition(encode_normalized(models.vae, first_frame_clip(first_frames)))
-    rows = models.prompts([*texts, *[negative] * len(texts)])
+    rows = models.prompts(texts if guidance == 1.0 else [*texts, *[negative] * len(texts)])
     sigmas = shifted(torch.linspace(1, 0, steps + 1)).tolist()
     for sigma, following in itertools.pairwise(sigmas):
         velocity = _guided(models.expert(sigma), latents, condition, rows, sigma, guidance)
         latents = latents + (following - sigma) * velocity
     mean, std = (values.to(device) for values in latent_statistics(models.vae))
-    return decode(models.vae, latents * std + mean).clamp(-1, 1)
+    return decode_in_pairs(models.vae, latents * std + mean).clamp(-1, 1)
 
 
 def _guided(
@@ -67,8 +67,9 @@ def _guided(
     guidance: float,
 ) -> torch.Tensor:
     inputs = latents if condition is None else torch.cat([latents, condition], dim=1)
-    timesteps = torch.full((2 * len(latents),), sigma * 1000, device=latents.device)
+    branches = len(rows) // len(latents)  # one where guidance changes nothing
+    timesteps = torch.full((len(rows),), sigma * 1000, device=latents.device)
     with torch.autocast(latents.device.type, torch.bfloat16, enabled=latents.device.type == "cuda"):
-        both = model(torch.cat([inputs, inputs]), timesteps, rows, return_dict=False)[0].float()
-    positive, negative = both.chunk(2)
+        velocities = model(torch.cat([inputs] * branches), timesteps, rows, return_dict=False)[0].float()
+    positive, negative = velocities.chunk(branches)[0], velocities.chunk(branches)[-1]
     return negative + guidance * (positive - negative)

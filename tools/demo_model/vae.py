@@ -77,6 +77,12 @@ def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     return _causal(decoder.conv_out, _activated(decoder.norm_out, x))
 
 
+def decode_in_pairs(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """`decode`, two clips at a time: on a CPU what a layer reads of two is still in its cache, and for one torch takes a slower
+    convolution."""
+    return torch.cat([decode(vae, pair) for pair in latents.split(2)])
+
+
 def _causal(conv: WanCausalConv3d, x: torch.Tensor) -> torch.Tensor:
     if conv.kernel_size == (3, 3, 3) and x.shape[2] == 1:
         # The two frames before the first are zeros, so only the newest tap of the kernel contributes.
