@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent
+LONGEST = [ROOT / "tests" / tier for tier in ("quality", "demo")]
+"""Tiers with files that take minutes."""
 
 if __package__:
     # pytest has just imported the pack's `__init__.py` under the folder's name, maybe that of another module ("copy").
@@ -24,6 +26,11 @@ class PackRootIsAFolder:
 
     def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that processes side by side end at about the same time."""
+    items.sort(key=lambda item: not any(item.path.is_relative_to(tier) for tier in LONGEST))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,8 +11,13 @@ from pathlib import Path
 from tools.runtime.pins import NEWEST, OLDEST
 
 COMPAT_TESTS = ("tests/nodes", "tests/server")
-# Two processes, each with a ComfyUI, a server and folders of its own; a file's tests stay together, for its fixtures do.
-SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--durations", "20")
+# Two processes, each with a ComfyUI, a server and folders of its own; a file's tests stay together, for its fixtures do. Files
+# come in the order of conftest.py, and not by how many tests they have.
+SIDE_BY_SIDE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--durations", "20")
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # for each process, and for the servers that they start
+    "TORCH_WARM_POOL": "0",  # of processes that compile Triton's kernels, which no CPU runs
+}
 
 
 def lint() -> bool:
@@ -22,8 +27,7 @@ def lint() -> bool:
 
 def test(arguments: list[str], comfyui: Path | None = None) -> bool:
     """Run pytest, on the ComfyUI of COMFYUI_PATH or on another one. Later arguments win: with `-n 0` it is one process."""
-    one_thread = {"OMP_NUM_THREADS": "1"}  # for each process, and for the servers that they start
-    environment = {**one_thread, **os.environ, **({"COMFYUI_PATH": str(comfyui)} if comfyui else {})}
+    environment = {**ENVIRONMENT, **os.environ, **({"COMFYUI_PATH": str(comfyui)} if comfyui else {})}
     return _run("pytest", *SIDE_BY_SIDE, *arguments, environment=environment)
 
 
