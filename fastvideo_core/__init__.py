@@ -28,6 +28,11 @@ Many prompts share the loadings of the experts, and each gives the video that it
 >>> jobs = [Job(request=request, conditioning=conditioning, size=size, name=name) for name in ("a", "b")]
 >>> [bool((outcome.latents == generation.latents).all()) for outcome in generate_many(model, jobs)]
 [True, True]
+
+Several GPUs, here or in a Ray cluster, work on one video or on many (`pip install fastvideo-nodes[cluster]`):
+
+>>> with Workers.local(gpus=8, layout=Layout(cfg=2, ulysses=4)) as workers:  # doctest: +SKIP
+...     model = workers.load(folder, torch.bfloat16)  # the rest is as above; `workers.pool(model)` for `generate_many`
 """
 
 from .ab import Measured, against, measure
@@ -35,11 +40,21 @@ from .attention.experts import AttentionSettings
 from .checks import ROUNDING, is_one, settled_pixels
 from .conditioning import TEXT_TOKENS, Conditioning, GivenFrame, image_condition
 from .digests import tensors_digest, weights_digest
-from .errors import CapacityError, ConditioningError, FastVideoError, LoadError, NumericsError, RequestError
+from .errors import (
+    CapacityError,
+    ConditioningError,
+    FastVideoError,
+    LoadError,
+    NumericsError,
+    RequestError,
+    StoppedError,
+    WorkerError,
+)
 from .generate import Step, check_finite, denoise, generate, seeded_noise
 from .guidance import Branch, Call, Denoiser, Guidance, GuidanceMode, GuidanceSettings, Prediction, guide
 from .image_motion import amplified
 from .json_object import read_json_file
+from .parallel import Layout
 from .quality import Comparison, FrameQuality, compare
 from .report import (
     AttentionReport,
@@ -78,20 +93,22 @@ from .wan.text_encoder import TextEncoder
 from .wan.tokenizer import Tokenizer
 from .wan.vae import VideoVAE
 from .wan.variants import VARIANTS, WanVariant
+from .wan.workers import Workers
 
 __all__ = [
     "RECIPES", "ROUNDING", "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Attempt", "AttentionReport", "AttentionSettings",
     "Branch", "CachePhaseReport", "CacheReport", "CacheSettings", "Call", "CapacityError", "Comparison",
     "CompileSettings", "Conditioning", "ConditioningError", "Contribution", "DBCacheSettings", "Denoiser",
-    "FastVideoError", "FrameQuality", "Generation", "GenerationState", "GivenFrame", "Guess", "Guidance", "GuidanceMode",
-    "GuidanceSettings", "ImageEncoder", "Job", "LoadError", "MagCacheSettings", "ManyGenerations", "Measured", "Moment",
-    "NewCache", "NumericsError", "Outcome", "Phase", "PhaseReport", "PhaseSettings", "Prediction", "RatioTable", "Recipe",
-    "RequestError", "RunReport", "SamplingRequest", "Schedule", "Solver", "SolverName", "SparseReport", "Speed", "Step",
-    "StepCache", "TextEncoder", "TextReport", "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel",
-    "WanVariant", "about_run", "against", "amplified", "apply_lora", "attachments", "blocks_cut", "by_boundary",
-    "check_finite", "check_tunable", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "contradictions",
-    "cut", "denoise", "generate", "generate_many", "go_on", "group_offload", "guide", "image_condition", "is_one",
-    "joined", "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part",
+    "FastVideoError", "FrameQuality", "Generation", "GenerationState", "GivenFrame", "Guess", "Guidance",
+    "GuidanceMode", "GuidanceSettings", "ImageEncoder", "Job", "Layout", "LoadError", "MagCacheSettings",
+    "ManyGenerations", "Measured", "Moment", "NewCache", "NumericsError", "Outcome", "Phase", "PhaseReport",
+    "PhaseSettings", "Prediction", "RatioTable", "Recipe", "RequestError", "RunReport", "SamplingRequest", "Schedule",
+    "Solver", "SolverName", "SparseReport", "Speed", "Step", "StepCache", "StoppedError", "TextEncoder", "TextReport",
+    "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "WorkerError", "Workers",
+    "about_run", "against", "amplified", "apply_lora", "attachments", "blocks_cut", "by_boundary", "check_finite",
+    "check_tunable", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "contradictions", "cut",
+    "denoise", "generate", "generate_many", "go_on", "group_offload", "guide", "image_condition", "is_one", "joined",
+    "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part",
     "plan_phases", "ran_as", "read_json_file", "recipe", "recognised", "save_mp4", "seeded_noise", "settled_pixels",
     "shifted_sigmas", "speed_up", "speed_up_of_all", "tensors_digest", "told_of_guesses", "tune", "weights_digest",
     "why_no_cache", "with_cache_dit", "with_dbcache", "with_magcache",

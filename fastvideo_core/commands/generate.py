@@ -14,13 +14,14 @@ from ..generate import Step
 from ..report import RunReport
 from ..state import GenerationState
 from ..video_file import save_mp4
-from ..wan.many import Job, ManyGenerations, Outcome, generate_many
+from ..wan.many import Generating, Job, ManyOutcomes, Outcome, Pooled, generate_many
 from ..wan.model import WanModel
 from ..wan.placement import held
 from .arguments import add_generation, add_model, condition, fps_of, load_model, request_of, size_of
 from .output import output_folder
 from .places import Place, place_of, weights_of, whole_file
 from .prompts import read_prompts
+from .workers import add_workers, maker
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -33,6 +34,7 @@ SAVE_SECONDS = 60.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_generation(parser, many=True)
+    add_workers(parser)
     group = parser.add_argument_group("output")
     group.add_argument("--seed", type=int, default=0)
     group.add_argument(
@@ -50,10 +52,10 @@ def run(given: argparse.Namespace, tell: Tell) -> None:
     """
     entries = read_prompts(given)
     model = load_model(given)
-    with output_folder(given.output):
+    with output_folder(given.output), maker(given, model) as making:
         queue = Queue(model, given.output, tell)
         queue.add(entries)
-        queue.run()
+        queue.run(making)
     if queue.failed:
         raise FastVideoError(f"{len(queue.failed)} of {len(entries)} failed: {', '.join(queue.failed)}. Run it again for these.")
 
@@ -106,13 +108,14 @@ class Queue:
                 self.told.append(sentence)
                 self.tell(sentence)
 
-    def run(self) -> None:
+    def run(self, making: Generating | Pooled) -> None:
+        """making: the model, or what makes its videos elsewhere."""
         from tqdm import tqdm
 
         left = sum(job.request.steps - (0 if job.state is None else job.state.step) for job in self.jobs)
         with tqdm(total=left, unit="step", disable=not self.jobs) as bar:
             keeper = _Keeper(self.places, bar)
-            many = keeper.many = generate_many(self.model, self.jobs, each_step=keeper.step)
+            many = keeper.many = generate_many(making, self.jobs, each_step=keeper.step)
             try:
                 for outcome in many:
                     with tqdm.external_write_mode():
@@ -151,7 +154,7 @@ class _Keeper:
 
     def __init__(self, places: Mapping[str, Place], bar: "tqdm[Any]") -> None:
         self.places, self.bar = places, bar
-        self.many: ManyGenerations | None = None
+        self.many: ManyOutcomes | None = None
         self._moved: set[str] = set()  # since they were kept
         self._kept = time.monotonic()
 

@@ -16,8 +16,11 @@ them the same, in this order, and each of them answers:
 raise it wait for the one that did: none of them can be used again.
 """
 
+from .group import Group
 from .layout import Layout, degrees, suggested
+from .rank_host import Entry
 from .ranks import Mesh, Ranks, joined
+from .ray_ranks import Machines
 from .stop import AgreedStop
 
-__all__ = ["AgreedStop", "Layout", "Mesh", "Ranks", "degrees", "joined", "suggested"]
+__all__ = ["AgreedStop", "Entry", "Group", "Layout", "Machines", "Mesh", "Ranks", "degrees", "joined", "suggested"]

@@ -3,13 +3,26 @@
 from .attention import AttentionReport
 from .cache import CachePhaseReport, CacheReport
 from .contribution import Contribution
-from .joined import joined
+from .joined import distinct, joined, summed_attention
 from .phases import PhaseReport, phase_reports, ran_as
 from .run import VERSION, RunReport
 from .sparse import SparseReport, share_computed
 from .text import TextReport
 
 __all__ = [
-    "VERSION", "AttentionReport", "CachePhaseReport", "CacheReport", "Contribution", "PhaseReport", "RunReport",
-    "SparseReport", "TextReport", "joined", "phase_reports", "ran_as", "share_computed",
+    "VERSION",
+    "AttentionReport",
+    "CachePhaseReport",
+    "CacheReport",
+    "Contribution",
+    "PhaseReport",
+    "RunReport",
+    "SparseReport",
+    "TextReport",
+    "distinct",
+    "joined",
+    "phase_reports",
+    "ran_as",
+    "share_computed",
+    "summed_attention",
 ]  # fmt: skip

@@ -24,18 +24,19 @@ def joined(parts: Sequence[RunReport]) -> RunReport:
         step_seconds=tuple(seconds for part in parts for seconds in part.step_seconds),
         total_seconds=sum(part.total_seconds for part in parts),
         peak_memory_bytes=max((part.peak_memory_bytes for part in parts if part.peak_memory_bytes is not None), default=None),
-        notes=_distinct([note for part in parts for note in part.notes]),
-        caches=_distinct([cache for part in parts for cache in part.caches if cache.phases or cache.bypassed or cache.aside]),
-        attention=_attention([row for part in parts for row in part.attention]),
+        notes=distinct([note for part in parts for note in part.notes]),
+        caches=distinct([cache for part in parts for cache in part.caches if cache.phases or cache.bypassed or cache.aside]),
+        attention=summed_attention([row for part in parts for row in part.attention]),
         sparse=tuple(row for part in parts for row in part.sparse if row.sparse_calls or row.dense_calls),
-        texts=_distinct([row for part in parts for row in part.texts]),
-        patches=_distinct([name for part in parts for name in part.patches]),
+        texts=distinct([row for part in parts for row in part.texts]),
+        patches=distinct([name for part in parts for name in part.patches]),
         networks=max(part.networks for part in parts),
         moves=sum(part.moves for part in parts),
     )
 
 
-def _distinct(rows: Sequence[Row]) -> tuple[Row, ...]:
+def distinct(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Each once."""
     return tuple(row for place, row in enumerate(rows) if row not in rows[:place])
 
 
@@ -45,7 +46,7 @@ def _phase(rows: Sequence[PhaseReport]) -> PhaseReport:
     return replace(rows[0], calls=dict(sorted(calls.items())), reused_negative=sum(row.reused_negative for row in rows))
 
 
-def _attention(rows: Sequence[AttentionReport]) -> tuple[AttentionReport, ...]:
+def summed_attention(rows: Sequence[AttentionReport]) -> tuple[AttentionReport, ...]:
     """One per expert and part of attention, with the calls of all."""
     found: dict[tuple[str, str], AttentionReport] = {}
     for row in rows:

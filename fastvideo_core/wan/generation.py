@@ -3,14 +3,12 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
-import psutil
 import torch
 
-from ..attention.experts import AttendingExperts, AttentionSettings, text_reports
-from ..attention.requirements import Situation
-from ..attention.sparse import SparseExperts, SparseSchedule
+from ..attention.experts import AttentionSettings
+from ..attention.sparse import SparseSchedule
 from ..conditioning import Conditioning
 from ..generate import Step, Turn, check_experts, check_finite, generate, seeded_noise, turns
 from ..guidance import Guidance
@@ -20,19 +18,26 @@ from ..solvers import make_solver
 from ..state import GenerationState, Moment, about_run, conditioning_digest, go_on
 from ..step_cache.aside import unless
 from ..step_cache.decisions import CachePlan
-from ..step_cache.experts import CachedExperts
 from ..step_cache.session import StepCache
-from .compiled import CompileAccount, CompiledExperts, CompileSettings
-from .denoiser import TransformerExperts, WanExperts
+from .compiled import CompileSettings
 from .flow_map import check_solver
 from .given_options import check_options
 from .identity import NetworkIdentity, check_as_before
+from .linear import LinearAccount
 from .loading.lora_strengths import check_strengths
 from .loading.trained_attention import trained_with, unused_training
 from .memory import compute_dtype
-from .parts import Parts
+from .parts import Parts, Transformers
+from .placement import MoveAccount
 from .recipe_checks import told_of_guesses, why_no_cache
 from .recipe_marks import Guess, recognised_by_loras
+from .working import Work, Working
+
+
+class WorkingModel(Parts, Protocol):
+    """A `WanModel`, whose experts can be set to work."""
+
+    def working(self, transformers: Transformers, work: Work) -> Working: ...
 
 
 class Generation(Iterator[Step]):
@@ -43,7 +48,7 @@ class Generation(Iterator[Step]):
 
     def __init__(
         self,
-        model: Parts,
+        model: WorkingModel,
         request: SamplingRequest,
         conditioning: Conditioning,
         size: VideoSize,
@@ -58,7 +63,7 @@ class Generation(Iterator[Step]):
         self.request = request
         self.conditioning = conditioning
         self.size = size
-        latent_shape = size.latent_shape(model.vae.channels)
+        latent_shape = size.latent_shape(next(iter(model.transformers.values())).config.out_channels)
         self.guidance = Guidance(request.plan(), request.guidance)
         check_experts(self.guidance.schedule, model.transformers)
         self.transformers = {phase.expert: model.transformers[phase.expert] for phase in self.guidance.schedule.phases}
@@ -70,29 +75,24 @@ class Generation(Iterator[Step]):
         self._before, self._first, self._last = 0.0, 0.0, 0.0  # seconds of earlier turns; when this one began, and its last step
         self._peak: int | None = None
         check_solver(self.transformers, request.solver)
-        places = model.device, model.offload_device
-        experts = WanExperts(self.transformers, conditioning, latent_shape, *places, schedule=self.guidance.schedule)
-        self._linears, self._moves = experts.linears, experts.moves
+        self._linears, self._moves = LinearAccount(), MoveAccount()
         self._resumed, self._open, self._aside = state, False, False
         self._identify()
         if state is not None:
             self._go_on(state)
         self._moment = self._now(0 if state is None else state.step)
         self._trained = [variant for network in self.transformers.values() for variant in trained_with(network)]
-        self.attending = None if attention is None else AttendingExperts(experts, attention)
         self._cache = None if cache is None else cache(self)
-        dense = self.attending or experts
-        self._texts = text_reports(experts if self.attending is None else self.attending.experts, compiled=compile is not None)
-        self.sparse = None if sparse is None else SparseExperts(dense, self.guidance.schedule, sparse)
-        self.compiled = None if compile is None else self._compiled(self.sparse or dense, compile)
-        self._working = self.compiled or self.sparse or dense
+        self.working = model.working(self.transformers, Work(
+            schedule=self.guidance.schedule, conditioning=conditioning, latent_shape=latent_shape, attention=attention,
+            sparse=sparse, compile=compile, linears=self._linears, moves=self._moves,
+        ))  # fmt: skip
         self._steps = self._left()
 
     def _left(self) -> Generator[Step, None, None]:
         """The steps that are left. Nothing in it refers to this object: left without an end, both are gone at once, and the
         network is free."""
-        moment, cache = self._moment, self.cache
-        experts = self._working if cache is None else CachedExperts(self._working, self.guidance.schedule, cache)
+        moment, experts = self._moment, self.working.experts(self.cache)
         return generate(self.request, experts, self.conditioning, moment.latents, self.guidance, self._solver, moment.step)
 
     @property
@@ -145,11 +145,6 @@ class Generation(Iterator[Step]):
             NumericsError: the latents are not finite.
         """
         return self._moment.state({**self.about, "linears": self._linears.json()})
-
-    def _compiled(self, experts: TransformerExperts, settings: CompileSettings) -> CompiledExperts:
-        transformer = next(iter(self.model.transformers.values()))
-        settings.check(Situation.on(self.model.device, compute_dtype(transformer), transformer.config.attention_head_dim))
-        return CompiledExperts(experts, CompileAccount(settings))
 
     @property
     def turns_left(self) -> tuple[Turn, ...]:
@@ -205,15 +200,9 @@ class Generation(Iterator[Step]):
         self._moment = self._now(step.index + 1)
         self.step_seconds.append(step.seconds)
         self._last = time.perf_counter()
-        self._peak = self._peak_bytes()
+        peak = self.working.peak_bytes()
+        self._peak = None if peak is None else max(self._peak or 0, peak)
         return step
-
-    def _peak_bytes(self) -> int | None:
-        """Peak of allocated device memory, or of the process, seen after each step, where the device is the CPU."""
-        device = self.model.device
-        if device.type == "cuda":
-            return max(self._peak or 0, torch.cuda.max_memory_allocated(device))
-        return max(self._peak or 0, psutil.Process().memory_info().rss) if device.type == "cpu" else None
 
     def plan(self) -> CachePlan | None:
         """What the cache will do, as far as it is known before the run: None without a cache, or where it decides by what it
@@ -228,7 +217,7 @@ class Generation(Iterator[Step]):
     def contradictions(self) -> tuple[str, ...]:
         """A sentence for each setting that does not fit the few-step recipe of which the model is by the names of its LoRAs and
         its own; see `recognised`. It may be asked for before the first step."""
-        on = {"cache": self._cache is not None, "sparse": self.sparse is not None}
+        on = {"cache": self._cache is not None, "sparse": self.working.work.sparse is not None}
         return told_of_guesses(self._recipes, self.guidance.schedule, self.request.solver, **on)
 
     def close(self) -> None:
@@ -240,7 +229,7 @@ class Generation(Iterator[Step]):
         """What ran so far."""
         mode, reason = ran_as(self.guidance)
         transformer = next(iter(self.model.transformers.values()))
-        sparse = () if self.sparse is None else self.sparse.reports()
+        told = self.working.contribution()
         return RunReport(
             model=self.model.name,
             variant=self.model.title,
@@ -250,26 +239,26 @@ class Generation(Iterator[Step]):
             guidance_reason=reason,
             phases=phase_reports(self.guidance),
             latent_shape=tuple(self.latents.shape),
-            device=str(self.model.device),
+            device=self.working.device,
             dtype=str(compute_dtype(transformer)).removeprefix("torch."),
             seed=self.request.seed,
             step_seconds=tuple(self.step_seconds),
             total_seconds=self._before + self._last - self._first,
             peak_memory_bytes=self._peak,
             caches=() if self.cache is None else (self.cache.report(),),
-            attention=() if self.attending is None else self.attending.reports(),
-            sparse=sparse,
-            texts=self._texts,
+            attention=told.attention,
+            sparse=told.sparse,
+            texts=told.texts,
             networks=len(self._moves.networks),
             moves=self._moves.moves,
             first_step=self._first_step,
-            patches=() if self.compiled is None else ("torch.compile",),
+            patches=() if self.working.work.compile is None else ("torch.compile",),
             notes=(
                 *self._resumed_notes(),
-                *unused_training(self._trained, sparse),
+                *unused_training(self._trained, told.sparse),
                 *self._linears.notes(),
                 *self.contradictions(),
-                *(() if self.compiled is None else (self.compiled.account.note(),)),
+                *told.notes,
             ),
         )
 

@@ -1,10 +1,11 @@
 """Many generations of one `WanModel` with few loadings: experts outside, generations inside. Two experts are brought to the
 device once each, for however many prompts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -18,9 +19,8 @@ from ..report import RunReport
 from ..request import SamplingRequest, VideoSize
 from ..state import GenerationState
 from .compiled import CompileSettings
-from .generation import Generation, NewCache
+from .generation import Generation, NewCache, WorkingModel
 from .memory import WAYS_OUT
-from .parts import Parts
 from .placement import held, is_group_offloaded, room
 
 
@@ -52,7 +52,7 @@ class Outcome:
     error: FastVideoError | None = None
 
 
-class Generating(Parts, Protocol):
+class Generating(WorkingModel, Protocol):
     """A `WanModel`."""
 
     def generate(
@@ -72,8 +72,35 @@ EachStep = Callable[[str, Step], object]
 """Is told of each step, with the job's name."""
 
 
+class ManyOutcomes(Iterator[Outcome], ABC):
+    """How many jobs ended, one after the other; closed early, what was not ended can be gone on from."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends all jobs that have not ended."""
+
+    @abstractmethod
+    def state(self, name: str) -> GenerationState | None:
+        """Of a job that was begun and has not ended: a `Job` with it goes on from there. It waits for the device.
+
+        Raises:
+            NumericsError: its latents are not finite.
+        """
+
+    @abstractmethod
+    def states(self) -> dict[str, GenerationState]:
+        """Of all such jobs, by their names. Raises NumericsError as `state`."""
+
+
+@runtime_checkable
+class Pooled(Protocol):
+    """A model in several workers, each of which makes whole jobs: `Workers.pool`."""
+
+    def many(self, jobs: Mapping[str, Job], options: Mapping[str, Any], each_step: EachStep | None) -> ManyOutcomes: ...
+
+
 def generate_many(
-    model: Generating,
+    model: Generating | Pooled,
     jobs: Sequence[Job],
     *,
     cache: NewCache | None = None,
@@ -81,12 +108,13 @@ def generate_many(
     sparse: SparseSchedule | None = None,
     compile: CompileSettings | None = None,
     each_step: EachStep | None = None,
-) -> "ManyGenerations":
+) -> ManyOutcomes:
     """All jobs, as an iterator over how each of them ended. Each video is that of `model.generate` with the same arguments, bit
     by bit; a job that fails is an outcome with its error, and the others go on. Whatever the jobs ask for, those that need one
     expert next make their turns in one loading of it; their states between turns wait on the CPU.
 
     Args:
+        model: one, or workers that have it (`Workers.pool`): they make whole jobs, whose outcomes come as they end.
         each_step: what it raises ends all, as an interrupt does.
 
     Raises:
@@ -99,12 +127,15 @@ def generate_many(
     if twice:
         raise RequestError(f"Two jobs are named {twice[0]!r:.80}: give each a name of its own, or none.")
     options = {"cache": cache, "attention": attention, "sparse": sparse, "compile": compile}
-    return ManyGenerations(model, dict(zip(names, jobs, strict=True)), options, each_step)
+    named = dict(zip(names, jobs, strict=True))
+    if isinstance(model, Pooled):
+        return model.many(named, options, each_step)
+    return ManyGenerations(model, named, options, each_step)
 
 
-class ManyGenerations(Iterator[Outcome]):
-    """What `generate_many` returns. Closing it early, an interrupt, or leaving it, ends the job at work and leaves no weights on
-    the device; what was not ended is then in `states()`."""
+class ManyGenerations(ManyOutcomes):
+    """What `generate_many` returns for a model. Closing it early, an interrupt, or leaving it, ends the job at work and leaves no
+    weights on the device; what was not ended is then in `states()`."""
 
     def __init__(
         self, model: Generating, jobs: Mapping[str, Job], options: Mapping[str, Any], each_step: EachStep | None
@@ -131,19 +162,12 @@ class ManyGenerations(Iterator[Outcome]):
         return self._account.loadings
 
     def close(self) -> None:
-        """Ends all jobs that have not ended."""
         self._events.close()
 
     def state(self, name: str) -> GenerationState | None:
-        """Of a job that was begun and has not ended: a `Job` with it goes on from there. It waits for the device.
-
-        Raises:
-            NumericsError: its latents are not finite.
-        """
         return next((running.state() for running in self._account.running if running.name == name), None)
 
     def states(self) -> dict[str, GenerationState]:
-        """Of all such jobs, by their names. Raises NumericsError as `state`."""
         states = {running.name: running.state() for running in self._account.running}
         return {name: state for name, state in states.items() if state is not None}
 

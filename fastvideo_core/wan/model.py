@@ -1,8 +1,9 @@
 """A Wan checkpoint ready to work: prompt and images to conditioning, conditioning to latents, latents to frames."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,10 +24,11 @@ from .given_files import check_dtypes, check_optional, check_paths, device_of, p
 from .given_images import check_motion, check_which, fitting
 from .image_encoder import ImageEncoder
 from .loading.transformer import load_transformer
-from .parts import check_parts, has_part, read_index, recognised
+from .parts import File, Transformers, check_parts, has_part, read_index, recognised
 from .text_encoder import TextEncoder
 from .vae import VideoVAE
 from .variants import WanVariant
+from .working import Work, Working, WorkingExperts
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -44,7 +46,7 @@ class WanModel:
     boundary: noise level at which the low-noise expert takes over, for `SamplingRequest`.
     first_frame: whether it takes a first image as clean latents (Wan2.2 TI2V-5B).
     device, offload_device: a network is on the first while it works, on the second while it does not.
-    ratio_tables: folders with tables that MagCache's calibration measured on it.
+    ratio_tables: folders with tables that MagCache's calibration measured on it. files: what the transformers were read from.
     """
 
     name: str
@@ -58,6 +60,7 @@ class WanModel:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     offload_device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
     ratio_tables: tuple[Path, ...] = ()
+    files: Mapping[str, File] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         check_parts(self.transformers, self.vae, self.text_encoder, self.image_encoder)
@@ -125,16 +128,14 @@ class WanModel:
         check_paths(transformer=transformer, vae=vae, text_encoder=text_encoder)
         check_optional(low_noise_transformer=low_noise_transformer, image_encoder=image_encoder, tokenizer=tokenizer)
         check_dtypes(dtype=dtype, vae_dtype=vae_dtype)
-        device, offload_device = device_of("device", device), device_of("offload_device", offload_device)
-        paths: dict[str, Path] = {"single": Path(transformer)}
+        places = {"device": device_of("device", device), "offload_device": device_of("offload_device", offload_device)}
+        files = {"single": File(Path(transformer).absolute(), dtype)}
         if low_noise_transformer is not None:
-            paths = {"high_noise": Path(transformer), "low_noise": Path(low_noise_transformer)}
-        transformers = {expert: load_transformer(path, dtype) for expert, path in paths.items()}
-        video_vae = VideoVAE.load(vae, vae_dtype, device=device, offload_device=offload_device)
-        texts = TextEncoder.load(text_encoder, tokenizer, dtype, device=device, offload_device=offload_device)
-        images = None
-        if image_encoder is not None:
-            images = ImageEncoder.load(image_encoder, dtype, device=device, offload_device=offload_device)
+            files = {"high_noise": files["single"], "low_noise": File(Path(low_noise_transformer).absolute(), dtype)}
+        transformers = {expert: load_transformer(file.path, file.dtype) for expert, file in files.items()}
+        video_vae = VideoVAE.load(vae, vae_dtype, device=places["device"], offload_device=places["offload_device"])
+        texts = TextEncoder.load(text_encoder, tokenizer, dtype, **places)
+        images = None if image_encoder is None else ImageEncoder.load(image_encoder, dtype, **places)
         rows = recognised(transformers)
         return cls(
             name=Path(transformer).stem,
@@ -145,8 +146,9 @@ class WanModel:
             variant=rows[0] if len(rows) == 1 else None,
             boundary=rows[0].boundary if rows else None,
             first_frame=video_vae.channels == 48,  # the VAE of TI2V-5B alone
-            device=device,
-            offload_device=offload_device,
+            device=places["device"],
+            offload_device=places["offload_device"],
+            files=files,
         )
 
     def video_size(self, *, width: int, height: int, frames: int) -> VideoSize:
@@ -234,6 +236,10 @@ class WanModel:
         """
         self._check_size(size)
         return Generation(self, request, conditioning, size, cache, attention, sparse, compile, state)
+
+    def working(self, transformers: Transformers, work: Work) -> Working:
+        """Some of its experts at the work of a generation."""
+        return WorkingExperts(work, transformers, self.device, self.offload_device)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Frames (B, 3, F, height, width) in 0..1, float32, of normalised latents (B, C, T, H, W).

@@ -1,6 +1,7 @@
 """The parts of a checkpoint: which they are in a repository, and whether they belong together."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +23,14 @@ MASK_CHANNELS = 4
 PIPELINES = ("WanPipeline", "WanImageToVideoPipeline", "AnyFlowPipeline")
 
 
+@dataclass(frozen=True)
+class File:
+    """Of an expert's weights. dtype: as for `load_transformer`."""
+
+    path: Path
+    dtype: "torch.dtype | None"
+
+
 class Parts(Protocol):
     """What a generation works with: a `WanModel`."""
 
@@ -33,9 +42,6 @@ class Parts(Protocol):
 
     @property
     def transformers(self) -> Transformers: ...
-
-    @property
-    def vae(self) -> VideoVAE: ...
 
     @property
     def device(self) -> "torch.device": ...

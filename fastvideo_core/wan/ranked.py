@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class PhaseOpening:
     """What a phase is opened with. conditioning, latent_shape: as for `WanExperts`; session: a fresh one of a step cache, in
-    which nothing ran; the others as for `WanModel.generate`."""
+    which nothing ran; linears: what layers were computed by before, for `LinearAccount.take`; the others as for
+    `WanModel.generate`."""
 
     schedule: Schedule
     phase: Phase
@@ -47,6 +48,7 @@ class PhaseOpening:
     attention: AttentionSettings | None = None
     sparse: SparseSchedule | None = None
     compile: CompileSettings | None = None
+    linears: Sequence[Sequence[int | str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class PhaseAccount:
     attention: tuple[AttentionReport, ...]
     sparse: tuple[SparseReport, ...]
     texts: tuple[TextReport, ...]
+    linears: Sequence[Sequence[int | str]]
     peak_bytes: int | None
     notes: tuple[str, ...]
 
@@ -185,6 +188,7 @@ class RankExperts:
         mesh = self._mesh(opening.phase)
         places = self.device, self.offload_device
         plain = WanExperts(network, opening.conditioning, opening.latent_shape, *places, schedule=opening.schedule)
+        plain.linears.take(opening.linears)
         phase = _Open(opening, plain, mesh, Shard(mesh.tokens, self.stop))
         if opening.session is not None and mesh.everyone.size > 1:
             opening.session.share(mesh.everyone.sums, BOTH if mesh.branches.size > 1 else None)
@@ -236,9 +240,9 @@ class _Open:
             attention=() if self.attending is None else self.attending.reports(),
             sparse=() if self.sparse is None else self.sparse.reports(),
             texts=self.texts,
+            linears=self.plain.linears.json(),
             peak_bytes=peak_bytes,
             notes=(
-                *self.plain.linears.notes(),
                 *(() if self.compiled is None else (self.compiled.account.note(),)),
                 *self._notes_of_halves(),
             ),

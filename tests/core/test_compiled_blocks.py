@@ -66,8 +66,8 @@ def generated(model: WanModel, asked: SamplingRequest, prompt: str = "a cat", **
 
 def account(generation: Generation) -> tuple[int, int]:
     """Graphs that were compiled, and the last call of the network in which one was."""
-    assert generation.compiled is not None
-    return generation.compiled.account.graphs, generation.compiled.account.last
+    assert generation.working.compiled is not None
+    return generation.working.compiled.account.graphs, generation.working.compiled.account.last
 
 
 def magcache() -> Any:

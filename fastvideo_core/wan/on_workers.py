@@ -1,0 +1,109 @@
+"""A model whose transformers are in workers: encoders, VAE, loop, guidance and solver are here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..attention.experts import AttentionSettings
+from ..attention.sparse import SparseSchedule
+from ..conditioning import Conditioning
+from ..errors import RequestError
+from ..parallel.group import Group
+from ..parallel.layout import Layout
+from ..request import SamplingRequest, VideoSize
+from ..state import GenerationState
+from ..step_cache.cache_dit import CacheDiT
+from .asked import AskedExperts
+from .at_work import check_idle
+from .compiled import CompileSettings
+from .generation import Generation, NewCache
+from .loading.lora import LoraReport, apply_lora
+from .model import WanModel
+from .parts import Transformers
+from .working import Work
+
+
+@dataclass(frozen=True)
+class GroupRanks:
+    """The ranks of one group, as `AskedExperts` asks them: all the same."""
+
+    group: Group
+    layout: Layout
+    device: str
+
+    @property
+    def running(self) -> bool:
+        return self.group.running
+
+    @property
+    def title(self) -> str:
+        return f"{self.layout.ranks} workers on {self.device} ({self.layout.text()})"
+
+    def ask(self, method: str, *given: object, stoppable: bool = False) -> Sequence[Any]:
+        return self.group.ask(method, [given] * self.layout.ranks, stoppable=stoppable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOnWorkers(WanModel):
+    """A `WanModel` whose transformers work in the ranks of one group. Those here are the same files, mapped: they tell which they
+    are, and never work. owner: is kept alive with the model."""
+
+    ranks: GroupRanks
+    owner: object
+
+    def generate(
+        self,
+        request: SamplingRequest,
+        conditioning: Conditioning,
+        size: VideoSize,
+        cache: NewCache | None = None,
+        attention: AttentionSettings | None = None,
+        sparse: SparseSchedule | None = None,
+        compile: CompileSettings | None = None,
+        state: GenerationState | None = None,
+    ) -> Generation:
+        """As `WanModel.generate`.
+
+        Raises:
+            RequestError: half of the ranks would have nothing to do with this request.
+            WorkerError, when a step is asked for: a rank is gone. The next generation has new ones.
+        """
+        if self.ranks.layout.cfg > 1:
+            _check_both_branches(request, self.ranks.layout)
+        generation = super().generate(request, conditioning, size, cache, attention, sparse, compile, state)
+        check_elsewhere(generation)
+        return generation
+
+    def working(self, transformers: Transformers, work: Work) -> AskedExperts:
+        return AskedExperts(self.ranks, work, transformers)
+
+    def apply_lora(self, expert: str, path: Path | str, strength: float = 1.0, name: str | None = None) -> LoraReport:
+        """As `apply_lora`, in the workers and here. path: a file that each machine has."""
+        check_idle(self.transformers[expert], "A LoRA was to be applied")
+        path = Path(path).absolute()
+        group = self.ranks.group
+        group.prepare("lora", [(expert, path, strength, name)] * self.ranks.layout.ranks)
+        return apply_lora(self.transformers[expert], path, strength, name)
+
+
+def check_elsewhere(generation: Generation) -> None:
+    """Raises RequestError where its step cache cannot work in another process."""
+    if isinstance(generation.cache, CacheDiT):
+        raise RequestError("cache-dit's own DBCache decides in one process, and the network is in others. Use with_dbcache().")
+
+
+def _check_both_branches(request: SamplingRequest, layout: Layout) -> None:
+    settings = request.guidance
+    if settings.mode == "sequential" or settings.gate < 1:
+        asked = "guidance mode sequential" if settings.mode == "sequential" else f"gate {settings.gate:g}"
+        raise RequestError(
+            f"The layout {layout.text()} has a half of the ranks for each branch of guidance, and {asked} leaves one of them "
+            "without work. Set guidance mode to auto and gate to 1, or use a layout with cfg 1."
+        )
+
+
+def on_workers(model: WanModel, ranks: GroupRanks, owner: object) -> ModelOnWorkers:
+    """The same model, but for where its transformers work."""
+    parts: Mapping[str, Any] = {name: getattr(model, name) for name in model.__dataclass_fields__}
+    return ModelOnWorkers(**parts, ranks=ranks, owner=owner)

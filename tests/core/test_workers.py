@@ -1,0 +1,212 @@
+"""Workers are real processes of Ray: what they make is what one process makes, and where one is gone it is told, and mended."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from worker_cases import STEPS, conditioning, demo, family, killed_when, made, process_of, request, size
+
+from fastvideo_core import (
+    DBCacheSettings,
+    Layout,
+    LoadError,
+    MagCacheSettings,
+    RequestError,
+    StoppedError,
+    WorkerError,
+    Workers,
+    apply_lora,
+    with_cache_dit,
+    with_dbcache,
+    with_magcache,
+)
+from fastvideo_core.parallel import Mesh, Ranks
+from fastvideo_core.parallel.group import Stop
+from fastvideo_core.parallel.ray_ranks import RayRank
+from fastvideo_core.wan.loading import remove_loras
+from fastvideo_core.wan.on_workers import ModelOnWorkers
+from fastvideo_core.wan.rank import RankModel
+
+TWO = Layout(cfg=2)
+CACHES: dict[str, Any] = {
+    "none": None,
+    "MagCache": with_magcache(MagCacheSettings(threshold=0.5, max_skips=1, retention=0.0)),
+    "DBCache": with_dbcache(DBCacheSettings(threshold=0.9, first_blocks=1, warmup_steps=1)),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelOnWorkers]:
+    """A rank for each branch of guidance."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("ray") / "token"))
+        with Workers.local(workers=2, layout=TWO) as workers:
+            yield workers.take(demo())
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_the_video_and_its_report_are_those_of_one_process(name: str, model: ModelOnWorkers) -> None:
+    mine, other = (made(each, request(mode="auto"), cache=CACHES[name]) for each in (model, demo()))
+    assert torch.equal(mine.latents, other.latents)
+    ours, theirs = mine.report(), other.report()
+    assert ours.device == "2 workers on cpu (cfg 2 x ulysses 1)"
+    assert (ours.phases, ours.texts, ours.moves, ours.networks) == (theirs.phases, theirs.texts, theirs.moves, theirs.networks)
+    assert [cache.phases for cache in ours.caches] == [cache.phases for cache in theirs.caches]
+    assert all("S" in row.plan for cache in ours.caches for row in cache.phases)
+
+
+def test_a_state_goes_on_in_workers_and_out_of_them(model: ModelOnWorkers) -> None:
+    whole = made(demo())
+    begun = model.generate(request(), conditioning(), size())
+    next(begun)
+    begun.close()
+    for goes_on in (demo(), model):
+        rest = goes_on.generate(request(), conditioning(), size(), state=begun.state())
+        assert [step.index for step in rest] == [*range(1, STEPS)] and torch.equal(rest.latents, whole.latents)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("moment", ["start", "load", "call", "close"])
+def test_a_rank_that_is_killed_is_named_and_the_next_run_is_as_before(
+    moment: str, rank: int, model: ModelOnWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if moment == "start":
+        model.ranks.group.end()
+    which = "[01]" if moment == "start" else rank  # processes that begin have no number yet
+    with (
+        killed_when(moment, rank, monkeypatch),
+        pytest.raises(WorkerError, match=rf"^Rank {which} of 2.* is gone .*new ranks\.$"),
+    ):
+        made(model)
+    assert not model.ranks.running, "the others ended too"
+    assert torch.equal(made(model).latents, made(demo()).latents)
+
+
+def test_an_interrupt_in_a_call_leaves_the_ranks_as_they_were(model: ModelOnWorkers, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(model)
+    before, ask, calling = model.ranks.group.names(), RayRank.ask, threading.Event()
+
+    def asking(self: RayRank, number: int, method: str, given: Any) -> Any:
+        answer = ask(self, number, method, given)
+        if method == "call" and self.name.startswith("rank 1 "):
+            calling.set()
+        return answer
+
+    def interrupt() -> None:
+        calling.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RayRank, "ask", asking)
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            made(model)
+    assert torch.equal(made(model).latents, made(demo()).latents)
+    assert model.ranks.group.names() in ([], before) or model.ranks.running
+
+
+def test_a_call_that_is_stopped_ends_on_all_ranks(model: ModelOnWorkers) -> None:
+    made(model)
+    before = model.ranks.group.names()
+
+    def enough() -> None:
+        raise StoppedError("enough")
+
+    generation = model.generate(request(), conditioning(), size())
+    next(generation)
+    given = [(torch.zeros(1, 16, 2, 4, 6), 0.9, ("positive", "negative"))] * 2
+    with pytest.raises(StoppedError, match="enough"):
+        model.ranks.group.ask("call", given, enough, stoppable=True)
+    assert len(list(generation)) == STEPS - 1 and model.ranks.group.names() == before
+    assert torch.equal(generation.latents, made(demo()).latents)
+
+
+def test_many_runs_leave_nothing_behind(model: ModelOnWorkers) -> None:
+    made(model)
+    ranks = [psutil.Process(process_of(name)) for name in model.ranks.group.names()]
+    counted = [(each.num_fds(), each.num_threads()) for each in (psutil.Process(), *ranks)]
+    for _ in range(20):
+        made(model)
+    after = [(each.num_fds(), each.num_threads()) for each in (psutil.Process(), *ranks)]
+    assert all(now <= then for pair in zip(after, counted, strict=True) for now, then in zip(*pair, strict=True))
+
+
+def test_nobody_comes_in_without_the_token(model: ModelOnWorkers) -> None:
+    import ray
+
+    made(model)
+    token = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600 and len(token.read_text()) == 64
+    listening = [each for each in family() if any(c.status == psutil.CONN_LISTEN for c in each.net_connections())]
+    assert listening and all(each.environ()["RAY_AUTH_MODE"] == "token" for each in listening)
+    address = ray.get_runtime_context().gcs_address
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+        "RAY_AUTH_MODE": "disabled"
+    }
+    code = f"from ray._raylet import GcsClient; GcsClient(address={address!r})"
+    refused = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert refused.returncode and "InvalidAuthToken" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"mode": "sequential"}, "guidance mode sequential leaves one of them without work"),
+        ({"gate": 0.5}, "gate 0.5 leaves one of them"),
+    ],
+)
+def test_half_of_the_ranks_is_not_left_without_work(asked: dict[str, Any], words: str, model: ModelOnWorkers) -> None:
+    with pytest.raises(RequestError, match=words):
+        model.generate(request(**asked), conditioning(), size())
+
+
+def test_what_cannot_work_elsewhere_is_refused(model: ModelOnWorkers, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"Use with_dbcache\(\)"):
+        model.generate(request(), conditioning(), size(), cache=with_cache_dit())
+    for asked, words in (({"workers": 3}, "is for 2 workers, and 3"), ({"gpus": 2, "workers": 2}, "Give one of them")):
+        with pytest.raises(RequestError, match=words):
+            Workers.local(**asked, layout=TWO)
+    with pytest.raises(RequestError, match="Load it from files"):
+        Workers.local(workers=2).take(replace(demo(), files={}))
+    with pytest.raises(RequestError, match="Use one of 1, 2"):
+        Workers.local(workers=3, layout=Layout(ulysses=3)).take(demo())
+
+
+def test_a_file_with_other_weights_is_named_with_its_machine() -> None:
+    one, model = Ranks(), demo()
+    mesh = Mesh(Layout(), one, one, one, one)
+    with pytest.raises(LoadError, match=r"On machine .*demo_wan_high_noise\.safetensors holds other weights than here"):
+        RankModel(mesh, Stop(), "cpu", model.files, dict.fromkeys(model.files, "0"))
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    generation = Workers.local(workers=2, layout=TWO).take(demo()).generate(request(), conditioning(), size())
+    with pytest.raises(RequestError, match=r"pip install fastvideo-nodes\[cluster\]"):
+        next(generation)
+
+
+def test_a_lora_is_on_the_workers_networks_too(model: ModelOnWorkers) -> None:
+    """The last one, for ranks keep it."""
+    files = {expert: model.files[expert].path.with_name(f"demo_lora_{expert}.safetensors") for expert in model.transformers}
+    plain = made(demo())
+    try:
+        report = model.apply_lora("high_noise", files["high_noise"])
+        assert report.used and torch.equal(made(model).latents, made(demo()).latents)
+        assert not torch.equal(made(demo()).latents, plain.latents)
+        apply_lora(demo().transformers["low_noise"], files["low_noise"], 0.5)
+        with pytest.raises(RequestError, match=r"of low_noise are demo_lora_low_noise 0\.5, and in the workers none"):
+            made(model)
+    finally:
+        for network in demo().transformers.values():
+            remove_loras(network)
