@@ -90,6 +90,15 @@ def _of_all_heads(rows: Sequence[SparseReport]) -> tuple[SparseReport, str]:
     return replace(rows[0], density=mean), told if most > mean else ""
 
 
+def check_session(session: object) -> None:
+    """Raises RequestError where ranks could not decide together."""
+    if not isinstance(session, BlockwiseSession):
+        raise RequestError(
+            f"A step cache of another package ({type(session).__name__}) was asked for on ranks, and decides on each of them by "
+            "itself: ranks that decide differently wait for each other for ever. Use with_dbcache() or with_magcache()."
+        )
+
+
 def never() -> bool:
     """Nobody asks for a stop."""
     return False
@@ -190,6 +199,8 @@ class RankExperts:
         plain = WanExperts(network, opening.conditioning, opening.latent_shape, *places, schedule=opening.schedule)
         plain.linears.take(opening.linears)
         phase = _Open(opening, plain, mesh, Shard(mesh.tokens, self.stop))
+        if opening.session is not None:
+            check_session(opening.session)
         if opening.session is not None and mesh.everyone.size > 1:
             opening.session.share(mesh.everyone.sums, BOTH if mesh.branches.size > 1 else None)
         experts = phase.experts()  # before the network is theirs

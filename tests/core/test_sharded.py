@@ -29,7 +29,9 @@ from fastvideo_core import (
 from fastvideo_core.attention.sparse import BSASettings, NABLASettings, SLASettings, SparseSchedule, STASettings, VSASettings
 from fastvideo_core.parallel import Layout
 from fastvideo_core.step_cache import DBCache, MagCache
-from fastvideo_core.wan.ranked import PhaseAccount
+from fastvideo_core.step_cache.calibration import RatioMeter
+from fastvideo_core.step_cache.session import of_all_rows
+from fastvideo_core.wan.ranked import PhaseAccount, check_session
 from fastvideo_core.wan.sharded import check_guidance
 
 EVEN, ODD = (3, 4, 8), (3, 6, 10)
@@ -198,6 +200,14 @@ def test_nothing_is_left_after_an_end_before_the_end(ranks: RankGroup, layout: L
 def test_one_rank_is_one_process_and_asks_nobody() -> None:
     found = sharded_runs.alone_on_one(Model("T2V", ODD, layers=3), request(STEPS), magcache)
     assert found.error == 0 and found.decisions == found.alone
+
+
+def test_a_cache_that_cannot_decide_with_other_ranks_is_refused() -> None:
+    """cache-dit's sessions decide by themselves, and a ratio table is measured by one process."""
+    with pytest.raises(RequestError, match="another package"):
+        check_session(object())
+    with pytest.raises(RequestError, match="calibrate on one GPU"):
+        RatioMeter().share(of_all_rows)
 
 
 @pytest.mark.parametrize("guidance", [GuidanceSettings(mode="sequential"), GuidanceSettings(gate=0.5)])
