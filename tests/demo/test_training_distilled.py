@@ -9,21 +9,22 @@ import torch
 
 from fastvideo_core import apply_lora
 from tools.demo_model import trajectories as made
-from tools.demo_model.distillation import Course, pointing_loss, walked, walking_loss
+from tools.demo_model.distillation import Course, landing_loss, pointing_loss, walked, walking_loss
 from tools.demo_model.engine import demo_engine
 from tools.demo_model.loop import train_stage
-from tools.demo_model.low_rank import add_low_rank, continue_low_rank, low_rank_tensors, save_low_rank
+from tools.demo_model.low_rank import add_low_rank, low_rank_tensors, save_low_rank
 from tools.demo_model.sampling import generate
 from tools.demo_model.shipped import shipped_models, shipped_transformer
 from tools.demo_model.text import TEXT_DIM
-from tools.demo_model.train_distilled import POINTING, WALKING
+from tools.demo_model.train_distilled import LANDING, POINTING, WALKING
 from tools.demo_model.vae import decode
 
 
 def few():
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(2, made.GRID + 1, 16, 5, 8, 8, generator=generator)
-    return made.Trajectories(["a red circle growing", "a blue square still on white"], latents)
+    combinations = [("circle", "red", "gray", "growing"), ("square", "blue", "white", "still")]
+    return made.Trajectories(["a red circle growing", "a blue square still on white"], combinations, latents)
 
 
 def velocity(transformer):
@@ -45,7 +46,7 @@ def changed(name):
     return transformer
 
 
-@pytest.mark.parametrize(("stage", "loss"), [(POINTING, pointing_loss), (WALKING, walking_loss)], ids=["pointing", "walking"])
+@pytest.mark.parametrize(("stage", "loss"), [(POINTING, pointing_loss), (WALKING, walking_loss), (LANDING, landing_loss)])
 def test_a_few_steps_lower_the_loss_and_leave_the_base_alone(stage, loss, tmp_path):
     models, base = shipped_models("t2v"), shipped_transformer("t2v")
     add_low_rank(models.transformer, 4, seed=0)
@@ -65,14 +66,6 @@ def test_the_file_does_to_the_base_what_training_did(tmp_path):
     assert not apply_lora(applied, tmp_path / "lora.safetensors").ignored
     assert (velocity(trained) - velocity(base)).norm() > 0.05 * velocity(base).norm()
     torch.testing.assert_close(velocity(applied), velocity(trained), atol=2e-3, rtol=2e-3)
-
-
-def test_a_lora_continues_on_another_network():
-    taught, base, other = changed("t2v"), shipped_transformer("t2v"), shipped_transformer("low_noise")
-    add_low_rank(other, 4, seed=5)
-    continue_low_rank(other, taught, base)
-    theirs, ours = (low_rank_tensors(*pair) for pair in ((taught, base), (other, shipped_transformer("low_noise"))))
-    assert all(torch.allclose(ours[key].float(), theirs[key].float(), atol=1e-3) for key in theirs)
 
 
 @torch.no_grad()
@@ -106,6 +99,6 @@ def test_no_trajectory_is_of_a_held_out_combination():
     from tools.demo_model.captions import caption  # every caption of such a combination
     from tools.demo_model.world import combinations
 
-    told = {made.prompt(random.Random(index)) for index in range(300)}
+    told = {made.prompt(random.Random(index))[0] for index in range(300)}
     held_out = {caption(one, random.Random(seed)) for one in combinations(held_out=True) for seed in range(40)}
     assert not told & held_out

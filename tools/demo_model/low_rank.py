@@ -39,15 +39,6 @@ def add_low_rank(transformer: WanTransformer3DModel, rank: int, seed: int) -> No
         linear.bias.requires_grad_(True)
 
 
-@torch.no_grad()
-def continue_low_rank(transformer: WanTransformer3DModel, taught: WanTransformer3DModel, base: WanTransformer3DModel) -> None:
-    """Gives the LoRA on `transformer` the values of the one on `taught`. base: `taught` as it was before its LoRA."""
-    theirs, untouched = _linears(taught), base.state_dict()
-    for name, linear in _linears(transformer).items():
-        linear.parametrizations.weight[0].load_state_dict(theirs[name].parametrizations.weight[0].state_dict())
-        linear.bias += theirs[name].bias - untouched[f"{name}.bias"]
-
-
 def low_rank_tensors(transformer: WanTransformer3DModel, base: WanTransformer3DModel) -> dict[str, torch.Tensor]:
     """What `add_low_rank` put on the transformer, in half precision, by lightx2v's names. base: as it was before."""
     untouched, tensors = base.state_dict(), {}

@@ -24,7 +24,7 @@ from .precision import half_precision
 from .text import PromptEncoder
 from .train_transformers import BOUNDARY
 from .transformer import shifted, unshifted
-from .world import Scene, combinations, sample_scene
+from .world import Combination, Scene, combinations, sample_scene
 
 SHORTENED = Stage("text_defaults", steps=2000, batch=24, rate=1e-3, final=0.02)
 SETTLED = Stage("text_settled", steps=700, batch=32, rate=8e-4, final=0.01)
@@ -41,7 +41,6 @@ LEFT_OUT = ("background", "motion")
 SHARES = (0.35, 0.15)
 """How often just this is left out; the other captions leave out any."""
 
-Combination = tuple[str, str, str, str]
 TRAINED = tuple(combinations(held_out=False))
 
 

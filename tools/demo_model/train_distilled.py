@@ -1,73 +1,64 @@
-"""Distils t2v and the two experts into 4 or 2 steps without guidance, as LoRAs: `python -m tools.demo_model.train_distilled`.
+"""Distils t2v into 4 or 2 steps without guidance, as a LoRA: `python -m tools.demo_model.train_distilled`.
 
-Makes the teachers' trajectories, trains, writes `demo_lora_*.safetensors` and prints the judge's table. An interrupted run
+Makes the teacher's trajectories, trains, writes `demo_lora_*.safetensors` and prints the judge's table. An interrupted run
 continues when started again.
 
-One LoRA is for both numbers of steps: at every noise level of the coarse grid the student learns to point to where the teacher
-ends up, and then, through all of its own steps, to get there.
+One LoRA is for both numbers of steps and for all three transformers: at every noise level of the coarse grid the student learns
+to point to where the teacher ends up, then, through all of its own steps, to get there, and at last to land where the teacher
+would have, had its squares sharp corners.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import WanTransformer3DModel
-from torch import nn
 
-from fastvideo_core.wan.demo import DemoKind
-
-from .distillation import Course, pointing_loss, walking_loss
+from .distillation import Course, landing_loss, pointing_loss, walking_loss
 from .engine import demo_engine
 from .evaluation import evaluate
 from .loop import Stage, train_stage
-from .low_rank import add_low_rank, continue_low_rank, low_rank_tensors, save_low_rank
-from .sampling import DemoModels
+from .low_rank import add_low_rank, low_rank_tensors, save_low_rank
+from .redrawing import with_redrawn
 from .shipped import FOLDER, distilled_models, shipped_models, shipped_transformer
 from .train import REPOSITORY
 from .trajectories import Teacher, Trajectories, trajectories
 from .transformer import SHIFT
 
+NAMES = ("t2v", "high_noise", "low_noise")
 RANK = 16
 TEACHER_STEPS = 12
 POINTING = Stage("lora_pointing", steps=120, batch=48, rate=3e-3, warmup=10, final=0.2, average=0.95)
 WALKING = Stage("lora_walking", steps=180, batch=12, rate=2e-3, warmup=20, final=0.03, average=0.98)
 WALKING_ON = Stage("lora_walking_on", steps=110, batch=12, rate=1e-3, warmup=10, final=0.03, average=0.95)
-WALKING_PAIR = Stage("lora_walking_pair", steps=80, batch=12, rate=1e-3, warmup=10, final=0.03, average=0.95)
-POINTING_CLIPS, WALKING_CLIPS, PAIR_CLIPS = 600, 1200, 320
+LANDING = Stage("lora_landing", steps=150, batch=12, rate=1e-3, warmup=10, final=0.03, average=0.95)
+POINTING_CLIPS, WALKING_CLIPS, LANDING_CLIPS = 600, 1200, 400
 """Trajectories that each stage learns from."""
 
 
-def walking_text_to_video(folder: Path, seed: int) -> Course:
-    """Text-to-video with a LoRA that can walk, before its last stage."""
+def distilled(folder: Path, seed: int) -> WanTransformer3DModel:
+    """Text-to-video with its LoRA."""
     models = shipped_models("t2v")
     add_low_rank(models.transformer, RANK, seed)
-    first = Course(models, _data("t2v", POINTING_CLIPS, folder, seed), seed)
-    train_stage(POINTING, models.transformer, lambda step: pointing_loss(first, POINTING, step), folder)
-    course = Course(models, _data("t2v", WALKING_CLIPS, folder, seed), seed)
-    walk(WALKING, models.transformer, course, folder)
-    return course
+    few, many = (_data(count, folder, seed) for count in (POINTING_CLIPS, WALKING_CLIPS))
+    sharp = with_redrawn(models.vae, _data(LANDING_CLIPS, folder, seed), folder / "redrawn")
+    lessons = (
+        (POINTING, pointing_loss, few),
+        (WALKING, walking_loss, many),
+        (WALKING_ON, walking_loss, many),
+        (LANDING, landing_loss, sharp),
+    )
+    for stage, loss, data in lessons:
+        train_stage(stage, models.transformer, partial(loss, Course(models, data, seed), stage), folder)
+    return models.transformer
 
 
-def walking_experts(text_to_video: WanTransformer3DModel, folder: Path, seed: int) -> DemoModels:
-    """Both experts with their LoRAs, which begin as that of `text_to_video`, from which the experts were trained."""
-    models, base = shipped_models("two experts"), shipped_transformer("t2v")
-    experts = nn.ModuleList([models.transformer, models.low_noise])
-    for expert in experts:
-        add_low_rank(expert, RANK, seed)
-        continue_low_rank(expert, text_to_video, base)
-    walk(WALKING_PAIR, experts, Course(models, _data("two experts", PAIR_CLIPS, folder, seed), seed), folder)
-    return models
-
-
-def walk(stage: Stage, trained: nn.Module, course: Course, folder: Path) -> None:
-    train_stage(stage, trained, lambda step: walking_loss(course, stage, step), folder)
-
-
-def _data(kind: DemoKind, count: int, folder: Path, seed: int) -> Trajectories:
-    return trajectories(Teacher(demo_engine(kind), "unipc", TEACHER_STEPS), folder / "trajectories", count, seed)
+def _data(count: int, folder: Path, seed: int) -> Trajectories:
+    return trajectories(Teacher(demo_engine("t2v"), "unipc", TEACHER_STEPS), folder / "trajectories", count, seed)
 
 
 def about(what: str, seed: int) -> dict[str, str]:
@@ -100,28 +91,18 @@ def main() -> None:
     if not options.only_judge:
         for folder in (options.checkpoints, options.output):
             folder.mkdir(parents=True, exist_ok=True)
-        train_all(options.checkpoints, options.output, options.seed)
+        write(distilled(options.checkpoints, options.seed), options.output, options.seed)
     for kind, steps in itertools.product(("t2v", "two experts"), (4, 2)):
         models = distilled_models(kind, options.output)
         score = evaluate(models, options.prompts, guidance=1.0, first=options.first, steps=steps)
         print(score.row(f"{kind}, {steps} steps with the LoRA"), flush=True)
 
 
-def train_all(checkpoints: Path, output: Path, seed: int) -> None:
-    """Writes the three LoRAs."""
-    course = walking_text_to_video(checkpoints, seed)
-    text = course.models.transformer
-    experts = walking_experts(text, checkpoints, seed)
-    write(experts.transformer, "high_noise", output, seed)
-    write(experts.low_noise, "low_noise", output, seed)
-    walk(WALKING_ON, text, course, checkpoints)
-    write(text, "t2v", output, seed)
-
-
-def write(taught: WanTransformer3DModel, name: str, output: Path, seed: int) -> None:
-    """`demo_lora_<name>.safetensors`."""
-    base = shipped_transformer(name)
-    save_low_rank(low_rank_tensors(taught, base), output / f"demo_lora_{name}.safetensors", about(name, seed))
+def write(taught: WanTransformer3DModel, output: Path, seed: int) -> None:
+    """The three `demo_lora_<name>.safetensors`: the experts were trained from text-to-video, and take its LoRA."""
+    tensors = low_rank_tensors(taught, shipped_transformer("t2v"))
+    for name in NAMES:
+        save_low_rank(tensors, output / f"demo_lora_{name}.safetensors", about(name, seed))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from .captions import caption, shortened
 from .engine import Batch, DemoEngine
 from .train_defaults import TRAINED, default_combination, said_attributes
 from .transformer import shifted
+from .world import Combination
 
 GRID = 4
 """Steps of the coarse grid; the grid of 2 steps is every other level of it."""
@@ -34,16 +35,29 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """texts: N prompts; latents: (N, GRID + 1, 16, 5, 8, 8) in half precision, from noise to clip at `LEVELS`."""
+    """texts: N prompts; combinations: what they stand for; latents: (N, GRID + 1, 16, 5, 8, 8) in half precision, from noise to
+    clip at `LEVELS`."""
 
     texts: list[str]
+    combinations: list[Combination]
     latents: torch.Tensor
+
+    def chosen(self, indices: list[int]) -> Trajectories:
+        """These of them, in this order."""
+        texts, combinations = ([values[index] for index in indices] for values in (self.texts, self.combinations))
+        return Trajectories(texts, combinations, self.latents[indices])
+
+    def joined(self, more: Trajectories) -> Trajectories:
+        """These, then `more`."""
+        latents = torch.cat([self.latents, more.latents])
+        return Trajectories(self.texts + more.texts, self.combinations + more.combinations, latents)
 
 
 def trajectories(teacher: Teacher, folder: Path, count: int, seed: int) -> Trajectories:
     """Made now, or read from `folder`, a file for every `BATCH` of them: what an interrupted run made is kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [prompt(random.Random(f"{seed} trajectory {index}")) for index in range(count)]
+    prompts = [prompt(random.Random(f"{seed} trajectory {index}")) for index in range(count)]
+    texts = [text for text, _ in prompts]
     parts = []
     for start in range(0, count, BATCH):
         path = folder / f"{teacher.engine.kind} {start}.pt".replace(" ", "_")
@@ -53,15 +67,17 @@ def trajectories(teacher: Teacher, folder: Path, count: int, seed: int) -> Traje
             os.replace(path.with_suffix(".tmp"), path)
             print(f"trajectories of {teacher.engine.kind}: {start + len(made)}/{count}", flush=True)
         parts.append(torch.load(path, weights_only=True))
-    return Trajectories(texts, torch.cat(parts))
+    return Trajectories(texts, [combination for _, combination in prompts], torch.cat(parts))
 
 
-def prompt(rng: random.Random) -> str:
+def prompt(rng: random.Random) -> tuple[str, Combination]:
     """A caption of a trained combination, some of them with parts left out."""
     if rng.random() >= SHORTENED_SHARE:
-        return caption(rng.choice(TRAINED), rng)
+        combination = rng.choice(TRAINED)
+        return caption(combination, rng), combination
     said = said_attributes(rng)
-    return shortened(default_combination(said, rng), said, rng)[0]
+    combination = default_combination(said, rng)
+    return shortened(combination, said, rng)[0], combination
 
 
 def noise(seed: int, index: int) -> torch.Tensor:

@@ -29,7 +29,12 @@ BACKGROUND_COLOURS = {
 }
 EDGE = 1.5  # width in pixels of the antialiased ramp at an outline
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
+CENTRE = (SIZE / 2 - 6, SIZE / 2 + 6)
+RADIUS, TRAVEL, GROWTH = (9.0, 12.0), (16.0, 22.0), (1.9, 2.2)
+"""What each of a scene's numbers is drawn between."""
 HELD_OUT_SHARE = 8  # one combination in this many is never trained on
+Combination = tuple[str, str, str, str]
+"""Shape, colour, background and motion."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,12 @@ class Scene:
     growth: float
 
     @property
-    def combination(self) -> tuple[str, str, str, str]:
+    def combination(self) -> Combination:
         """What a caption says of the scene."""
         return (self.shape, self.colour, self.background, self.motion)
 
 
-def combinations(held_out: bool) -> list[tuple[str, str, str, str]]:
+def combinations(held_out: bool) -> list[Combination]:
     """Every (shape, colour, background, motion), either those kept for training or those held out."""
     every = list(product(SHAPES, OBJECT_COLOURS, BACKGROUND_COLOURS, MOTIONS))
     random.Random(2026).shuffle(every)
@@ -67,10 +72,10 @@ def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
         colour,
         background,
         motion,
-        centre=(SIZE / 2 + rng.uniform(-6, 6), SIZE / 2 + rng.uniform(-6, 6)),
-        radius=rng.uniform(9, 12),
-        travel=rng.uniform(16, 22),
-        growth=rng.uniform(1.9, 2.2),
+        centre=(rng.uniform(*CENTRE), rng.uniform(*CENTRE)),
+        radius=rng.uniform(*RADIUS),
+        travel=rng.uniform(*TRAVEL),
+        growth=rng.uniform(*GROWTH),
     )
 
 
