@@ -13,6 +13,7 @@ from . import (
     guider,
     image_motion,
     magcache,
+    model_on_workers,
     phase,
     phase_sampler,
     queue_sampler,
@@ -22,6 +23,7 @@ from . import (
     sparse_attention,
     text_encode,
     tune,
+    workers,
 )
 from .native.magcache import register_folder
 from .native.state import register_states
@@ -29,6 +31,7 @@ from .native.state import register_states
 MODULES = (
     text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention,
     sparse_attention, compile, compare, tune, phase, phase_sampler, image_motion, recipe, queue_sampler,
+    workers, model_on_workers,
 )  # fmt: skip
 
 

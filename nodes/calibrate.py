@@ -14,6 +14,7 @@ from .native.cache import with_cache
 from .native.calibrate import NativeCalibration, check_one_prompt, told, written
 from .native.generation import network_weights
 from .native.marks import marks_of, warned
+from .native.remote_network import check_here
 from .native.sample import sample
 from .requests import experts_of, prompt_of, request_of, scales_of
 from .sockets import CATEGORY, NOT_CONNECTED
@@ -72,6 +73,8 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
         guided = not all(is_one(phase.guidance_scale) for phase in request.settings)
         check_one_prompt(positive=positive, **({"negative": negative} if guided else {}))
         models = list(experts.values())
+        for expert in models:
+            check_here(expert, "FastVideo Calibrate MagCache")
         recipes = marks_of(models, prompt_of(cls), ("model", "low_noise_model")).of_run(models)
         contradicted = warned(recipes, request.plan(), None)
         meters = {name: NativeCalibration() for name in experts}

@@ -19,10 +19,12 @@ from torch import Tensor
 from fastvideo_core import ROUNDING, ConditioningError, RequestError, RunReport
 
 from .native.phases import Phases
+from .native.workers import NativeWorkers
 
 SOCKETS: Mapping[str, type] = MappingProxyType({
     "MODEL": ModelPatcher, "CLIP": CLIP, "VAE": VAE, "CONDITIONING": list, "LATENT": dict, "IMAGE": Tensor, "SIGMAS": Tensor,
     "FASTVIDEO_RUN_REPORT": RunReport, "FASTVIDEO_PHASES": Phases,
+    "FASTVIDEO_WORKERS": NativeWorkers,
 })  # fmt: skip
 """What each kind of connection brings."""
 AXES: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 from fastvideo_core import RunReport
 
 from .native.phases import Phases
+from .native.workers import NativeWorkers
 
 CATEGORY = "FastVideo"
 
@@ -14,6 +15,8 @@ RunReportSocket = io.Custom("FASTVIDEO_RUN_REPORT")
 RunReportSocket.Type = RunReport
 PhasesSocket = io.Custom("FASTVIDEO_PHASES")
 PhasesSocket.Type = Phases
+WorkersSocket = io.Custom("FASTVIDEO_WORKERS")
+WorkersSocket.Type = NativeWorkers
 
 NOT_CONNECTED: Any = object()
 

@@ -16,6 +16,7 @@ from fastvideo_core.attention import AttentionAccount, Situation, beside_exact, 
 from .diffusers_network import DiffusersNetwork
 from .guard import guard_calls
 from .override import KEY, NAME, OVERRIDE, NativeAttention, check_override, marked_call, own_kernel_notes
+from .remote_network import check_here
 from .taking_part import Participant, taking_part
 from .text import GenerationText
 
@@ -29,6 +30,7 @@ def with_attention(model: Any, self_attention: str, cross_attention: str, fold_t
         NumericsError: a backend gives wrong values here.
     """
     check_override(model.model_options, None)
+    check_here(model, NAME)
     situation = situation_of(model)
     all_rows = _all_rows(cross_attention, situation, fold_text)
     across = situation if all_rows else replace(situation, mask="bias")

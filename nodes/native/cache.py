@@ -11,6 +11,8 @@ from .attached import STEP_CACHE
 from .cache_run import CacheRun, Opened
 from .generation import NativeGeneration, generation_of, noise_level_in
 from .other_caches import check_no_other_cache
+from .remote_cache import RemoteCacheRun
+from .remote_network import remote_of
 from .taking_part import taking_part
 
 
@@ -45,7 +47,9 @@ class CacheWrapper:
         _check_one_device(self.cache.name, model)
         generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
         opened, blocks = self.cache.open(generation), len(model.model.diffusion_model.blocks)
-        with CacheRun(opened, blocks, noise_level_in(guider)) as run, taking_part(guider, run):
+        remote, level = remote_of(model), noise_level_in(guider)
+        run = CacheRun(opened, blocks, level) if remote is None else RemoteCacheRun(opened, blocks, level, remote)
+        with run, taking_part(guider, run):
             guider.model_options = run.installed(guider.model_options, generation.token_bytes)
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
 

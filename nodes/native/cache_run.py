@@ -92,15 +92,22 @@ class CacheRun(Participant):
         if self._session is None:
             return options
         options = comfy.model_patcher.create_model_options_clone(options)
+        self._reach_blocks(options, self._session.tokens_held * token_bytes)
+        guard_calls(options, STEP_CACHE, self.opened.cache.report().name, lambda: bool(self._steps or self.passed))
+        comfy.patcher_extension.add_wrapper_with_key(
+            WrappersMP.DIFFUSION_MODEL, STEP_CACHE, uncompiled(self._call), options, is_model_options=True
+        )
+        return options
+
+    def _reach_blocks(self, options: dict[str, Any], held_bytes: int) -> None:
+        """Hooks of the blocks, and memory for what is kept of a branch, in the options of a run."""
         replaces = options.setdefault("transformer_options", {}).setdefault("patches_replace", {}).setdefault("dit", {})
         for index in range(self.blocks):
             place = ("double_block", index)
             replaces[place] = self._hooks[place] = self._around(index, replaces.get(place))
-        guard_calls(options, STEP_CACHE, self.opened.cache.report().name, lambda: bool(self._steps or self.passed))
-        reserve = _reserving(self._session.tokens_held * token_bytes)
-        for kind, wrapper in ((WrappersMP.DIFFUSION_MODEL, uncompiled(self._call)), (WrappersMP.PREPARE_SAMPLING, reserve)):
-            comfy.patcher_extension.add_wrapper_with_key(kind, STEP_CACHE, wrapper, options, is_model_options=True)
-        return options
+        comfy.patcher_extension.add_wrapper_with_key(
+            WrappersMP.PREPARE_SAMPLING, STEP_CACHE, _reserving(held_bytes), options, is_model_options=True
+        )
 
     def _call(self, executor: Any, x: Any, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
               transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
@@ -112,14 +119,19 @@ class CacheRun(Participant):
                 raise RequestError(f"{self.opened.needs} There were calls that did not count: {reason}.")
             self.passed[reason] += 1
             return executor(*arguments, **kwargs)
+        with self._at_work(transformer_options):
+            return executor(*arguments, **kwargs)
+
+    @contextmanager
+    def _at_work(self, options: dict[str, Any]) -> Iterator[None]:
+        """For a call that was announced."""
         self._asked = 0
         try:
-            with self._around_others(transformer_options):
-                out = executor(*arguments, **kwargs)
+            with self._around_others(options):
+                yield
             self._check_asked(self.blocks)
         finally:
             self._asked = None
-        return out
 
     @contextmanager
     def _around_others(self, options: dict[str, Any]) -> Iterator[None]:

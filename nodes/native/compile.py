@@ -21,6 +21,7 @@ from .blocks import has_own_kernel
 from .diffusers_network import DiffusersNetwork
 from .guard import guard_calls, network_name
 from .override import OVERRIDE, CoreAttention
+from .remote_network import check_here
 from .taking_part import Participant, taking_part
 
 NAME = "FastVideo Compile"
@@ -36,6 +37,7 @@ def with_compile(model: Any, settings: CompileSettings) -> Any:
     if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         raise RequestError(f"There are two {NAME} nodes on one MODEL: remove or bypass one of the two.")
     check_compiled(model, ())
+    check_here(model, NAME)
     settings.check(situation_of(model))
     clone = model.clone(disable_dynamic=True)  # as core's own node: compiled code wants weights that stay where they are
     set_torch_compile_wrapper(clone, settings.backend, dynamic=False, keys=list(block_keys(clone.model.diffusion_model)))

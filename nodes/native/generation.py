@@ -14,6 +14,7 @@ from fastvideo_core.step_cache import Fingerprint, fingerprint
 from .diffusers_network import DiffusersNetwork
 from .facts import WanFacts, wan_facts
 from .marks import recipes_of
+from .remote_network import remote_of
 from .taking_part import run_of
 
 
@@ -44,7 +45,8 @@ class NativeGeneration:
     @cached_property
     def weights(self) -> Fingerprint:
         """Of the MODEL's network, before LoRAs and other patches."""
-        return fingerprint(network_weights(self.model))
+        remote = remote_of(self.model)
+        return fingerprint(network_weights(self.model)) if remote is None else remote.weights
 
     @property
     def pixels(self) -> int:

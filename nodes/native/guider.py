@@ -35,6 +35,7 @@ from .facts import (
 )
 from .marks import on_models, warned
 from .plan import GuiderSettings, is_partial, native_plan
+from .remote_network import remote_of
 from .report import native_report, solver_name
 from .run import NativeRun
 from .taking_part import ExpertGuider
@@ -165,7 +166,10 @@ class WanGuider(ExpertGuider):
 
 
 def _check_patches(guidance: GuidanceSettings, models: list[Any]) -> None:
-    """Settings that a patch of another pack on one of the MODELs would undo, or that would undo the patch."""
+    """Settings that a patch of another pack on one of the MODELs would undo, or that would undo the patch, or that the workers of
+    one are not made for."""
+    for remote in filter(None, map(remote_of, models)):
+        remote.check_branches(guidance)
     if guidance.rescale > 0 and any("sampler_cfg_function" in model.model_options for model in models):
         raise RequestError(
             f"guidance_rescale is {guidance.rescale:g} and a node before the sampler (such as RescaleCFG) replaces the guidance "

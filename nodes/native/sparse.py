@@ -38,6 +38,7 @@ from .override import (
     other_attention,
     own_kernel_notes,
 )
+from .remote_network import check_here
 from .taking_part import Participant, taking_part
 from .trained_weights import TrainedWeights
 from .uncompiled import uncompiled
@@ -61,6 +62,7 @@ def with_sparse_attention(model: Any, sparse: SparseSchedule, trained: TrainedWe
     if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         raise RequestError(f"There are two {NAME} nodes on one MODEL: remove or bypass one of the two.")
     _check_override(model.model_options)
+    check_here(model, NAME)
     kernel = prepare_kernel(sparse, situation_of(model))
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, SparseWrapper(sparse, kernel, trained))

@@ -16,6 +16,7 @@ from fastvideo_core import GenerationState, RequestError, SamplingRequest, Sched
 from .files import model_file
 from .generation import network_weights
 from .part import SamplerPart
+from .remote_network import remote_of
 
 STATES = "fastvideo_states"
 """The folder of ComfyUI's models directory where states lie."""
@@ -137,8 +138,9 @@ def about(
 def identity(model: Any) -> dict[str, str]:
     """What tells a MODEL's weights, and the LoRAs and other patches of them, from others'."""
     patches = dict(_tensors("", model.patches))
+    remote = remote_of(model)
     return {
-        "file": weights_digest(network_weights(model)),
+        "file": weights_digest(network_weights(model)) if remote is None else remote.facts["digest"],
         "computed in": str(model.model.get_dtype_inference()).removeprefix("torch."),
         "patches": weights_digest(patches) if patches else NONE,
     }

@@ -28,8 +28,7 @@ def ranks(comfy: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rank
 
 
 def run(ranks: RankGroup, layout: Layout, case: str, *given: Any) -> list[Any]:
-    """The first one imports ComfyUI's modules."""
-    return ranks.run(layout, named_case, case, *given, limit=300)
+    return ranks.run(layout, named_case, case, *given)
 
 
 @pytest.mark.parametrize("kind", KINDS)

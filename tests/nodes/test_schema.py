@@ -43,6 +43,8 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     "FastVideoCompare": ["reference", "candidate", "view", "amplify", "reference_report", "candidate_report"],
     "FastVideoMagCache": ["model", "enabled", "preset", "mode", "residuals_on_cpu"],
     "FastVideoDBCache": ["model", "enabled", "preset", "residuals_on_cpu"],
+    "FastVideoWorkers": ["count", "device", "layout", "place"],
+    "FastVideoLoadModelOnWorkers": ["workers", "model_name", "weight_dtype"],
     "FastVideoCalibrateMagCache": [
         "model", "low_noise_model", "positive", "negative", "latent", "seed", "steps", "shift", "guidance_scale",
         "low_noise_guidance_scale", "boundary", "guidance_mode",

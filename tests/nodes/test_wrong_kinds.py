@@ -63,6 +63,8 @@ def test_every_input_of_every_node_is_looked_at(direct: Any, load_wan: Any) -> N
     _, _, clip, vae, _ = direct.node_classes["FastVideoLoadDemoWan"].execute("t2v").args
     sockets = {"MODEL": load_wan(), "CLIP": clip, "VAE": vae, "FASTVIDEO_RUN_REPORT": run_node(direct, load_wan(), steps=1)[1]}
     sockets["FASTVIDEO_PHASES"] = phases_of(direct, (load_wan(), 0.0, 1.0))
+    where = {"layout": {"layout": "auto"}, "place": {"place": "this machine"}}
+    sockets["FASTVIDEO_WORKERS"] = direct.node_classes["FastVideoWorkers"].execute(count=2, device="CPU", **where).args[0]
     seen = 0
     for name, asked, below in every_input(direct):
         kind = direct.node_classes[name]

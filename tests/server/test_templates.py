@@ -14,7 +14,8 @@ from template_files import write
 from tools.comfy_server import ComfyServer
 
 Prompt = dict[str, Any]
-NAMES = sorted(path.stem for path in (PACK / "workflows" / "api").glob("*.json"))
+NAMES = sorted(path.stem for path in (PACK / "workflows" / "api").glob("*.json") if path.stem != "multi_gpu")
+"""Without the one that needs several GPUs; workers have a test file of their own."""
 SWITCHES = {"PrimitiveBoolean": False, "PrimitiveFloat": 0.0}
 """Their values for the plain run."""
 SWITCHED = [name for name in NAMES if any(node["class_type"] in SWITCHES for node in demo_prompt(name).values())]

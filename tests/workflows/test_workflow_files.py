@@ -16,11 +16,14 @@ from tools.workflows.canvas import TITLE
 from tools.workflows.demo import ACCELERATORS, DEMO_WORKFLOWS
 from tools.workflows.files import FOLDER, api_prompt, canvas_workflows, prompt_file, template_file, text
 from tools.workflows.first_frame import first_frame
+from tools.workflows.multi_gpu import MULTI_GPU
 from tools.workflows.thumbnails import SIZE, graph_thumbnail
 from tools.workflows.wan import WAN_WORKFLOWS
 
-NAMES = [*DEMO_WORKFLOWS, *WAN_WORKFLOWS]
-LOADER_WIDGETS = {"UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader", "LoraLoaderModelOnly"}
+NAMES = [*DEMO_WORKFLOWS, *WAN_WORKFLOWS, MULTI_GPU]
+LOADER_WIDGETS = {
+    "UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader", "LoraLoaderModelOnly", "FastVideoLoadModelOnWorkers",
+}  # fmt: skip
 PUBLISHERS = ("https://huggingface.co/Comfy-Org/", "https://huggingface.co/Kijai/WanVideo_comfy/")
 """Where ComfyUI's own templates take theirs."""
 
@@ -123,7 +126,7 @@ def test_prompt_passes_comfyui_validation_once_its_files_are_there(outputs_of: C
     assert outputs_of(workflow(name), prompt(name)) == expected
 
 
-@pytest.mark.parametrize("name", WAN_WORKFLOWS)
+@pytest.mark.parametrize("name", [*WAN_WORKFLOWS, MULTI_GPU])
 def test_thumbnail_shows_the_graph_of_its_workflow(name: str) -> None:
     saved = np.asarray(Image.open(template_file(name, "jpg")), dtype=float)
     drawn = np.asarray(graph_thumbnail(workflow(name)), dtype=float)

@@ -1,0 +1,52 @@
+"""The workflow of several GPUs: a published checkpoint whose network is in workers."""
+
+from fastvideo_core.wan import VARIANTS
+from tools.workflows import columns, models
+from tools.workflows.canvas import Canvas, ObjectInfo, PackVersions
+from tools.workflows.columns import Loaded
+from tools.workflows.wan import FOX, NEGATIVE, NOTE_HEIGHT, settings
+from tools.workflows.wan_files import WanFiles
+
+MULTI_GPU = "multi_gpu"
+FILES = WanFiles(VARIANTS["wan2.1_t2v_14B"], [models.T2V_14B])
+NOTE = "\n".join([
+    "## Several GPUs: Wan 2.1 T2V 14B",
+    "Two workers with a GPU each, a branch of guidance in each. Proven on the CPU; not yet measured on GPUs.",
+    "",
+    "### What it needs",
+    'Two GPUs, and Ray, with ComfyUI\'s Python: `pip install "ray>=2.54"`. Each GPU holds the whole network (14.3 GB here).',
+    "",
+    "### Layout",
+    "- *auto* gives each branch of guidance to a half of the workers, which exchange next to nothing: good over any network. At "
+    "guidance scale 1 there is one branch, and all workers share its tokens.",
+    "- *cfg x ulysses*: **ulysses** workers share the tokens of a call and exchange them twice in each block: in one machine, "
+    "best with NVLink. It divides the heads of attention: 40 here.",
+    "- More GPUs: set *count* to their number. Many videos rather than one soon: give each GPU a prompt of its own.",
+    "",
+    "### What goes with it",
+    "LoRA loaders behind *FastVideo Load Model On Workers*, step caches, core's samplers, previews, interrupt. What works inside "
+    "the network (other attention, block replaces, compiled blocks) is refused by name.",
+    "",
+    "### Exact or not",
+    "The workers compute what one GPU does, but for rounding. **MagCache** is *not exact*: bypass it (Ctrl+B) for the plain run.",
+])  # fmt: skip
+
+
+def multi_gpu_canvas(object_info: ObjectInfo, packs: PackVersions) -> Canvas:
+    canvas, (file,) = Canvas(MULTI_GPU, object_info, packs), FILES.transformers
+    workers = canvas.node("FastVideoWorkers")
+    model = canvas.node("FastVideoLoadModelOnWorkers", models=[file], workers=workers["workers"], model_name=file.name)
+    clip = canvas.node("CLIPLoader", models=[models.UMT5], clip_name=models.UMT5.name, type="wan")
+    vae = canvas.node("VAELoader", models=[FILES.vae], vae_name=FILES.vae.name)
+    cache = canvas.node("FastVideoMagCache", model=model["MODEL"])
+    loaded = Loaded([cache["MODEL"]], clip["CLIP"], vae["VAE"])
+    given = columns.from_noise(canvas, loaded, (FOX, NEGATIVE), FILES.size)
+    sampler = canvas.node(
+        "FastVideoSampler", at_least=columns.SAMPLER_HEIGHT, model=cache["MODEL"], **given.sampled, **settings(FILES.variant)
+    )
+    canvas.column(columns.NOTE_WIDTH, note=(NOTE, NOTE_HEIGHT))
+    canvas.column(columns.MODELS_WIDTH, ("Workers", [workers]), ("Models", [model, clip, vae]))
+    canvas.column(columns.PROMPT_WIDTH, ("Step cache", [cache]), ("Prompt and size", given.nodes))
+    canvas.column(columns.SAMPLER_WIDTH, ("Sampling", [sampler]))
+    columns.video_column(canvas, sampler, loaded.vae, FILES.variant.fps)
+    return canvas
