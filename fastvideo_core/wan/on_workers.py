@@ -21,6 +21,7 @@ from .generation import Generation, NewCache
 from .loading.lora import LoraReport, apply_lora
 from .model import WanModel
 from .parts import Transformers
+from .sharded import check_guidance
 from .working import Work
 
 
@@ -69,9 +70,8 @@ class ModelOnWorkers(WanModel):
             RequestError: half of the ranks would have nothing to do with this request.
             WorkerError, when a step is asked for: a rank is gone. The next generation has new ones.
         """
-        if self.ranks.layout.cfg > 1:
-            _check_both_branches(request, self.ranks.layout)
         generation = super().generate(request, conditioning, size, cache, attention, sparse, compile, state)
+        check_guidance(self.ranks.layout, request.guidance)
         check_elsewhere(generation)
         return generation
 
@@ -91,16 +91,6 @@ def check_elsewhere(generation: Generation) -> None:
     """Raises RequestError where its step cache cannot work in another process."""
     if isinstance(generation.cache, CacheDiT):
         raise RequestError("cache-dit's own DBCache decides in one process, and the network is in others. Use with_dbcache().")
-
-
-def _check_both_branches(request: SamplingRequest, layout: Layout) -> None:
-    settings = request.guidance
-    if settings.mode == "sequential" or settings.gate < 1:
-        asked = "guidance mode sequential" if settings.mode == "sequential" else f"gate {settings.gate:g}"
-        raise RequestError(
-            f"The layout {layout.text()} has a half of the ranks for each branch of guidance, and {asked} leaves one of them "
-            "without work. Set guidance mode to auto and gate to 1, or use a layout with cfg 1."
-        )
 
 
 def on_workers(model: WanModel, ranks: GroupRanks, owner: object) -> ModelOnWorkers:

@@ -171,10 +171,10 @@ def check_guidance(layout: Layout, guidance: GuidanceSettings) -> None:
     """Raises RequestError where a half of the ranks, which has a branch of guidance, would have no work in some calls."""
     if layout.cfg == 1 or (guidance.mode != "sequential" and guidance.gate == 1):
         return
-    asked = "guidance mode sequential" if guidance.mode == "sequential" else f"guidance gate {guidance.gate:g}"
+    asked = "guidance mode sequential" if guidance.mode == "sequential" else f"gate {guidance.gate:g}"
     raise RequestError(
-        f"{asked} calls the network for one branch alone, and in the layout {layout.text()} each half of the ranks has a branch "
-        "of its own. Choose a layout with cfg 1, or guidance mode auto and gate 1."
+        f"The layout {layout.text()} has a half of the ranks for each branch of guidance, and {asked} leaves one of them without "
+        "work. Set guidance mode to auto and gate to 1, or use a layout with cfg 1."
     )
 
 
