@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent
-LONGEST = [ROOT / "tests" / tier for tier in ("quality", "demo")]
-"""Tiers with files that take minutes."""
+LONGEST = [ROOT / "tests" / tier for tier in ("quality", "demo", "server")]
+"""Tiers with files of few tests that take minutes."""
 
 if __package__:
     # pytest has just imported the pack's `__init__.py` under the folder's name, maybe that of another module ("copy").
