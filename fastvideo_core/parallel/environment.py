@@ -1,7 +1,9 @@
-"""What Ray's processes find in their environment: among it the token without which nobody is let in."""
+"""What is around Ray's processes: the token without which nobody is let in, and what ends them with this one."""
 
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,3 +35,14 @@ def during(name: str, value: str) -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Nothing of Ray outlives this process, nor this context: see `guard`. Windows ends processes with their parent."""
+    if os.name != "posix":
+        yield
+        return
+    command = [sys.executable, str(Path(__file__).with_name("guard.py")), str(os.getpid())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield

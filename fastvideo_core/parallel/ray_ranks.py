@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 import torch
 
 from ..errors import FastVideoError, RequestError, WorkerError
-from .environment import during, make_token
+from .environment import during, guarded, make_token
 from .layout import Layout
 from .rank_host import PACK, Entry, RankHost, Where, read, written
 
@@ -131,9 +132,10 @@ class Machines:
         except (ray.exceptions.RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
             begun.set_result(error)
             return
-        begun.set_result(None)
-        while ray.is_initialized():
-            time.sleep(1)
+        with guarded() if self.address is None else nullcontext():
+            begun.set_result(None)
+            while ray.is_initialized():
+                time.sleep(1)
 
     def _start_here(self, ray: Any, quiet: Mapping[str, Any]) -> None:
         """Its processes end with this one, however that ends."""
