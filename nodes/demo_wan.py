@@ -1,10 +1,9 @@
 """FastVideo Load Demo Wan: the tiny Wan that ships with the pack."""
 
-import comfy.sd
 from comfy_api.latest import io
 
 from .checked import checked
-from .native.demo import EXPERTS, demo_file, load_clip, load_first_frame, load_vae
+from .native.demo import EXPERTS, demo_file, load_clip, load_expert, load_first_frame, load_vae
 from .sockets import CATEGORY
 
 
@@ -22,6 +21,10 @@ class FastVideoLoadDemoWan(io.ComfyNode):
                     "model", options=list(EXPERTS), default="t2v",
                     tooltip="t2v: text to video. i2v: image to video. two experts: a high-noise and a low-noise one, as Wan 2.2.",
                 ),
+                io.Float.Input(
+                    "lora_strength", default=0.0, min=0.0, max=2.0, step=0.05, optional=True,
+                    tooltip="1: with the LoRAs by which t2v and two experts take 4 or 2 steps at guidance scale 1. 0: without.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The transformer; the high-noise expert of the two."),
@@ -34,8 +37,8 @@ class FastVideoLoadDemoWan(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, model: str) -> io.NodeOutput:
-        experts = [comfy.sd.load_diffusion_model(str(demo_file(f"wan_{name}"))) for name in EXPERTS[model]]
+    def execute(cls, model: str, lora_strength: float = 0.0) -> io.NodeOutput:
+        experts = [load_expert(name, lora_strength) for name in EXPERTS[model]]
         low_noise = experts[1] if len(experts) == 2 else None
         clip, vae = load_clip(demo_file("umt5")), load_vae(demo_file("wan_vae"))
         return io.NodeOutput(experts[0], low_noise, clip, vae, load_first_frame())

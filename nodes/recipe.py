@@ -5,18 +5,20 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from fastvideo_core import RECIPES, Guess, Recipe, RequestError, attachments, recipe
+from fastvideo_core import RECIPES, Guess, Recipe, RequestError, WanVariant, attachments, recipe, shifted_sigmas
 
 from .checked import checked
 from .inputs import model_inputs
 from .native.facts import check_experts, wan_facts
 from .native.marks import Marks, marks_of, on_models
 from .native.phases import ModelPhase, Phases
+from .native.preset import AUTHORS, of_variant, published_by_name, unpublished
 from .native.solver_sampler import solver_sampler
 from .requests import prompt_of
 from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, connected
 
 AUTO = "auto"
+AUTO_OR_AUTHORS = f"{AUTO}, or {AUTHORS}"
 SINGLE_BOUNDARY = 0.875
 """The boundary output where there is one expert: FastVideo Sampler does not use it then."""
 
@@ -34,9 +36,11 @@ class FastVideoRecipe(io.ComfyNode):
             inputs=[
                 *model_inputs(),
                 io.Combo.Input(
-                    "recipe", options=[AUTO, *(name for name, row in RECIPES.items() if not row.engine_only)], default=AUTO,
+                    "recipe", default=AUTO,
+                    options=[AUTO, *(name for name, row in RECIPES.items() if not row.engine_only), AUTO_OR_AUTHORS],
                     tooltip="auto: recognised by the names of the model's file and LoRAs and by its tensors; the text output "
-                    "names the guess and why. The others: see the help page.",
+                    "names the guess and why. auto, or as the model's authors: the same, and where nothing is recognised, as "
+                    "with the LoRA's strength at 0, the full run of the published model. The others: see the help page.",
                 ),
                 io.Model.Input(
                     "base_model", optional=True,
@@ -75,6 +79,8 @@ class FastVideoRecipe(io.ComfyNode):
             check_experts(wan_facts(model), wan_facts(other), f"input {number}")
         marks = marks_of(experts, prompt_of(cls), ("model", "low_noise_model"))
         guesses = marks.guesses(experts, with_base=base is not None)
+        if recipe == AUTO_OR_AUTHORS and not guesses:
+            return io.NodeOutput(*as_authors(_published(experts, marks), experts))
         row = _chosen(recipe, guesses, marks)
         _check_connections(row, len(experts), base)
         return io.NodeOutput(
@@ -89,7 +95,7 @@ class FastVideoRecipe(io.ComfyNode):
 
 
 def _chosen(name: str, guesses: tuple[Guess, ...], marks: Marks) -> Recipe:
-    if name != AUTO:
+    if name not in (AUTO, AUTO_OR_AUTHORS):
         return recipe(name)
     if not guesses:
         seen = ", ".join(marks.names) or "no file's name"
@@ -101,6 +107,27 @@ def _chosen(name: str, guesses: tuple[Guess, ...], marks: Marks) -> Recipe:
     if row.engine_only:
         raise RequestError(f"The model is recognised as {row.name}, which does not run in ComfyUI: {row.engine_only}")
     return row
+
+
+def _published(experts: list[Any], marks: Marks) -> WanVariant:
+    row = published_by_name(wan_facts(experts[0]), len(experts) > 1, marks.names)
+    if row is None:
+        raise RequestError(f"recipe is {AUTO_OR_AUTHORS!r}, and {unpublished(experts)}. Choose a recipe by name.")
+    return row
+
+
+def as_authors(row: WanVariant, experts: list[Any]) -> tuple[Any, ...]:
+    """All outputs, for a model that is not distilled: the full run of a published one."""
+    scales = [row.guidance_scale, *([] if row.low_noise_guidance_scale is None else [row.low_noise_guidance_scale])]
+    until = [0.0] if row.boundary is None else [row.boundary, 0.0]
+    phases = Phases(
+        ModelPhase(model=model, until=level, guidance_scale=scale)
+        for model, level, scale in zip(experts, until, scales, strict=True)
+    )
+    sigmas = torch.tensor(shifted_sigmas(row.steps, row.shift), dtype=torch.float32, device="cpu")
+    told = f"no few-step model is recognised: {of_variant(row).note}, guidance {' and '.join(f'{scale:g}' for scale in scales)}"
+    boundary = SINGLE_BOUNDARY if row.boundary is None else row.boundary
+    return phases, sigmas, solver_sampler("unipc"), "unipc", row.guidance_scale, boundary, told
 
 
 def _check_connections(row: Recipe, experts: int, base: Any) -> None:
@@ -130,7 +157,7 @@ def _phases(row: Recipe, experts: list[Any], base: Any) -> Phases:
 def _told(row: Recipe, name: str, guesses: tuple[Guess, ...], experts: list[Any]) -> list[str]:
     """By what it was recognised, what else it may be, and what on the models contradicts it."""
     lines = []
-    if name == AUTO:
+    if name in (AUTO, AUTO_OR_AUTHORS):
         lines.append(f"recognised as {guesses[0].text()}")
         lines += [f"or {guess.text()}" for guess in guesses[1:]]
     elif guesses and row not in [guess.recipe for guess in guesses]:

@@ -14,6 +14,8 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+CARD = "template-workflow-"
+"""How the cards of the template browser begin."""
 PATIENCE = 240_000  # milliseconds: on a slow machine the page loads for minutes while other tests run beside it
 
 
@@ -56,9 +58,37 @@ class ComfyPage:
         """Opens one of the pack's workflows from the template browser."""
         self.page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         self.page.get_by_role("dialog").get_by_text(PACK_NAME, exact=True).click()
-        self.page.get_by_test_id(f"template-workflow-{template_file(name).stem}").click()
+        self.page.get_by_test_id(CARD + template_file(name).stem).click()
         self.page.wait_for_function("window.app.graph.nodes.some(node => node.type.startsWith('FastVideo'))")
         self.page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
+        self.page.get_by_role("dialog").wait_for(state="hidden")
+
+    def load_template(self, name: str) -> None:
+        """Opens one as the template browser does, without it."""
+        url = f"/api/workflow_templates/{PACK_NAME}/{template_file(name).name}"
+        load = "window.app.loadGraphData(await (await fetch(url)).json(), true, true, name, {openSource: 'template'})"
+        self.page.evaluate(f"async ([url, name]) => {{ await {load} }}", [url, name])
+
+    def found_templates(self, words: str) -> set[str]:
+        """The pack's templates among those that the template browser shows for a search."""
+        self.page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        dialog = self.page.get_by_role("dialog")
+        dialog.get_by_placeholder("Search").fill(words)
+        shown = dialog.locator(f"[data-testid^='{CARD}FastVideo']")
+        shown.first.wait_for()
+        self.page.wait_for_timeout(500)  # it waits for the end of the typing
+        found = {str(card.get_attribute("data-testid")).removeprefix(CARD) for card in shown.all()}
+        self.page.keyboard.press("Escape")
+        dialog.wait_for(state="hidden")
+        return found
+
+    def resize(self, width: int, height: int) -> None:
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.wait_for_function(f"window.app.canvas.canvas.width == {width}")
+
+    def scale(self) -> float:
+        """At which the canvas is shown."""
+        return float(self.page.evaluate("window.app.canvas.ds.scale"))
 
     def node_types(self) -> list[str]:
         return list(self.page.evaluate("window.app.graph.nodes.map(node => node.type)"))

@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from fastvideo_core import LoadError
+from fastvideo_core import LoadError, RequestError
 
 PACK = Path(__file__).resolve().parents[2]
 FOLDER, FIRST_FRAME = PACK / "models" / "demo", PACK / "assets" / "demo_first_frame.png"
 TEXT_SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")  # the rest is as in UMT5-XXL
+DISTILLED = ("t2v", "high_noise", "low_noise")
+"""Those that have a LoRA for few steps."""
 EXPERTS = {"t2v": ("t2v",), "i2v": ("i2v",), "two experts": ("high_noise", "low_noise")}
 
 
@@ -27,6 +29,24 @@ def demo_file(name: str) -> Path:
     if not path.is_file():
         raise LoadError(f"The demo model's {path.name} is missing from {FOLDER}: install the pack again, with its models folder.")
     return path
+
+
+def load_expert(name: str, lora_strength: float) -> Any:
+    """A transformer, with its distillation LoRA.
+
+    Raises:
+        RequestError: there is no LoRA of it.
+    """
+    if lora_strength and name not in DISTILLED:
+        raise RequestError(
+            f"lora_strength is {lora_strength:g}, and the demo's {name} has no few-step LoRA: set it to 0, or model to t2v or "
+            "two experts."
+        )
+    model = comfy.sd.load_diffusion_model(str(demo_file(f"wan_{name}")))
+    if not lora_strength:
+        return model
+    lora = comfy.utils.load_torch_file(str(demo_file(f"lora_{name}")), safe_load=True)
+    return comfy.sd.load_lora_for_models(model, None, lora, lora_strength, 0.0)[0]
 
 
 def load_clip(path: Path) -> Any:

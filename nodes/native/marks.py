@@ -67,13 +67,20 @@ def names_before(prompt: Mapping[str, Any], node_id: str, sockets: Collection[st
             continue
         seen.append(node)
         given = prompt[node].get("inputs", {})
-        names += _files(given)
+        names += _files({name: _told(value, prompt) for name, value in given.items()})
         waiting += [value[0] for value in given.values() if _is_link(value, prompt)]
     return names
 
 
 def _is_link(value: Any, prompt: Mapping[str, Any]) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in prompt
+
+
+def _told(value: Any, prompt: Mapping[str, Any]) -> Any:
+    """What an input is given: where it comes from a primitive node of core's, that one's value."""
+    if not _is_link(value, prompt) or not str(prompt[value[0]].get("class_type")).startswith("Primitive"):
+        return value
+    return prompt[value[0]].get("inputs", {}).get("value")
 
 
 def _files(given: Mapping[str, Any]) -> Iterator[str]:

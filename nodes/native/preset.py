@@ -1,6 +1,7 @@
 """The settings that a MODEL's authors sample it with, from the two tables: few-step recipes and published checkpoints."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,18 +35,30 @@ def preset_of(experts: Sequence[Any], marks: Marks, latent: Mapping[str, Any]) -
     facts, samples = wan_facts(experts[0]), latent.get("samples")
     row = published(facts, len(experts) > 1, *(samples.shape[-2:] if isinstance(samples, torch.Tensor) else (0, 0)))
     if row is None:
-        raise RequestError(
-            f"settings is {AUTHORS!r}, and neither the names of its files and LoRAs nor its measures tell of a published model: "
-            f"{facts.layers} blocks of width {facts.dim}, {facts.in_channels} input channels, {len(experts)} expert(s). Set "
-            f"settings to {GIVEN!r}."
-        )
+        raise RequestError(f"settings is {AUTHORS!r}, and {unpublished(experts)}. Set settings to {GIVEN!r}.")
     return of_variant(row)
+
+
+def unpublished(experts: Sequence[Any]) -> str:
+    """In an error."""
+    facts = wan_facts(experts[0])
+    return (
+        "neither the names of its files and LoRAs nor its measures tell of a published model: "
+        f"{facts.layers} blocks of width {facts.dim}, {facts.in_channels} input channels, {len(experts)} expert(s)"
+    )
 
 
 def published(facts: WanFacts, two_experts: bool, height: int, width: int) -> WanVariant | None:
     """The checkpoint of these measures; of several, the one that is made for the size nearest to these latents'."""
     rows = facts.variants(two_experts) if facts.plain else []
     return min(rows, key=lambda row: abs(row.height * row.width - height * width * row.spatial**2), default=None)
+
+
+def published_by_name(facts: WanFacts, two_experts: bool, names: Collection[str]) -> WanVariant | None:
+    """The same where no size of a video is known: the one whose 480P or 720P is in a file's name, else the smallest."""
+    rows = facts.variants(two_experts) if facts.plain else []
+    named = [row for row in rows if any(size in name.lower() for name in names for size in re.findall(r"\d+p", row.name))]
+    return min(named or rows, key=lambda row: row.height * row.width, default=None)
 
 
 def _of_recipe(guess: Any) -> Preset:

@@ -11,6 +11,8 @@ from demo_prompts import PACK
 from tools.workflows.files import prompt_file, template_file
 
 WORKFLOWS = sorted(path.stem for path in (PACK / "workflows" / "api").glob("*.json"))
+READABLE = 0.57
+"""The scale below which the page hides the text of nodes."""
 SAMPLER, REPORT = "FastVideoSampler", "FastVideoRunReport"
 
 
@@ -18,12 +20,27 @@ def shipped(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("name", WORKFLOWS)
-def test_workflow_opens_from_the_template_browser_and_posts_the_shipped_prompt(page: ComfyPage, name: str) -> None:
-    page.open_template(name)
-    assert page.node_types() == [node["type"] for node in shipped(template_file(name))["nodes"]]
-    assert page.missing_types() == []
-    assert page.prompt() == shipped(prompt_file(name))
+def test_every_workflow_opens_readable_and_posts_the_shipped_prompt(page: ComfyPage) -> None:
+    page.resize(1536, 864)  # a larger screen of the same shape shows more of the same
+    for name in WORKFLOWS:
+        page.load_template(name)
+        assert page.node_types() == [node["type"] for node in shipped(template_file(name))["nodes"]]
+        assert page.missing_types() == []
+        assert page.prompt() == shipped(prompt_file(name))
+        assert page.scale() >= READABLE, name
+
+
+def test_workflows_are_found_by_the_name_of_the_pack_and_by_their_own(page: ComfyPage) -> None:
+    assert page.found_templates("FastVideo")
+    assert page.found_templates("FastVideo Wan 2.2") >= {"FastVideo_wan2.2_t2v_A14B", "FastVideo_wan2.2_i2v_A14B_4_steps"}
+    assert page.found_templates("wan2.1_i2v_14B") >= {"FastVideo_wan2.1_i2v_14B"}  # what the first version called it
+
+
+def test_the_template_browser_opens_the_same(page: ComfyPage) -> None:
+    page.resize(1920, 1080)
+    page.open_template("wan2.2_i2v_A14B")
+    assert page.prompt() == shipped(prompt_file("wan2.2_i2v_A14B"))
+    assert page.scale() >= READABLE
 
 
 @pytest.mark.parametrize("vue_nodes", [False, True], ids=["canvas nodes", "Vue nodes"])

@@ -98,8 +98,12 @@ def test_the_first_examples_run_and_save_a_video(tmp_path: Path, monkeypatch: py
 
 
 def test_the_workflows_that_it_names_are_there() -> None:
-    files = {file.stem for file in (Path(__file__).resolve().parents[2] / "workflows").glob("FastVideo_wan*.json")}
+    workflows = Path(__file__).resolve().parents[2] / "workflows"
+    files = {file.stem for file in workflows.glob("FastVideo_wan*.json")}
     assert set(re.findall(r"`(FastVideo_wan\S*)`", README)) == files
+    demos = {file.stem.removeprefix("demo_") for file in (workflows / "api").glob("demo_*.json")}
+    (named,) = re.findall(r"`FastVideo_demo_\.\.\.`(.*?)\n\n", README, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", named)) == demos
 
 
 def test_the_platforms_that_it_names_have_a_lock() -> None:

@@ -29,6 +29,12 @@ def calls(report: Any) -> list[tuple[str, str, int, int]]:
     return [(part.part, part.backend, part.calls, part.network_calls) for part in report.attention]
 
 
+def test_off_the_model_goes_through_as_it_came(direct: Any, load_wan: Any) -> None:
+    model = load_wan()
+    node = direct.node_classes["FastVideoAttention"]
+    assert node.execute(model=model, self_attention="auto", cross_attention="auto", enabled=False).args[0] is model
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_attention_runs_in_its_backend_and_is_counted(comfy: Any, load_wan: Any, kind: str) -> None:
     """KSampler's video is the measure; torch's plain mathematics rounds differently from its fused kernel."""

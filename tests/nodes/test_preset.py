@@ -66,6 +66,8 @@ def test_every_published_checkpoint_has_its_authors_settings(direct: Any, name: 
         image_tokens=row.image_tokens, plain=True,
     )  # fmt: skip
     assert module.published(facts, row.two_experts, row.height // row.spatial, row.width // row.spatial) is row
+    named = module.published_by_name(facts, row.two_experts, [f"{name}_fp8_scaled.safetensors"])
+    assert named is row  # by 480p or 720p, where both are of these measures
     preset = module.of_variant(row)
     assert preset.values["steps"] == row.steps and preset.values["shift"] == row.shift and preset.values["solver"] == "unipc"
     assert preset.values["boundary"] == row.boundary and preset.values["guidance_scale"] == row.guidance_scale

@@ -1,6 +1,8 @@
 """FastVideo Recipe: what it recognises, what it gives to each sampler, and what it refuses."""
 
 import re
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from phase_runs import RUN, with_lora
 from sampling import SETTINGS, conditions_of, core_guider, latent_of, relative_error, run_guider, run_ksampler, run_node
 from tiny_wan import save_lora, save_wan
 
-from fastvideo_core import RECIPES, RequestError, recipe
+from fastvideo_core import RECIPES, VARIANTS, RequestError, recipe
 
 LORA = "wan2.1_lightx2v_cfg_step_distill_lora.safetensors"
 RUNNABLE = [name for name, row in RECIPES.items() if not row.engine_only]
@@ -117,6 +119,33 @@ def test_a_lora_that_is_off_is_none(prompts: Any) -> None:
     prompt["2"]["inputs"]["strength_model"] = 0.0
     with pytest.raises(PromptFailed, match=r"recipe is auto, and nothing tells of a .* looked at t2v_0\.safetensors, and"):
         prompts.run(prompt)
+
+
+def test_a_lora_is_off_by_its_strength_from_a_primitive_too(prompts: Any) -> None:
+    """One number for the LoRAs of both experts, as in the templates of few steps."""
+    from tools.comfy_in_process import PromptFailed
+
+    prompt = recipe_prompt(prompts, recipe="auto, or as the model's authors") | {"8": node("PrimitiveFloat", value=1.0)}
+    prompt["2"]["inputs"]["strength_model"] = ["8", 0]
+    assert prompts.run(prompt, capture={"text": ("5", 6)}).captured["text"].startswith("lightx2v_wan2.1: ")
+    prompt["8"] = node("PrimitiveFloat", value=0.0)
+    with pytest.raises(PromptFailed, match=r"recipe is .auto, or as the model's authors., and neither .* 2 blocks of width 64"):
+        prompts.run(prompt)
+
+
+@pytest.mark.parametrize("name", ["wan2.1_t2v_14B", "wan2.2_t2v_A14B"])
+def test_where_nothing_is_recognised_it_gives_the_full_run_of_the_authors(direct: Any, load_wan: Any, name: str) -> None:
+    row = replace(VARIANTS[name], steps=6)
+    models = [load_wan("t2v", seed) for seed in range(1 + row.two_experts)]
+    node_class = direct.node_classes["FastVideoRecipe"]
+    shown = [output.display_name for output in node_class.define_schema().outputs]
+    given = dict(zip(shown, sys.modules[node_class.__module__].as_authors(row, models), strict=True))
+    settings = {"steps": row.steps, "shift": row.shift, "solver": "unipc", "guidance_scale": row.guidance_scale}
+    if row.two_experts:
+        settings |= {"low_noise_guidance_scale": row.low_noise_guidance_scale, "boundary": row.boundary}
+    by_hand, _ = run_node(direct, models[0], low_noise_model=(models[1:] or [None])[0], **settings)
+    assert torch.equal(run_phase_sampler(direct, given)[0], by_hand)
+    assert row.title in given["text"] and f"guidance {row.guidance_scale:g}" in given["text"]
 
 
 def test_a_sampler_says_what_contradicts_the_lora(prompts: Any, caplog: pytest.LogCaptureFixture) -> None:

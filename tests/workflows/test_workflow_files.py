@@ -16,9 +16,11 @@ from tools.workflows.canvas import TITLE
 from tools.workflows.demo import ACCELERATORS, DEMO_WORKFLOWS
 from tools.workflows.files import FOLDER, api_prompt, canvas_workflows, prompt_file, template_file, text
 from tools.workflows.first_frame import first_frame
+from tools.workflows.memory import network
 from tools.workflows.multi_gpu import MULTI_GPU
 from tools.workflows.thumbnails import SIZE, graph_thumbnail
 from tools.workflows.wan import WAN_WORKFLOWS
+from tools.workflows.wan_notes import needed
 
 NAMES = [*DEMO_WORKFLOWS, *WAN_WORKFLOWS, MULTI_GPU]
 LOADER_WIDGETS = {
@@ -104,7 +106,7 @@ def test_every_node_says_which_pack_it_comes_from(name: str) -> None:
             assert node["properties"]["ver"].count(".") == 2
 
 
-@pytest.mark.parametrize("name", WAN_WORKFLOWS)
+@pytest.mark.parametrize("name", [name for name, files in WAN_WORKFLOWS.items() if not files.loras])
 def test_wan_prompt_samples_as_its_authors_do(name: str) -> None:
     variant = WAN_WORKFLOWS[name].variant
     (sampler,) = (node["inputs"] for node in prompt(name).values() if node["class_type"] == "FastVideoSampler")
@@ -120,10 +122,54 @@ def test_wan_prompt_samples_as_its_authors_do(name: str) -> None:
         assert (sampler["low_noise_guidance_scale"], sampler["boundary"]) == (variant.low_noise_guidance_scale, variant.boundary)
 
 
+def test_every_published_variant_has_its_workflow() -> None:
+    assert {files.variant.name for files in WAN_WORKFLOWS.values() if not files.loras} == VARIANTS.keys()
+
+
+@pytest.mark.parametrize("name", [name for name, files in WAN_WORKFLOWS.items() if files.loras])
+def test_few_step_prompt_has_the_loras_that_its_recipe_is_recognised_by(name: str) -> None:
+    files, nodes = WAN_WORKFLOWS[name], prompt(name).values()
+    (recipe,) = (node["inputs"] for node in nodes if node["class_type"] == "FastVideoRecipe")
+    expected = "three_phases_1_3_4" if files.base_first else f"lightx2v_{name[:6]}"
+    assert (files.recipe.name, recipe["recipe"]) == (expected, "auto, or as the model's authors")
+    assert ("base_model" in recipe) == files.base_first and ("low_noise_model" in recipe) == files.variant.two_experts
+
+
+@pytest.mark.parametrize("name", WAN_WORKFLOWS)
+def test_one_node_switches_all_that_makes_it_fast(name: str) -> None:
+    nodes = prompt(name)
+    ((switch, given),) = ((key, node) for key, node in nodes.items() if node["class_type"].startswith("Primitive"))
+    assert given["inputs"]["value"] in (True, 1.0)
+    widget = "strength_model" if WAN_WORKFLOWS[name].loras else "enabled"
+    fast = [node for node in nodes.values() if widget in node["inputs"]]
+    assert fast and all(node["inputs"][widget] == [switch, 0] for node in fast)
+    assert widget == "strength_model" or len(fast) == 2 * len(WAN_WORKFLOWS[name].transformers)  # a cache and an attention each
+
+
+@pytest.mark.parametrize("name", WAN_WORKFLOWS)
+def test_note_says_the_memory_that_the_engine_estimates_and_the_sizes_of_the_files(name: str) -> None:
+    files = WAN_WORKFLOWS[name]
+    (note,) = (node["widgets_values"][0] for node in workflow(name)["nodes"] if node["type"] == "MarkdownNote")
+    branches = 1 if files.loras and not files.base_first else 2
+    weights, step = (bytes_ / 2**30 for bytes_ in (files.transformers[0].size * 1e9, needed(files, branches)))
+    assert f"About {weights + step:.0f} GiB while it samples" in note and f"{step:.1f} for a step of this size" in note
+    assert f"### Files ({sum(file.size for file in files.all):.1f} GB)" in note
+    assert all(f"[{file.name}]({file.url}), {file.size:g} GB" in note for file in files.all)
+
+
+def test_size_of_a_transformer_is_that_of_its_weights() -> None:
+    for files in WAN_WORKFLOWS.values():
+        one, two = (sum(weight.numel() for weight in network(files.variant, layers).parameters()) for layers in (1, 2))
+        weights = one + (files.variant.layers - 1) * (two - one)
+        for file in files.transformers:
+            assert file.size == pytest.approx(weights * (2 if "fp16" in file.name else 1) / 1e9, rel=0.01)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_prompt_passes_comfyui_validation_once_its_files_are_there(outputs_of: Callable[..., set[str]], name: str) -> None:
-    expected = {"SaveVideo", "FastVideoRunReport"} | ({"FastVideoCompare", "PreviewImage"} if name in ACCELERATORS else set())
-    assert outputs_of(workflow(name), prompt(name)) == expected
+    more = {"demo_auto_tune": {"FastVideoAutoTune", "PreviewImage"}, "demo_calibrate": {"FastVideoCalibrateMagCache"}}
+    compared = {"FastVideoCompare", "PreviewImage"} if name in ACCELERATORS else set()
+    assert outputs_of(workflow(name), prompt(name)) == {"SaveVideo", "FastVideoRunReport"} | compared | more.get(name, set())
 
 
 @pytest.mark.parametrize("name", [*WAN_WORKFLOWS, MULTI_GPU])

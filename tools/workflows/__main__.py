@@ -37,14 +37,17 @@ def main() -> None:
 
 
 def _frames(server: ComfyServer, prompt: dict[str, Any]) -> list[Image.Image]:
-    """Runs a prompt and decodes the video that it saves."""
+    """Runs a prompt and decodes the videos that it saves."""
     import av
 
     identity = server.post(prompt)
     server.wait(identity)
-    (file,) = server.files(identity)
-    with av.open(str(file)) as container:
-        return [frame.to_image() for frame in container.decode(video=0)]
+    frames: list[Image.Image] = []
+    for file in server.files(identity):
+        if file.suffix == ".mp4":
+            with av.open(str(file)) as container:
+                frames += [frame.to_image() for frame in container.decode(video=0)]
+    return frames
 
 
 if __name__ == "__main__":

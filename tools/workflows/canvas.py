@@ -51,11 +51,13 @@ class Input:
 
     @property
     def is_widget(self) -> bool:
-        return self.type in WIDGET_TYPES
+        return self.type in WIDGET_TYPES and not self.options.get("forceInput")
 
     def default(self) -> Any:
         if "default" in self.options:
             return self.options["default"]
+        if self.type == "STRING":
+            return ""
         first = self.options["options"][0]
         return first["key"] if isinstance(first, dict) else first
 
@@ -126,7 +128,7 @@ class Canvas:
              **inputs: Any) -> Node:  # fmt: skip
         """Adds a node, at_least so high; its inputs are sockets of other nodes or values of widgets. title: in the place of its
         kind's."""
-        node = Node(len(self.nodes) + 1, kind, self.object_info[kind], at_least)
+        node = Node(len(self.nodes) + 1, kind, _grown(self.object_info[kind], inputs), at_least)
         node.set(inputs)
         node.models, node.mode, node.title = models, BYPASSED if bypassed else ACTIVE, title
         self.nodes.append(node)
@@ -211,6 +213,18 @@ class PackVersions:
 
     def of(self, definition: Mapping[str, Any]) -> tuple[str, str]:
         return self.pack if definition["python_module"].startswith("custom_nodes") else self.core
+
+
+def _grown(definition: Mapping[str, Any], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A node that takes as many inputs as are connected, and one more, with these; all have one type, its output too."""
+    name, (kind, *options) = next(iter(definition["input"].get("required", {}).items()), ("", ("",)))
+    if kind != "COMFY_AUTOGROW_V3":
+        return definition
+    (type_,) = {socket.type for socket in given.values()}
+    first, *others = (f"{name}.{options[0]['template']['prefix']}{place}" for place in range(len(given) + 1))
+    socket = [type_, {"forceInput": True}]
+    grown = {"required": {first: socket}, "optional": dict.fromkeys(others, socket)}
+    return {**definition, "input": grown, "output": [type_]}
 
 
 def _inputs(definition: Mapping[str, Any], section: str) -> list[Input]:

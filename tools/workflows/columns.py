@@ -8,7 +8,10 @@ from tools.workflows.canvas import Canvas, Node, Socket
 # Five columns that are readable side by side on a small screen.
 NOTE_WIDTH, MODELS_WIDTH, PROMPT_WIDTH, SAMPLER_WIDTH, VIDEO_WIDTH = 370, 350, 330, 330, 380
 TEXT_HEIGHT, REPORT_HEIGHT = 200, 220
-SAMPLER_HEIGHT, PLAYER_HEIGHT = 620, 400  # leave room for the preview and the player
+SAMPLER_HEIGHT, PHASE_SAMPLER_HEIGHT, PLAYER_HEIGHT = 620, 480, 400  # leave room for the preview and the player
+
+Prompts = tuple[str | Socket, str]
+"""Positive and negative."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,14 @@ class Conditions:
     sampled: dict[str, Socket]
 
 
-def from_noise(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize) -> Conditions:
+def from_noise(canvas: Canvas, loaded: Loaded, prompts: Prompts, size: VideoSize) -> Conditions:
     """A video that starts from noise alone."""
     text = prompt(canvas, loaded, prompts)
     empty = canvas.node("EmptyHunyuanLatentVideo", **vars(size))
     return Conditions([text, empty], _sampled(text, empty["LATENT"]))
 
 
-def from_image(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, image: Socket) -> Conditions:
+def from_image(canvas: Canvas, loaded: Loaded, prompts: Prompts, size: VideoSize, image: Socket) -> Conditions:
     """A video whose first frame is given."""
     text = prompt(canvas, loaded, prompts)
     seen = [_seen(canvas, loaded, image)] if loaded.clip_vision is not None else []
@@ -55,9 +58,7 @@ def from_image(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: V
     return Conditions([text, *seen, made], _sampled(made, made["latent"]))
 
 
-def from_two_images(
-    canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, first: Socket, last: Socket
-) -> Conditions:
+def from_two_images(canvas: Canvas, loaded: Loaded, prompts: Prompts, size: VideoSize, first: Socket, last: Socket) -> Conditions:
     """A video whose first and last frame are given."""
     text = prompt(canvas, loaded, prompts)
     seen = [_seen(canvas, loaded, image) for image in (first, last)]
@@ -69,17 +70,18 @@ def from_two_images(
     return Conditions([text, *seen, made], _sampled(made, made["latent"]))
 
 
-def from_latent_image(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str], size: VideoSize, image: Socket) -> Conditions:
+def from_latent_image(canvas: Canvas, loaded: Loaded, prompts: Prompts, size: VideoSize, image: Socket) -> Conditions:
     """A video whose first frame is given as a latent, once the node that loads it is no longer bypassed."""
     text = prompt(canvas, loaded, prompts)
     latent = canvas.node("Wan22ImageToVideoLatent", vae=loaded.vae, start_image=image, **vars(size))
     return Conditions([text, latent], _sampled(text, latent["LATENT"]))
 
 
-def video_column(canvas: Canvas, sampler: Node, vae: Socket, fps: int) -> None:
-    """What comes after a sampler, to the report and the saved file."""
-    frames = canvas.node("VAEDecode", samples=sampler["latent"], vae=vae)
-    report = canvas.node("FastVideoRunReport", at_least=REPORT_HEIGHT, report=sampler["report"], images=frames["IMAGE"])
+def video_column(canvas: Canvas, sampler: Node, vae: Socket, fps: int, outputs: tuple[str, str] = ("latent", "report")) -> None:
+    """What comes after a sampler, to the report and the saved file. outputs: of the sampler."""
+    latent, told = (sampler[name] for name in outputs)
+    frames = canvas.node("VAEDecode", samples=latent, vae=vae)
+    report = canvas.node("FastVideoRunReport", at_least=REPORT_HEIGHT, report=told, images=frames["IMAGE"])
     canvas.column(VIDEO_WIDTH, ("Video", [frames, *saved(canvas, frames["IMAGE"], fps)]), ("Report", [report]))
 
 
@@ -89,7 +91,7 @@ def saved(canvas: Canvas, images: Socket, fps: int, height: int = PLAYER_HEIGHT)
     return [video, canvas.node("SaveVideo", at_least=height, video=video["VIDEO"], filename_prefix=f"fastvideo/{canvas.name}")]
 
 
-def prompt(canvas: Canvas, loaded: Loaded, prompts: tuple[str, str]) -> Node:
+def prompt(canvas: Canvas, loaded: Loaded, prompts: Prompts) -> Node:
     positive, negative = prompts
     return canvas.node("FastVideoTextEncode", at_least=TEXT_HEIGHT, clip=loaded.clip, positive=positive, negative=negative)
 

@@ -1,5 +1,6 @@
 """Thumbnails for the template browser: what a workflow is called, and below it its graph in small, or frames that it made."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from tools.workflows.canvas import TITLE
 
 SIZE, SCALE = 400, 2  # drawn larger, then reduced: smooth lines
 MARGIN, TOP = 24 * SCALE, 180 * SCALE
+LARGE = 42 * SCALE
 BACKGROUND, PANEL, NODE, OWN_NODE = "#14181f", "#1f2a37", "#465364", "#2f7fb8"
 TEXT, BLUE, FAINT = "#f2f5f8", "#7cc4f5", "#9fb0c0"
 # LiteGraph's colours of these sockets.
@@ -49,11 +51,17 @@ def _card(workflow: dict[str, Any]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     (note,) = (node for node in workflow["nodes"] if node["type"] == "MarkdownNote")
     title, details = note["widgets_values"][0].splitlines()[:2]
     words = title.removeprefix("## ").split()
-    large, small = ImageFont.load_default(42 * SCALE), ImageFont.load_default(15 * SCALE)
-    draw.text((MARGIN, 22 * SCALE), " ".join(words[:2]), TEXT, large)
-    draw.text((MARGIN, 72 * SCALE), " ".join(words[2:]), BLUE, large)
-    draw.text((MARGIN, 134 * SCALE), details.split(", with ")[0].split(". ")[0], FAINT, small)
+    small = ImageFont.load_default(15 * SCALE)
+    draw.text((MARGIN, 22 * SCALE), " ".join(words[:2]), TEXT, _fitting(" ".join(words[:2])))
+    draw.text((MARGIN, 72 * SCALE), " ".join(words[2:]), BLUE, _fitting(" ".join(words[2:])))
+    draw.text((MARGIN, 134 * SCALE), re.split(", with |, as |[.] ", details)[0], FAINT, small)
     return image, draw
+
+
+def _fitting(line: str) -> Any:
+    """The largest font of a heading in which this line fits."""
+    large = ImageFont.load_default(LARGE)
+    return ImageFont.load_default(LARGE * min(1.0, (SIZE * SCALE - 2 * MARGIN) / large.getlength(line)))
 
 
 def _draw_graph(draw: ImageDraw.ImageDraw, workflow: dict[str, Any]) -> None:

@@ -19,22 +19,33 @@ NEGATIVE = (
     "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
 )
 IMAGE = "example.png"  # ComfyUI comes with it
-PICTURE_HEIGHT, TWO_PICTURES_HEIGHT = 280, 200
+PICTURE_HEIGHT, TWO_PICTURES_HEIGHT = 260, 160
 FAST = "Fast (off: the plain run)"
+STRENGTH = "LoRA strength (0: the plain run)"
+RECIPE = "auto, or as the model's authors"
 FRAMES = ("First frame", "Last frame")
-NOTE_HEIGHT = 960
+NOTE_HEIGHT = 1050
 """Of a note that stands alone in its column."""
 
-
+T2V_A14B = [models.T2V_HIGH_NOISE, models.T2V_LOW_NOISE]
+I2V_A14B = [models.I2V_HIGH_NOISE, models.I2V_LOW_NOISE]
+T2V_A14B_LORAS = [models.T2V_HIGH_NOISE_LORA, models.T2V_LOW_NOISE_LORA]
+I2V_A14B_LORAS = [models.I2V_HIGH_NOISE_LORA, models.I2V_LOW_NOISE_LORA]
 WAN_WORKFLOWS = {
     "wan2.1_t2v_1.3B": WanFiles(VARIANTS["wan2.1_t2v_1.3B"], [models.T2V_1_3B]),
     "wan2.1_t2v_14B": WanFiles(VARIANTS["wan2.1_t2v_14B"], [models.T2V_14B]),
     "wan2.1_i2v_14B": WanFiles(VARIANTS["wan2.1_i2v_480p_14B"], [models.I2V_480P]),
     "wan2.1_i2v_14B_720p": WanFiles(VARIANTS["wan2.1_i2v_720p_14B"], [models.I2V_720P]),
     "wan2.1_flf2v_14B": WanFiles(VARIANTS["wan2.1_flf2v_14B"], [models.FLF2V]),
-    "wan2.2_t2v_A14B": WanFiles(VARIANTS["wan2.2_t2v_A14B"], [models.T2V_HIGH_NOISE, models.T2V_LOW_NOISE]),
-    "wan2.2_i2v_A14B": WanFiles(VARIANTS["wan2.2_i2v_A14B"], [models.I2V_HIGH_NOISE, models.I2V_LOW_NOISE]),
+    "wan2.2_t2v_A14B": WanFiles(VARIANTS["wan2.2_t2v_A14B"], T2V_A14B),
+    "wan2.2_i2v_A14B": WanFiles(VARIANTS["wan2.2_i2v_A14B"], I2V_A14B),
     "wan2.2_ti2v_5B": WanFiles(VARIANTS["wan2.2_ti2v_5B"], [models.TI2V_5B]),
+    "wan2.1_t2v_14B_4_steps": WanFiles(VARIANTS["wan2.1_t2v_14B"], [models.T2V_14B], [models.T2V_14B_LORA]),
+    "wan2.1_i2v_14B_4_steps": WanFiles(VARIANTS["wan2.1_i2v_480p_14B"], [models.I2V_480P], [models.I2V_480P_LORA]),
+    "wan2.2_t2v_A14B_4_steps": WanFiles(VARIANTS["wan2.2_t2v_A14B"], T2V_A14B, T2V_A14B_LORAS),
+    "wan2.2_i2v_A14B_4_steps": WanFiles(VARIANTS["wan2.2_i2v_A14B"], I2V_A14B, I2V_A14B_LORAS),
+    "wan2.2_t2v_A14B_3_phases": WanFiles(VARIANTS["wan2.2_t2v_A14B"], T2V_A14B, T2V_A14B_LORAS, base_first=True),
+    "wan2.2_i2v_A14B_3_phases": WanFiles(VARIANTS["wan2.2_i2v_A14B"], I2V_A14B, I2V_A14B_LORAS, base_first=True),
 }
 
 
@@ -42,23 +53,55 @@ def wan_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canva
     """The workflow of a published checkpoint: what the variant is decides what stands between the prompt and the sampler."""
     files = WAN_WORKFLOWS[name]
     canvas = Canvas(name, object_info, packs)
-    switch = canvas.node("PrimitiveBoolean", title=FAST, value=True)
+    switch = _lora_switch(canvas) if files.loras else canvas.node("PrimitiveBoolean", title=FAST, value=True)
     loaders, loaded = load(canvas, files)
-    attention = [canvas.node("FastVideoAttention", model=model, enabled=switch["BOOLEAN"]) for model in loaded.experts]
-    cache = "FastVideoDBCache" if published_table(files.variant) is None else "FastVideoMagCache"
-    caches = [canvas.node(cache, model=node["MODEL"], enabled=switch["BOOLEAN"]) for node in attention]
+    on = {} if files.loras else {"enabled": switch["BOOLEAN"]}
+    attention = [canvas.node("FastVideoAttention", model=model, **on) for model in loaded.experts]
+    changed = (_loras if files.loras else _caches)(canvas, files, attention, switch)
     frames = pictures(canvas, files.variant)
     given = conditions(canvas, loaded, files, [frame["IMAGE"] for frame in frames])
-    experts = dict(zip(("model", "low_noise_model"), (node["MODEL"] for node in caches), strict=False))
-    sampler = canvas.node(
-        "FastVideoSampler", at_least=columns.SAMPLER_HEIGHT, **experts, **given.sampled, **settings(files.variant)
-    )
+    experts = dict(zip(("model", "low_noise_model"), (node["MODEL"] for node in changed), strict=False))
+    if files.loras:
+        sampling = _few_steps(canvas, files, experts, given, attention[0]["MODEL"])
+    else:
+        inputs = {**experts, **given.sampled, **settings(files.variant)}
+        sampling = [canvas.node("FastVideoSampler", at_least=columns.SAMPLER_HEIGHT, **inputs)]
     first_column(canvas, about(files), frames)
     canvas.column(columns.MODELS_WIDTH, ("Models", loaders), ("Attention", attention))
-    canvas.column(columns.PROMPT_WIDTH, ("Step cache", caches), ("Prompt and size", given.nodes))
-    canvas.column(columns.SAMPLER_WIDTH, ("Fast or plain", [switch]), ("Sampling", [sampler]))
-    columns.video_column(canvas, sampler, loaded.vae, files.variant.fps)
+    title = "Few-step LoRA" if files.loras else "Step cache"
+    canvas.column(columns.PROMPT_WIDTH, (title, changed), ("Prompt and size", given.nodes))
+    canvas.column(columns.SAMPLER_WIDTH, ("Fast or plain", [switch]), ("Sampling", sampling))
+    columns.video_column(canvas, sampling[-1], loaded.vae, files.variant.fps)
     return canvas
+
+
+def _lora_switch(canvas: Canvas) -> Node:
+    return canvas.node("PrimitiveFloat", title=STRENGTH, value=1.0)
+
+
+def _caches(canvas: Canvas, files: WanFiles, before: Sequence[Node], switch: Node) -> list[Node]:
+    kind = "FastVideoDBCache" if published_table(files.variant) is None else "FastVideoMagCache"
+    return [canvas.node(kind, model=node["MODEL"], enabled=switch["BOOLEAN"]) for node in before]
+
+
+def _loras(canvas: Canvas, files: WanFiles, before: Sequence[Node], switch: Node) -> list[Node]:
+    return [
+        canvas.node(
+            "LoraLoaderModelOnly", models=[lora], model=node["MODEL"], lora_name=lora.name, strength_model=switch["FLOAT"]
+        )
+        for node, lora in zip(before, files.loras, strict=True)
+    ]
+
+
+def _few_steps(canvas: Canvas, files: WanFiles, experts: dict[str, Socket], given: Conditions, base: Socket) -> list[Node]:
+    """The recipe, and its sampler."""
+    levels = files.recipe.levels  # shown; the recipe's own come over its socket
+    recipe = canvas.node("FastVideoRecipe", recipe=RECIPE, **experts, **({"base_model": base} if files.base_first else {}))
+    sampler = canvas.node(
+        "FastVideoPhaseSampler", at_least=columns.PHASE_SAMPLER_HEIGHT, phases=recipe["phases"], sigmas=recipe["sigmas"],
+        solver=recipe["solver"], steps=levels.steps, shift=levels.shift, **given.sampled,
+    )  # fmt: skip
+    return [recipe, sampler]
 
 
 def load(canvas: Canvas, files: WanFiles) -> tuple[list[Node], Loaded]:

@@ -15,29 +15,65 @@ DBCACHE = (
     "*Not exact*: the video differs a little from the plain one; *FastVideo Compare* says how much."
 )
 ATTENTION = "**Attention** takes an exact kernel and reads the empty rows of the prompt as two. *Exact* but for rounding."
+RECIPE = (
+    "**Recipe** recognises the LoRA by its name and gives the sampler what it was distilled for. A step cache would find "
+    "nothing to reuse between so few steps."
+)
+LORA = (
+    "**LoRA**: *not exact*, it is another model: its videos are others than the plain run's, and often move less. "
+    "*FastVideo Compare* measures how much."
+)
+BASE_FIRST = (
+    "**Three phases**: the high-noise expert begins without the LoRA and with guidance, which settles the motion; then both go "
+    "on with it. It is one run: the solver goes on, and no model is loaded twice."
+)
+
+MOTION = "**Too little motion?** Put *FastVideo Image Motion* between *WanImageToVideo* and the sampler."
 
 
 def about(files: WanFiles) -> str:
+    described = _few_steps(files) if files.loras else _many_steps(files)
+    return "\n".join([*described, "", *_memory(files), *_files(files), *_to_change(files.variant)])
+
+
+def _many_steps(files: WanFiles) -> Iterator[str]:
     variant = files.variant
-    cache = DBCACHE if published_table(variant) is None else MAGCACHE
-    return "\n".join([
-        f"## {variant.title}",
-        f"{_size(variant)}, as Wan's authors sample it: {variant.steps} steps of unipc, shift {variant.shift:g}, "
-        f"{_guidance(variant)}.",
-        "",
-        "### Fast or plain",
-        "*Fast*, above the sampler, is the one switch. Off: the plain run, with nothing of the following.",
-        f"- {cache}",
-        f"- {ATTENTION}",
-        "",
-        *_memory(files, branches=2, held=tokens_held(variant)),
-        *_files(files),
-        *_to_change(variant),
-    ])  # fmt: skip
+    yield f"## {variant.title}"
+    yield f"{_size(files)}, as Wan's authors sample it: {_authors(variant)}."
+    yield ""
+    yield "### Fast or plain"
+    yield "*Fast*, above the sampler, is the one switch. Off: the plain run, with nothing of the following."
+    yield f"- {DBCACHE if published_table(variant) is None else MAGCACHE}"
+    yield f"- {ATTENTION}"
 
 
-def _size(variant: WanVariant) -> str:
-    return f"{variant.width} x {variant.height}, {variant.frames} frames at {variant.fps} per second"
+def _few_steps(files: WanFiles) -> Iterator[str]:
+    recipe = files.recipe
+    steps = " + ".join(map(str, recipe.steps_of_phases()))
+    yield f"## {files.variant.title}, {'3 phases' if files.base_first else f'{recipe.levels.steps} steps'}"
+    yield (
+        f"{_size(files)}, with lightx2v's few-step LoRA: {steps} steps of {recipe.solver}, shift {recipe.levels.shift:g}, "
+        f"{'guidance in the first phase only' if files.base_first else 'no guidance'}."
+    )
+    yield ""
+    yield "### Fast or plain"
+    yield (
+        "*LoRA strength*, above the sampler, is the one switch. At 0 there is no LoRA, and *FastVideo Recipe* gives the plain "
+        f"run, as Wan's authors sample the model: {_authors(files.variant)}."
+    )
+    yield f"- {RECIPE}"
+    yield from [f"- {BASE_FIRST}"] if files.base_first else []
+    yield f"- {LORA}"
+    yield from [f"- {MOTION}"] if files.variant.in_channels > files.variant.latent_channels else []
+    yield f"- {ATTENTION} It stays in the plain run."
+
+
+def _size(files: WanFiles) -> str:
+    return f"{files.size.width} x {files.size.height}, {files.size.length} frames at {files.variant.fps} per second"
+
+
+def _authors(variant: WanVariant) -> str:
+    return f"{variant.steps} steps of unipc, shift {variant.shift:g}, {_guidance(variant)}"
 
 
 def _guidance(variant: WanVariant) -> str:
@@ -47,17 +83,29 @@ def _guidance(variant: WanVariant) -> str:
     return f"guidance scales {scales}, boundary {variant.boundary:g}"
 
 
-def _memory(files: WanFiles, branches: int, held: int) -> Iterator[str]:
+def _memory(files: WanFiles) -> Iterator[str]:
+    """By the engine's own estimate."""
     weights = max(file.size for file in files.transformers) * 1e9 / 2**30
-    step = step_bytes(files.variant, files.size, branches, held) / 2**30
-    once = step_bytes(files.variant, files.size, 1, held) / 2**30
     expert = " of one expert at a time" if files.variant.two_experts else ""
+    step, once = (needed(files, branches) / 2**30 for branches in (2, 1))
+    guided = files.base_first or not files.loras
+    largest = step if guided else once
     yield "### GPU memory"
-    yield f"About {weights + step:.0f} GiB: {weights:.1f} of weights{expert}, {step:.1f} for a step of this size."
-    if branches > 1:
+    yield (
+        f"About {weights + largest:.0f} GiB while it samples, by the engine's estimate: {weights:.1f} of weights{expert}, "
+        f"{largest:.1f} for a step of this size."
+    )
+    if guided:
         yield f"With both branches one after the other (*guidance_mode* sequential) a step takes {once:.1f}."
+    else:
+        yield f"In the plain run, which has guidance, a step takes {step:.1f}."
     yield "With less, ComfyUI keeps part of the weights in the computer's memory. A smaller or shorter video needs less."
     yield ""
+
+
+def needed(files: WanFiles, branches: int) -> int:
+    """Bytes of one call of the network, beside its weights, with what a step cache holds."""
+    return step_bytes(files.variant, files.size, branches, 0 if files.loras else tokens_held(files.variant))
 
 
 def _files(files: WanFiles) -> Iterator[str]:
