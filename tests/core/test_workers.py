@@ -75,8 +75,7 @@ def test_a_state_goes_on_in_workers_and_out_of_them(model: ModelOnWorkers) -> No
         assert [step.index for step in rest] == [*range(1, STEPS)] and torch.equal(rest.latents, whole.latents)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("moment", ["start", "load", "call", "close"])
+@pytest.mark.parametrize(("moment", "rank"), [("start", 0), ("load", 1), ("call", 0), ("call", 1), ("close", 0)])
 def test_a_rank_that_is_killed_is_named_and_the_next_run_is_as_before(
     moment: str, rank: int, model: ModelOnWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
