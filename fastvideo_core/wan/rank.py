@@ -116,6 +116,8 @@ class RankModel:
 
     def begin(self, job: RankJob) -> None:
         """A whole generation, which is at `step` then. It is the only one."""
+        if self._generation is not None:  # stopped between two steps
+            self._generation.close()
         for expert, loras in job.loras.items():
             self._check_loras(expert, loras)
         cache = None if job.cache is None else _made_before(job.cache)
