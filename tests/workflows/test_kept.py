@@ -13,7 +13,7 @@ from tools.comfy_in_process import ComfyInProcess
 from tools.workflows.canvas import WIDGET_TYPES
 from tools.workflows.demo import ACCELERATORS, DEMO_WORKFLOWS
 from tools.workflows.files import FOLDER, api_prompt
-from tools.workflows.keep import KEPT, captured, node_table, sampled
+from tools.workflows.keep import KEPT, SAMPLERS, captured, node_table, sampled
 
 VERSIONS = sorted(KEPT.iterdir())
 FILES = [path for version in VERSIONS for path in sorted(version.glob("api/*.json"))]
@@ -30,6 +30,10 @@ def workflow_of(prompt: Path) -> dict[str, Any]:
     return read(prompt.parents[1] / prompt.name)
 
 
+def kinds(path: Path) -> set[str]:
+    return {entry["class_type"] for entry in read(path).values()}
+
+
 def called(path: Path) -> str:
     return path.relative_to(KEPT).as_posix()
 
@@ -40,7 +44,8 @@ def test_there_are_kept_files_of_every_kind() -> None:
         names = {path.stem for path in FILES if path.is_relative_to(version)}
         assert names == {path.stem for path in version.glob("*.json")} - {"nodes"}
         assert names >= {"demo_t2v", "demo_i2v", "demo_compare", "demo_attention", "wan2.2_t2v_A14B"}
-        assert {name.partition(".")[0] for name in load_file(version / "latents.safetensors")} == names & DEMO_WORKFLOWS.keys()
+        sampling = {path.stem for path in DEMOS if path.is_relative_to(version) and SAMPLERS & kinds(path)}
+        assert {name.partition(".")[0] for name in load_file(version / "latents.safetensors")} == sampling
 
 
 @pytest.mark.parametrize("path", FILES, ids=called)
@@ -116,5 +121,5 @@ def in_four_steps(host: ComfyInProcess, path: Path) -> list[torch.Tensor]:
     for entry in prompt.values():
         if "steps" in entry["inputs"]:
             entry["inputs"]["steps"] = 4
-    latents, frames = sampled(host, prompt), captured(host, prompt, "VAEDecode")
+    latents, frames = sampled(host, prompt), captured(host, prompt, {"VAEDecode"})
     return [*latents.values(), *frames.values()]

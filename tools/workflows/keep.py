@@ -10,7 +10,7 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tools.workflows.demo import DEMO_WORKFLOWS
 from tools.workflows.files import FOLDER, PACK, template_file, text, versions
 
 KEPT = PACK / "tests" / "workflows" / "kept"
+SAMPLERS = {"FastVideoSampler", "FastVideoPhaseSampler"}
+"""Those whose first output is the latents of one video."""
 
 
 def main() -> None:
@@ -51,12 +53,12 @@ def node_table(host: ComfyInProcess) -> dict[str, Any]:
 def sampled(host: ComfyInProcess, prompt: Mapping[str, Any]) -> dict[str, Tensor]:
     """Node -> the latents of each sampler, (1, 16, T, H, W), computed anew."""
     host.reset()
-    return {node: latent["samples"] for node, latent in captured(host, prompt, "FastVideoSampler").items()}
+    return {node: latent["samples"] for node, latent in captured(host, prompt, SAMPLERS).items()}
 
 
-def captured(host: ComfyInProcess, prompt: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """Node -> the first output of each node of that class."""
-    return host.run(prompt, {node: (node, 0) for node, entry in prompt.items() if entry["class_type"] == kind}).captured
+def captured(host: ComfyInProcess, prompt: Mapping[str, Any], kinds: Set[str]) -> dict[str, Any]:
+    """Node -> the first output of each node of those classes."""
+    return host.run(prompt, {node: (node, 0) for node, entry in prompt.items() if entry["class_type"] in kinds}).captured
 
 
 def _inputs(node: Any) -> list[dict[str, Any]]:
