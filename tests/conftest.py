@@ -15,6 +15,14 @@ from tools.comfy_server import ComfyServer
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ray_token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One for all tests of a process, which reads it once; the user's own is let be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("ray") / "token"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def comfyui_tree() -> Path:
     """The ComfyUI to test against: COMFYUI_PATH, which the make targets set."""

@@ -7,20 +7,30 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from magcache_run import flat_table
 from sharded_cases import Model, error, predicted, request
 from sharded_networks import conditioning
 from step_operations import recorded
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastvideo_core import Guidance, SamplingRequest, generate, seeded_noise
+from fastvideo_core import Guidance, MagCacheSettings, SamplingRequest, Schedule, generate, seeded_noise
 from fastvideo_core.errors import StoppedError
 from fastvideo_core.parallel import Layout, Mesh, joined
 from fastvideo_core.schedule import Phase
-from fastvideo_core.step_cache import DBCache, DBCacheSettings
+from fastvideo_core.step_cache import DBCache, DBCacheSettings, MagCache
 from fastvideo_core.wan.ranked import PhaseAccount
 
 COLLECTIVE = re.compile("all_?(gather|to_?all|reduce)|broadcast|barrier|scatter|send|recv")
+
+
+def magcache(schedule: Schedule) -> MagCache:
+    table = flat_table(schedule, boundary=0.8 if len(schedule.phases) > 1 else None)
+    return MagCache(schedule, table, MagCacheSettings(threshold=0.25, max_skips=2, trend=0.5))
+
+
+def dbcache(schedule: Schedule) -> DBCache:
+    return DBCache(schedule, DBCacheSettings(threshold=0.2, first_blocks=1, warmup_steps=2))
 
 
 def generated(experts: Any, model: Model, asked: SamplingRequest) -> Tensor:

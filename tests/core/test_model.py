@@ -124,7 +124,8 @@ def test_the_example_of_the_package_runs(tmp_path: Path) -> None:
     names = {"folder": tmp_path, "torch": torch, "device": "cpu", "show_progress": lambda *step: shown.append(step)}
     example = doctest.DocTestParser().get_doctest(fastvideo_core.__doc__, names, "example", None, 0)
     result = doctest.DocTestRunner().run(example, clear_globs=False)
-    assert result.failed == 0 and result.attempted == len(example.examples) == 12
+    # The one that needs GPUs is left out.
+    assert result.failed == 0 and result.attempted == len(example.examples) - 1 == 12
     assert [step[:2] for step in shown] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert "unipc" in example.globs["report"]
 

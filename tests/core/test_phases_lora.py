@@ -62,7 +62,7 @@ def test_the_report_tells_the_strengths_of_a_phase(tmp_path: Path) -> None:
     list(ran)
     report = ran.report()
     assert [row.loras for row in report.phases] == [BOOST, {}]
-    assert "; LoRA everything at 1.25; LoRA more at 0" in report.text().splitlines()[2]
+    assert "; LoRA everything at 1.25; LoRA more at 0" in report.text().splitlines()[3]
     assert (report.networks, report.moves) == (1, 1)
 
 

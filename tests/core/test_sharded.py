@@ -10,25 +10,21 @@ import pytest
 import sharded_cases
 import sharded_runs
 import torch
-from magcache_run import flat_table
 from rank_group import RankGroup
 from sharded_cases import Model, request
 from sharded_networks import HEADS, KINDS
+from sharded_runs import dbcache, magcache
 
 from fastvideo_core import (
     AttentionSettings,
     CompileSettings,
-    DBCacheSettings,
     GuidanceSettings,
-    MagCacheSettings,
     PhaseSettings,
     RequestError,
     SamplingRequest,
-    Schedule,
 )
 from fastvideo_core.attention.sparse import BSASettings, NABLASettings, SLASettings, SparseSchedule, STASettings, VSASettings
 from fastvideo_core.parallel import Layout
-from fastvideo_core.step_cache import DBCache, MagCache
 from fastvideo_core.step_cache.calibration import RatioMeter
 from fastvideo_core.step_cache.session import of_all_rows
 from fastvideo_core.wan.ranked import PhaseAccount, check_session
@@ -88,15 +84,6 @@ def test_two_exchanges_a_block_and_a_gather_a_call(ranks: RankGroup, layers: int
 
 
 STEPS = 8
-
-
-def magcache(schedule: Schedule) -> MagCache:
-    table = flat_table(schedule, boundary=0.8 if len(schedule.phases) > 1 else None)
-    return MagCache(schedule, table, MagCacheSettings(threshold=0.25, max_skips=2, trend=0.5))
-
-
-def dbcache(schedule: Schedule) -> DBCache:
-    return DBCache(schedule, DBCacheSettings(threshold=0.2, first_blocks=1, warmup_steps=2))
 
 
 TWO_EXPERTS = {"boundary": 0.8, "low_noise_guidance_scale": 3.0}

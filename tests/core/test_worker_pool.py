@@ -26,11 +26,9 @@ LONG = 12
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("ray") / "token"))
-        with Workers.local(workers=2) as workers:
-            yield workers
+def workers() -> Iterator[Workers]:
+    with Workers.local(workers=2) as workers:
+        yield workers
 
 
 @pytest.fixture(scope="module")

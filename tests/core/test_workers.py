@@ -46,12 +46,10 @@ CACHES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelOnWorkers]:
+def model() -> Iterator[ModelOnWorkers]:
     """A rank for each branch of guidance."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("ray") / "token"))
-        with Workers.local(workers=2, layout=TWO) as workers:
-            yield workers.take(demo())
+    with Workers.local(workers=2, layout=TWO) as workers:
+        yield workers.take(demo())
 
 
 @pytest.mark.parametrize("name", CACHES)

@@ -52,7 +52,7 @@ def test_lists_come_in_and_go_out(host: Any) -> None:
     run = host.run(queue_prompt(), {"last": ("5", 0), "told": ("5", 2)})
     reports = run.outputs["6"]["text"]
     assert len(reports) == 2 and [f"seed {seed}" in report for seed, report in zip(SEEDS, reports, strict=True)] == [True, True]
-    assert [line[:3] for line in run.captured["told"].splitlines()] == ["1: ", "2: "]
+    assert [line[:3] for line in run.captured["told"].splitlines()] == ["2 v", "1: ", "2: "]
     single = phases_prompt(seed=SEEDS[1])
     single["10"], single["5"]["inputs"]["positive"] = node("TinyPrompts", broken=False), ["10", 0]
     alone = host.run(single, {"last": ("5", 0)})

@@ -122,4 +122,4 @@ def in_four_steps(host: ComfyInProcess, path: Path) -> list[torch.Tensor]:
         if "steps" in entry["inputs"]:
             entry["inputs"]["steps"] = 4
     latents, frames = sampled(host, prompt), captured(host, prompt, {"VAEDecode"})
-    return [*latents.values(), *frames.values()]
+    return [made[node] for made in (latents, frames) for node in sorted(made, key=int)]
