@@ -92,6 +92,7 @@ class Mapped(Iterator[Event]):
     def __init__(self, groups: Sequence[Group], jobs: Mapping[str, Callable[[], object]]) -> None:
         self._tasks = {name: _Task(name, make) for name, make in jobs.items()}
         self._board = _Board(deque(self._tasks.values()), Queue(AHEAD * len(groups)))
+        self._heard: deque[Event | BaseException] = deque()  # while a state was waited for
         self._left = set(jobs)
         serving = list(groups)[: len(jobs)]
         self._threads = [Thread(target=_serve, args=(group, self._board), daemon=True) for group in serving]
@@ -103,7 +104,7 @@ class Mapped(Iterator[Event]):
             self.close()
             raise StopIteration
         try:
-            event = self._board.events.get()
+            event = self._heard.popleft() if self._heard else self._board.events.get()
         except BaseException:
             self.close()
             raise
@@ -124,9 +125,15 @@ class Mapped(Iterator[Event]):
         with board.changed:
             if task.tries and name in self._left and not board.closed:
                 task.wanted = True
-                while task.wanted and any(thread.is_alive() for thread in self._threads):
+                while task.wanted and not self._hear(name) and any(thread.is_alive() for thread in self._threads):
                     board.changed.wait(LOOK_SECONDS)
             return task.state
+
+    def _hear(self, name: str) -> bool:
+        """Makes room for what is told, for who has the state may wait until it is heard. Whether the job has ended meanwhile."""
+        while not self._board.events.empty():
+            self._heard.append(self._board.events.get())
+        return any(isinstance(event, Ended) and event.name == name for event in self._heard)
 
     def close(self) -> None:
         """No job is at work any more."""

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -119,6 +120,20 @@ def test_what_was_not_ended_is_in_its_states(pool: ModelPool) -> None:
     states = many.states()
     assert states and all(0 < state.step < LONG for state in states.values())
     assert_as_alone([*generate_many(pool, [job(4)])])
+
+
+def test_states_are_given_while_workers_wait_to_be_heard(pool: ModelPool) -> None:
+    asked: list[set[str]] = []
+
+    def each_step(name: str, step: Step) -> None:
+        if len(asked) < 2:
+            while not many._mapped._board.events.full():
+                time.sleep(0.01)
+            asked.append(set(many.states()))
+
+    many = generate_many(pool, [job(1, LONG), job(2, LONG)], each_step=each_step)
+    assert_as_alone(list(many))
+    assert asked == [{"j1", "j2"}] * 2
 
 
 def test_the_command_line_makes_videos_by_workers(workers: Workers, pool: ModelPool, tmp_path: Path) -> None:
