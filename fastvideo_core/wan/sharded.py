@@ -5,10 +5,10 @@ Around self-attention, inside the processors, tokens are exchanged for heads and
 norms, feed-forward and cross-attention, whose text and image tokens no rank shares.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..around import AroundExperts
 from ..attention.around import around_self_attention
 from ..attention.dense import Attend
+from ..attention.sparse.experts import DenoisingExperts
 from ..attention.sparse.memory import Layer
 from ..attention.sparse.tiles import Size
 from ..attention.sparse.variant import Attended, Inputs, SparseAttention
@@ -82,28 +83,11 @@ class UlyssesSparse:
         return self.attention.held_bytes(replace(layer, heads=layer.heads // self.shard.ranks.size))
 
 
-class _Experts(Protocol):
-    """`WanExperts` or `AttendingExperts`."""
-
-    @property
-    def names(self) -> Collection[str]: ...
-
-    @property
-    def transformers(self) -> "Mapping[str, WanTransformer3DModel]": ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def loaded(self, expert: str) -> Any: ...
-
-    def active(self, phase: Phase) -> Any: ...
-
-
 @dataclass(frozen=True)
 class UlyssesExperts(AroundExperts):
     """Experts whose self-attention is shared by the ranks: around dense attention, and inside sparse."""
 
-    experts: _Experts
+    experts: DenoisingExperts
     shard: Shard
 
     @property

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ...wan.denoiser import TransformerDenoiser, WanDenoiser
 
 
-class _Experts(Protocol):
+class DenoisingExperts(Protocol):
     """`WanExperts` or `AttendingExperts`."""
 
     @property
@@ -76,7 +76,7 @@ class SparseExperts(AroundExperts):
         NumericsError: it gives wrong values there.
     """
 
-    experts: _Experts
+    experts: DenoisingExperts
     schedule: Schedule
     sparse: SparseSchedule
     around: Callable[[SparseAttention], SparseAttention] = as_it_is
