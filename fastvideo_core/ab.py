@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from .attention import AttentionSettings
 from .attention.sparse import SparseSchedule
 from .conditioning import Conditioning
+from .generate import Step
 from .quality import Comparison, compare
 from .report import RunReport
 from .request import SamplingRequest, VideoSize
@@ -36,14 +38,15 @@ def measure(
     cache: NewCache | None = None,
     attention: AttentionSettings | None = None,
     sparse: SparseSchedule | None = None,
+    each_step: Callable[[Step], None] | None = None,
 ) -> Measured:
-    """Runs a generation to its end and decodes it.
+    """Runs a generation to its end and decodes it. each_step: is told of each step done.
 
     Raises:
         As `WanModel.generate` and its steps.
     """
     generation = model.generate(request, conditioning, size, cache, attention, sparse)
-    report, seconds = timed(generation)
+    report, seconds = timed(generation, each_step=each_step)
     latents = generation.latents.cpu()
     started = time.perf_counter()
     frames = model.decode(latents)
@@ -56,13 +59,17 @@ def measure(
     )
 
 
-def timed(generation: Generation, steps: int | None = None) -> tuple[RunReport, float]:
+def timed(
+    generation: Generation, steps: int | None = None, each_step: Callable[[Step], None] | None = None
+) -> tuple[RunReport, float]:
     """Runs it, or its first `steps`, and then closes it. Returns its report, in which a step took as long as the device had work
     with it, and the seconds of all."""
     marks = [time.perf_counter()]
     for step in itertools.islice(generation, steps):
         float(step.latents.flatten()[0])  # waits for the device
         marks.append(time.perf_counter())
+        if each_step is not None:
+            each_step(step)
     generation.close()
     laps = tuple(after - before for before, after in itertools.pairwise(marks))
     return replace(generation.report(), step_seconds=laps), marks[-1] - marks[0]

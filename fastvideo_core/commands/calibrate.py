@@ -9,6 +9,7 @@ from ..step_cache import calibrate, plan_magcache, recommended
 from ..wan.denoiser import WanExperts
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
 from .output import output_folder
+from .progress import steps_bar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +35,9 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
             tell(sentence)
         places = model.device, model.offload_device
         experts = WanExperts(model.transformers, conditioning, shape, *places, schedule=request.plan())
-        table = calibrate(request, experts, conditioning, seeded_noise(shape, request.seed, model.device))
+        noise = seeded_noise(shape, request.seed, model.device)
+        with steps_bar("calibrate", request.steps) as each_step:
+            table = calibrate(request, experts, conditioning, noise, each_step)
         file = given.output / f"{table.name}.json"
         file.write_text(table.json(), encoding="utf-8")
     settings = recommended(table)

@@ -1,6 +1,7 @@
 """A case of a comparison as a person writes it: "magcache threshold=0.12 max_skips=2", "cache-dit performance", "gate=0.5",
 "vsa sparsity=0.8 dense_steps=4", "magcache vsa sparsity=0.7", "self_attention=sageattention_2"."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import takewhile
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings", MagCacheSettings, DBCacheSettings)
 CACHES = {"magcache": MagCacheSettings, "dbcache": DBCacheSettings, "cache-dit": DBCacheSettings}
 SPARSE = {"vsa": VSASettings, "sla": SLASettings, "bsa": BSASettings, "sta": STASettings, "nabla": NABLASettings}
+NAME_LETTERS = 100
+"""Of a file's name at most, which has 255 with what comes around it."""
 OF_REQUEST = ("steps", "shift", "guidance_scale", "low_noise_guidance_scale", "solver")
 OF_GUIDANCE = {"guidance_mode": "mode", "gate": "gate", "rescale": "rescale"}
 OF_ATTENTION = ("self_attention", "cross_attention")
@@ -87,6 +90,13 @@ def read_case(text: str, tables: Sequence[Path] = ()) -> Case:
         attention=AttentionSettings(**attention) if attention else None,
         sparse=None if variant is None else _sparse(SPARSE[variant](**of_variant), taken(SparseSchedule, OF_SPARSE)),
     )
+
+
+def file_names(cases: Sequence[Case]) -> list[str]:
+    """Of each case's videos: what it sets, in letters that every file system takes, with a number where two would be alike."""
+    plain = [re.sub(r"[^\w.=,-]+", "_", case.text)[:NAME_LETTERS] for case in cases]
+    counts = [plain[: number + 1].count(name) for number, name in enumerate(plain)]
+    return [name if count == 1 else f"{name}_{count}" for name, count in zip(plain, counts, strict=True)]
 
 
 def _names(text: str, names: Sequence[str]) -> tuple[str | None, str | None, str | None]:

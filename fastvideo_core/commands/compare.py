@@ -19,8 +19,9 @@ from ..speed import Speed, speed_up_of_all
 from ..video_file import save_mp4
 from ..wan.model import WanModel
 from .arguments import add_generation, add_model, condition, fps_of, load_model, request_of, size_of
-from .cases import Case, read_case
+from .cases import Case, file_names, read_case
 from .output import output_folder
+from .progress import steps_bar
 from .table import Row, markdown
 
 DENSE = "dense"
@@ -93,10 +94,10 @@ def _pairs(task: Task, cases: Sequence[Case], given: argparse.Namespace, tell: C
         dense = _measured(task, request, None)
         tell(f"seed {request.seed}, {DENSE}: {dense.seconds:.2f} s")
         _save(dense.frames, given.output / f"seed{request.seed}_{DENSE}.mp4", task.model)
-        for number, case in enumerate(cases, start=1):
+        for case, name in zip(cases, file_names(cases), strict=True):
             fast = _measured(task, request, case)
             tell(f"seed {request.seed}, {case.text}: {fast.seconds:.2f} s")
-            _save(fast.frames, given.output / f"seed{request.seed}_case{number}.mp4", task.model)
+            _save(fast.frames, given.output / f"seed{request.seed}_{name}.mp4", task.model)
             quality = against(dense, fast, perceptual=given.lpips)
             pairs.append(Pair(case, request.seed, dense, fast, _pace(task, request), quality))
     return pairs
@@ -132,9 +133,13 @@ def _pace(task: Task, request: SamplingRequest) -> RunReport:
 
 
 def _measured(task: Task, request: SamplingRequest, case: Case | None) -> Measured:
-    if case is None:
-        return measure(task.model, task.conditioning, task.size, request)
-    return measure(task.model, task.conditioning, task.size, case.changed(request), case.cache, case.attention, case.sparse)
+    name, asked = (DENSE, request) if case is None else (case.text, case.changed(request))
+    with steps_bar(f"seed {request.seed}, {name}", asked.steps) as each_step:
+        if case is None:
+            return measure(task.model, task.conditioning, task.size, asked, each_step=each_step)
+        return measure(
+            task.model, task.conditioning, task.size, asked, case.cache, case.attention, case.sparse, each_step=each_step
+        )
 
 
 def _save(frames: Tensor, path: Path, model: WanModel) -> None:

@@ -18,6 +18,7 @@ from ..tune import LADDERS, Attempt, CacheSettings, TunedCache, blocks_cut, chec
 from ..wan.model import WanModel
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
 from .output import output_folder
+from .progress import steps_bar
 
 if TYPE_CHECKING:
     from ..wan.generation import NewCache
@@ -66,7 +67,7 @@ class Trial:
 
     @cached_property
     def _dense(self) -> list[Measured]:
-        return [self._measured(request) for request in self.requests]
+        return [self._measured(request, "dense") for request in self.requests]
 
     def check(self, settings: CacheSettings, tell: Callable[[str], None]) -> None:
         """Tells what contradicts the model's recipe, before anything runs.
@@ -92,7 +93,8 @@ class Trial:
 
     def attempt(self, settings: CacheSettings) -> Attempt:
         cache = self._cache(settings)
-        runs = [self._measured(request, cache) for request in self.requests]
+        name = f"threshold {settings.threshold:g}, max_skips {settings.max_skips}"
+        runs = [self._measured(request, name, cache) for request in self.requests]
         means = [against(*pair).mean for pair in zip(self._dense, runs, strict=True)]
         count = len(runs)
         return Attempt(
@@ -106,8 +108,9 @@ class Trial:
     def _cache(self, settings: CacheSettings) -> "NewCache":
         return with_dbcache(settings) if isinstance(settings, DBCacheSettings) else with_magcache(settings, self.tables)
 
-    def _measured(self, request: SamplingRequest, cache: "NewCache | None" = None) -> Measured:
-        return measure(self.model, self.told, self.size, request, cache)
+    def _measured(self, request: SamplingRequest, name: str, cache: "NewCache | None" = None) -> Measured:
+        with steps_bar(f"seed {request.seed}, {name}", request.steps) as each_step:
+            return measure(self.model, self.told, self.size, request, cache, each_step=each_step)
 
 
 def _save(picture: Tensor, path: Path) -> None:

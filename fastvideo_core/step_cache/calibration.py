@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from ..conditioning import Conditioning
 from ..errors import NumericsError, RequestError
-from ..generate import generate
+from ..generate import Step, generate
 from ..guidance import Branch, Guidance
 from ..report import CacheReport
 from ..request import SamplingRequest
@@ -149,11 +149,18 @@ def _column(measured: Mapping[Branch, list[StepRatio]], name: str) -> PerStep:
     return {branch: tuple(round(getattr(row, name), 5) for row in rows) for branch, rows in measured.items()}
 
 
-def calibrate(request: SamplingRequest, experts: "WanExperts", conditioning: Conditioning, noise: Tensor) -> RatioTable:
+def calibrate(
+    request: SamplingRequest,
+    experts: "WanExperts",
+    conditioning: Conditioning,
+    noise: Tensor,
+    each_step: Callable[[Step], None] | None = None,
+) -> RatioTable:
     """Runs one dense generation and measures it. The table's name is the hash of the weights.
 
     Args:
         noise: (B, C, T, H, W) float32, standard normal.
+        each_step: is told of each step done.
 
     Raises:
         RequestError: the request has phases of its own, or the guidance a gate, behind which the negative branch would not be
@@ -168,10 +175,11 @@ def calibrate(request: SamplingRequest, experts: "WanExperts", conditioning: Con
         raise RequestError(f"gate is {request.guidance.gate:g}: a calibration measures both branches in every step. Set it to 1.")
     schedule = request.plan()
     calibration = Calibration(schedule)
-    for _ in generate(
+    for step in generate(
         request, CachedExperts(experts, schedule, calibration), conditioning, noise, Guidance(schedule, request.guidance)
     ):
-        pass
+        if each_step is not None:
+            each_step(step)
     dtype = next(iter(experts.transformers.values())).dtype
     return measured_table(fingerprints(experts.transformers), request, calibration.phases(), dtype, noise.shape)
 

@@ -1,7 +1,7 @@
 """The command lines on the demo model: what they leave, and one clear line where an argument is wrong."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import av
@@ -19,6 +19,7 @@ from fastvideo_core.commands.cases import (
     OF_REQUEST,
     OF_SPARSE,
     SPARSE,
+    file_names,
     read_case,
 )
 from fastvideo_core.step_cache import DBCACHE_PRESETS, read_table
@@ -45,7 +46,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_compare_leaves_a_video_of_each_run(compared: Path) -> None:
     videos = sorted(file.name for file in compared.glob("*.mp4"))
-    assert videos == [f"seed{seed}_{run}.mp4" for seed in (1, 2) for run in ("case1", "case2", "case3", "dense")]
+    runs = ("dbcache_threshold=0", "dense", "gate=0.5", "magcache_threshold=0.2_max_skips=2")
+    assert videos == [f"seed{seed}_{run}.mp4" for seed in (1, 2) for run in runs]
     frames = frames_of(compared / "seed1_dense.mp4")
     assert [(frame.width, frame.height) for frame in frames] == [(64, 64)] * 5
 
@@ -88,6 +90,12 @@ def test_a_case_that_changes_nothing_has_equal_frames(compared: Path) -> None:
 def test_a_case_that_changes_nothing_is_not_told_to_be_faster(compared: Path) -> None:
     data = json.loads((compared / "comparison.json").read_text())
     assert [pair["speed_up"] for pair in data["pairs"] if pair["case"] == "dbcache threshold=0"] == [None, None]
+
+
+def test_files_of_cases_have_names_of_their_own() -> None:
+    texts = ("magcache", "dbcache threshold=0.2", "magcache", "vsa cube=4x4x4", "self_attention=a/../b")
+    names = file_names([replace(read_case("gate=1"), text=text) for text in texts])
+    assert names == ["magcache", "dbcache_threshold=0.2", "magcache_2", "vsa_cube=4x4x4", "self_attention=a_.._b"]
 
 
 def test_the_table_has_a_row_for_each_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
