@@ -3,7 +3,7 @@
 #   make setup         the virtual environment (.venv) and the pinned ComfyUI trees (.runtime); nothing to do the second time
 #   make demo          a text-to-video and an image-to-video prompt through a headless ComfyUI; videos in output/
 #   make test          lint, then every test
-#   make test-compat   the node and server tests on the oldest supported ComfyUI, then on the newest
+#   make test-compat   the node and server tests on each pinned ComfyUI: the oldest supported one, 0.26.0 and the newest
 #   make bench         the benchmarks; options in ARGS
 #   make lint          ruff and mypy
 #   make clean         remove .venv, .runtime and the tools' caches; output/ stays

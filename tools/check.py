@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tools.runtime.pins import NEWEST, OLDEST
+from tools.runtime.pins import RELEASES
 
 COMPAT_TESTS = ("tests/nodes", "tests/server")
 # Two processes, each with a ComfyUI, a server and folders of its own; a file's tests stay together, for its fixtures do. Files
@@ -32,8 +32,8 @@ def test(arguments: list[str], comfyui: Path | None = None) -> bool:
 
 
 def compat(arguments: list[str]) -> bool:
-    """Run what touches ComfyUI on both ends of the supported range."""
-    passed = [test([*(arguments or COMPAT_TESTS)], release.tree) for release in (OLDEST, NEWEST)]
+    """Run what touches ComfyUI on each pinned release."""
+    passed = [test([*(arguments or COMPAT_TESTS)], release.tree) for release in RELEASES]
     return all(passed)
 
 

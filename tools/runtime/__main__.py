@@ -8,7 +8,7 @@ import sys
 import tools.runtime
 from tools.runtime.environment import ensure_environment, python
 from tools.runtime.lock import make_locks
-from tools.runtime.pins import NEWEST, OLDEST, ROOT, RUNTIME, VENV, SetupError
+from tools.runtime.pins import NEWEST, RELEASES, ROOT, RUNTIME, VENV, SetupError
 from tools.runtime.source import ensure_tree
 
 CACHES = (".pytest_cache", ".ruff_cache", ".mypy_cache")
@@ -16,8 +16,8 @@ CACHES = (".pytest_cache", ".ruff_cache", ".mypy_cache")
 
 def setup() -> None:
     ensure_environment()
-    ensure_tree(NEWEST)
-    ensure_tree(OLDEST)
+    for release in RELEASES:
+        ensure_tree(release)
 
 
 def run(arguments: list[str]) -> int:

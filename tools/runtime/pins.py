@@ -34,8 +34,10 @@ class ComfyUI:
         return LOCKS / f"comfyui-{self.version}.source.lock"
 
 
-NEWEST = ComfyUI("0.30.0")
 OLDEST = ComfyUI("0.16.3")
+NEWEST = ComfyUI("0.30.0")
+RELEASES = (OLDEST, ComfyUI("0.26.0"), NEWEST)
+"""Both ends of what is tested, and one between them."""
 
 
 def platform_tag() -> str:
