@@ -1,4 +1,4 @@
-"""The help pages, every node has one; they name all that the node has, and fit the side panel."""
+"""The help pages, English and Chinese: every node has both, they name all that the node has, and fit the side panel."""
 
 import ast
 import json
@@ -13,7 +13,6 @@ from test_schema import PACK, WIDGETS, own_nodes
 
 DOCS = PACK / "web" / "docs"
 CHINESE = json.loads((PACK / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
-LOCALES = ["en"]
 HIGHEST = 2
 """Columns of a table that the side panel shows at its default width."""
 BUTTONS = ("Cancel",)
@@ -33,7 +32,7 @@ def inputs_of(given: list[Any]) -> Iterator[Any]:
             yield from inputs_of(getattr(option, "inputs", ()))
 
 
-@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("locale", ["en", "zh"])
 @pytest.mark.parametrize("name", WIDGETS)
 def test_page_names_every_input_and_output(comfy: Any, name: str, locale: str) -> None:
     schema, text = own_nodes(comfy)[name].define_schema(), page(name, locale)
@@ -47,14 +46,21 @@ def test_page_names_every_input_and_output(comfy: Any, name: str, locale: str) -
         assert [label for label in shown if f"**{label}**" not in text] == []
 
 
-@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("locale", ["en", "zh"])
 @pytest.mark.parametrize("name", WIDGETS)
 def test_page_fits_the_side_panel(name: str, locale: str) -> None:
     rows = [line for line in page(name, locale).splitlines() if line.startswith("|")]
     assert [row for row in rows if row.count("|") > HIGHEST + 1] == []
 
 
-@pytest.mark.parametrize("locale", LOCALES)
+@pytest.mark.parametrize("name", WIDGETS)
+def test_chinese_page_has_the_sections_and_points_of_the_english_one(name: str) -> None:
+    """A fact that one of them gets, the other one lacks else without a word."""
+    english, chinese = (page(name, locale) for locale in ("en", "zh"))
+    assert _shape(english) == _shape(chinese)
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
 def test_errors_that_pages_explain_are_errors_of_the_code(locale: str) -> None:
     """Each is quoted up to what the message says of the case, which is ... there: "The ... input holds a ... model"."""
     said = _said()
@@ -70,6 +76,13 @@ def test_errors_that_pages_explain_are_errors_of_the_code(locale: str) -> None:
 
 def test_every_page_belongs_to_a_node(comfy: Any) -> None:
     assert {file.stem for file in DOCS.glob("*.md")} == own_nodes(comfy).keys()
+    assert {file.parent.name for file in DOCS.glob("*/zh.md")} == own_nodes(comfy).keys()
+
+
+def _shape(text: str) -> list[tuple[str, int]]:
+    """Sections and the number of points in each."""
+    parts = re.split(r"(?m)^(#+) .*$", text)[1:]
+    return [(level, len(re.findall(r"(?m)^ *- ", body))) for level, body in zip(parts[::2], parts[1::2], strict=True)]
 
 
 def _errors(text: str) -> str:

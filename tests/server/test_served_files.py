@@ -22,16 +22,14 @@ def test_template_and_its_thumbnail_are_served(comfy_server: ComfyServer, workfl
     assert comfy_server.request(f"/api/workflow_templates/{NAME}/{workflow}.jpg")
 
 
-def test_help_page_of_every_node_is_served(comfy_server: ComfyServer) -> None:
+def test_help_page_of_every_node_is_served_in_both_languages(comfy_server: ComfyServer) -> None:
     nodes = {name: node for name, node in comfy_server.object_info().items() if node["python_module"] == f"custom_nodes.{NAME}"}
+    chinese = comfy_server.request("/i18n")["zh"]["nodeDefs"]
     assert nodes
     for name, node in nodes.items():
-        page = comfy_server.request(f"/extensions/{NAME}/docs/{name}.md")
-        assert page.startswith(f"# {node['display_name']}\n")
-
-
-def test_every_help_page_belongs_to_a_node(comfy_server: ComfyServer) -> None:
-    assert {page.stem for page in (PACK / "web" / "docs").glob("*.md")} <= comfy_server.object_info().keys()
+        pages = {"": node["display_name"], "/zh": chinese[name]["display_name"]}
+        for locale, title in pages.items():
+            assert comfy_server.request(f"/extensions/{NAME}/docs/{name}{locale}.md").startswith(f"# {title}\n")
 
 
 def test_script_is_served_once(comfy_server: ComfyServer) -> None:
