@@ -94,6 +94,7 @@ from .wan.tokenizer import Tokenizer
 from .wan.vae import VideoVAE
 from .wan.variants import VARIANTS, WanVariant
 from .wan.workers import Workers
+from .words import counted
 
 __all__ = [
     "RECIPES", "ROUNDING", "TEXT_TOKENS", "TIMESTEPS", "VARIANTS", "Attempt", "AttentionReport", "AttentionSettings",
@@ -106,7 +107,7 @@ __all__ = [
     "Solver", "SolverName", "SparseReport", "Speed", "Step", "StepCache", "StoppedError", "TextEncoder", "TextReport",
     "Tokenizer", "TunedCache", "Tuning", "VideoSize", "VideoVAE", "WanModel", "WanVariant", "WorkerError", "Workers",
     "about_run", "against", "amplified", "apply_lora", "attachments", "blocks_cut", "by_boundary", "check_finite",
-    "check_tunable", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "contradictions", "cut",
+    "check_tunable", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "contradictions", "counted", "cut",
     "denoise", "generate", "generate_many", "go_on", "group_offload", "guide", "image_condition", "is_one", "joined",
     "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part",
     "plan_phases", "ran_as", "read_json_file", "recipe", "recognised", "save_mp4", "seeded_noise", "settled_pixels",

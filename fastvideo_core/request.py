@@ -22,6 +22,7 @@ from .schedule import (
     shifted_sigmas,
 )
 from .solvers import SolverName
+from .words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +93,8 @@ class SamplingRequest:
             )
         if self.sigmas is not None and len(self.sigmas) != self.steps + 1:
             raise RequestError(
-                f"{len(self.sigmas)} sigmas were given for {self.steps} steps; it must be one more than steps, the last one "
-                f"being where to stop. Set steps to {len(self.sigmas) - 1}."
+                f"{len(self.sigmas)} sigmas were given for {counted(self.steps, 'step')}; it must be one more than steps, the "
+                f"last one being where to stop. Set steps to {len(self.sigmas) - 1}."
             )
 
     @property

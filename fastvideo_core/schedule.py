@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .checks import ROUNDING, is_one, number, of_kind, put, settled, whole
 from .errors import RequestError
+from .words import counted
 
 SHIFT = "it must be a positive number (Wan uses 3 to 12)."
 BOUNDARY = "it must lie between 0 and 1 (Wan 2.2: T2V 0.875, I2V 0.9)."
@@ -190,8 +191,8 @@ def plan(
     if boundary is not None and len(schedule.phases) < 2 and not partial:
         idle = "low-noise" if schedule.phases[0].expert == "high_noise" else "high-noise"
         raise RequestError(
-            f"With {schedule.steps} steps from sigma {levels[0]:.3f} to {levels[-2]:.3f} and boundary {boundary:g} the "
-            f"{idle} expert has no step. Use more steps, another shift or boundary, or connect one expert only."
+            f"With {counted(schedule.steps, 'step')} from sigma {levels[0]:.3f} to {levels[-2]:.3f} and boundary {boundary:g} "
+            f"the {idle} expert has no step. Use more steps, another shift or boundary, or connect one expert only."
         )
     return schedule
 

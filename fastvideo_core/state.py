@@ -20,6 +20,7 @@ from .guidance import Guidance, GuidanceSettings
 from .json_object import made_of, read_json
 from .schedule import Schedule, check_sigmas
 from .solvers import Solver, SolverName, history_names
+from .words import counted
 
 VERSION = 1
 """Of the file."""
@@ -59,8 +60,9 @@ class GenerationState:
         _check_about(self.about)
         request, shape = self.about["request"], tuple(self.about["latent_shape"])
         steps = len(check_sigmas(request.get("sigmas"))) - 1
-        if not 0 <= whole("step", self.step, f"it is the next of {steps} steps.") <= steps:
-            raise RequestError(f"step is {self.step}: it is the next of {steps} steps, from 0, or {steps} after the last.")
+        next_of = f"it is the next of {counted(steps, 'step')}"
+        if not 0 <= whole("step", self.step, f"{next_of}.") <= steps:
+            raise RequestError(f"step is {self.step}: {next_of}, from 0, or {steps} after the last.")
         of_kind("batched", self.batched, (bool, type(None)), "it is True, False or None.")
         names = history_names(request["solver"], self.step)
         if set(self.solver) != set(names):

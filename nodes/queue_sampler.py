@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from fastvideo_core import RequestError
+from fastvideo_core import RequestError, counted
 
 from .checked import checked
 from .inputs import SHOWN, guidance_inputs, latent_input, prompt_inputs, run_inputs, sigmas_input
@@ -112,7 +112,7 @@ def _first_line(runs: Sequence[QueuedRun]) -> str:
     seconds = [seconds for part in parts for seconds in part.step_seconds]
     failed = sum(run.video is None for run in runs)
     speed = f", {median(seconds):.3f} s per step" if seconds else ""
-    told = f"{len(runs) - failed} videos in {sum(part.total_seconds for part in parts):.1f} s{speed}"
+    told = f"{counted(len(runs) - failed, 'video')} in {sum(part.total_seconds for part in parts):.1f} s{speed}"
     return f"{told}; {failed} failed" if failed else told
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from itertools import count
 from typing import Any, get_args
 
 from comfy_api.latest import io, ui
@@ -108,9 +109,11 @@ class FastVideoAutoTune(io.ComfyNode):
         told = warned(recipes, request.plan(), solver, cache=True)
         check_tunable(cache, why_no_cache(recipes, request.plan()))
 
+        numbers = count(1)
+
         def generated(settings: CacheSettings | None) -> tuple[Tensor, RunReport]:
             through = experts if settings is None else {name: with_settings(each, settings) for name, each in experts.items()}
-            video, report = sample(through, positive, negative, latent, request)
+            video, report = sample(through, positive, negative, latent, request, heading=f"run {next(numbers)}, ")
             return decoded(vae, video["samples"]), report
 
         found = tune(cache, target_ssim, trial(*generated(None), generated))

@@ -184,6 +184,9 @@ def _event(message: str | bytes) -> Event:
     if number == 4:  # preview with metadata: its length, the metadata, the picture
         (length,) = struct.unpack(">I", message[4:8])
         return Event("preview", json.loads(message[8 : 8 + length]), message[8 + length :])
+    if number == 3:  # text on a node: the length of its id, the id, the text
+        (length,) = struct.unpack(">I", message[4:8])
+        return Event("text", {"node": message[8 : 8 + length].decode(), "text": message[8 + length :].decode()})
     if number == 1:  # preview: the picture's format, the picture
         return Event("preview", {}, message[8:])
     return Event(f"binary {number}", {}, None)

@@ -9,6 +9,7 @@ from typing import Any
 from ..report import RunReport
 from ..report.step_times import StepTimes
 from ..speed import speed_up
+from ..words import counted
 from .comparison import Comparison, FrameQuality
 from .motion import Motion, MotionComparison
 from .plot import Curve, Panel
@@ -120,7 +121,8 @@ def _took(report: RunReport) -> str:
     times = StepTimes.of([report])
     sampling = times.total()
     late = f"; {times.late:.2f} s more in first steps, for loading and warm-up" if times.late else ""
-    return f"{len(report.step_seconds)} steps in {sampling.middle:.2f} s ({sampling.low:.2f} - {sampling.high:.2f}){late}"
+    steps = counted(len(report.step_seconds), "step")
+    return f"{steps} in {sampling.middle:.2f} s ({sampling.low:.2f} - {sampling.high:.2f}){late}"
 
 
 def _caches(report: RunReport) -> list[str]:

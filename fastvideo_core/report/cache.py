@@ -49,6 +49,12 @@ class CacheReport:
         """The share of block runs saved, 0..1."""
         return 1 - self.blocks_ran / self.blocks_asked if self.blocks_asked else 0.0
 
+    @property
+    def skipped_steps(self) -> int:
+        """Those in which it skipped, be it one branch only."""
+        phases = {row.first_step: [each.plan for each in self.phases if each.first_step == row.first_step] for row in self.phases}
+        return sum("S" in letters for plans in phases.values() for letters in zip(*plans, strict=True))
+
     def lines(self) -> list[str]:
         """As a person reads it."""
         if self.aside:

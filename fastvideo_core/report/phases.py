@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from ..guidance import Guidance
+from ..words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,12 @@ class PhaseReport:
 
     def line(self) -> str:
         """As a person reads it."""
-        calls = ", ".join(f"{n} x {size} branch{'' if size == '1' else 'es'}" for size, n in self.calls.items())
-        gate = f"; negative branch reused in {self.reused_negative} steps" if self.reused_negative else ""
+        calls = ", ".join(f"{n} x {counted(int(size), 'branch', 'branches')}" for size, n in self.calls.items())
+        gate = f"; negative branch reused in {counted(self.reused_negative, 'step')}" if self.reused_negative else ""
         loras = "".join(f"; LoRA {name} at {strength:g}" for name, strength in self.loras.items())
         name = self.expert.replace("_", "-")
         return (
-            f"{name} expert: {self.steps} steps from sigma {self.first_sigma:.3f}, guidance scale "
+            f"{name} expert: {counted(self.steps, 'step')} from sigma {self.first_sigma:.3f}, guidance scale "
             f"{self.guidance_scale:g}; calls: {calls or 'none'}{gate}{loras}"
         )
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
+from ..words import counted
 from .attention import AttentionReport
 from .cache import CacheReport
 from .contribution import Contribution
@@ -88,7 +89,7 @@ class RunReport:
         lines = [
             self.headline,
             f"{self.model} ({self.variant}), {self.dtype} on {self.device}",
-            f"{steps} steps {self.solver}, latents {'x'.join(map(str, self.latent_shape))}, seed {self.seed}",
+            f"{counted(steps, 'step')} {self.solver}, latents {'x'.join(map(str, self.latent_shape))}, seed {self.seed}",
             *(phase.line() for phase in self.phases),
             f"guidance: {self.guidance_mode} ({self.guidance_reason})",
         ]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..guidance import Branch
 from ..schedule import Phase, Schedule
+from ..words import counted
 from .dbcache_settings import DBCacheSettings
 from .decisions import Action, Decision
 
@@ -66,9 +67,9 @@ class DBCacheRule:
         if progress is None:
             return ""
         if self._skippable is not None and progress.skipped >= self._skippable:
-            return f"{branch}: {self._skippable} steps skipped in the phase"
+            return f"{branch}: {counted(self._skippable, 'step')} skipped in the phase"
         most = self._settings.max_skips
-        return f"{branch}: {most} steps skipped in a row" if most is not None and progress.skips >= most else ""
+        return f"{branch}: {counted(most, 'step')} skipped in a row" if most is not None and progress.skips >= most else ""
 
     def _measured(self, difference: float | None) -> tuple[Action, str]:
         if difference is None:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from ..guidance import BOTH, Branch
 from ..report import CachePhaseReport
 from ..schedule import Phase, Schedule
+from ..words import counted
 
 Action = Literal["compute", "skip", "bypass"]
 """bypass: compute and leave the cache alone."""
@@ -87,8 +88,8 @@ def reason_to_stand_aside(schedule: Schedule, threshold: float) -> str:
     steps = round(schedule.whole_steps)  # levels that went through ComfyUI's table of 1000 tell it a hair off
     if steps <= FEW_STEPS and not any(phase.guided for phase in schedule.phases):
         return (
-            f"{steps} steps without guidance are those of a distilled model, in which no step resembles the one before. "
-            "A faster attention backend and compiled blocks help instead."
+            f"a run of {counted(steps, 'step')} without guidance is that of a distilled model, in which no step resembles the "
+            "one before. A faster attention backend and compiled blocks help instead."
         )
     return ""
 

@@ -12,6 +12,7 @@ from ..checks import part_of
 from ..errors import RequestError
 from ..guidance import BOTH, Branch
 from ..schedule import Phase, Schedule
+from ..words import counted
 from .decisions import CachePlan, Decision, PhaseDecisions, reason_to_stand_aside
 from .ratios import Networks, RatioTable
 from .reading import phase_ratios, row_of, served
@@ -102,7 +103,8 @@ class PhaseRule:
         """Which limit the branch would pass, or nothing."""
         if drift.error >= self._settings.threshold:
             return f"{branch}: error {drift.error:.4g} reaches {self._settings.threshold:g}"
-        return f"{branch}: {self._settings.max_skips} steps skipped in a row" if drift.skips > self._settings.max_skips else ""
+        most = self._settings.max_skips
+        return f"{branch}: {counted(most, 'step')} skipped in a row" if drift.skips > most else ""
 
 
 def make_rule(

@@ -80,6 +80,10 @@ class CacheRun(Participant):
         self._session = None
         self._stack.close()
 
+    @property
+    def skipped_steps(self) -> int:
+        return self.opened.cache.report().skipped_steps
+
     def contribution(self, expert: str) -> Contribution:
         report = self.opened.cache.report()
         passed = (f"{report.name} did nothing for {count} calls: {reason}" for reason, count in self.passed.items())

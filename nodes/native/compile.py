@@ -21,8 +21,9 @@ from .blocks import has_own_kernel
 from .diffusers_network import DiffusersNetwork
 from .guard import guard_calls, network_name
 from .override import OVERRIDE, CoreAttention
+from .progress import show
 from .remote_network import check_here
-from .taking_part import Participant, taking_part
+from .taking_part import Participant, run_of, taking_part
 
 NAME = "FastVideo Compile"
 KEY = "fastvideo_compile"
@@ -63,6 +64,8 @@ class CompileWrapper:
         guider = executor.class_obj
         check_compiled(guider.model_patcher, (self.core,))
         account = CompileAccount(self.settings)
+        if run_of(guider) is not None:  # whose first step takes this line off again
+            show("compiling the blocks in the first step")
         with taking_part(guider, CompiledPart(account)):
             guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
             if not _compiles_well(guider.model_patcher.model.diffusion_model):

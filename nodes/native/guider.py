@@ -35,6 +35,7 @@ from .facts import (
 )
 from .marks import on_models, warned
 from .plan import GuiderSettings, is_partial, native_plan
+from .progress import show
 from .remote_network import remote_of
 from .report import native_report, solver_name
 from .run import NativeRun
@@ -42,10 +43,11 @@ from .taking_part import ExpertGuider
 
 
 class WanGuider(ExpertGuider):
-    """A core GUIDER. `report` is the last finished generation's."""
+    """A core GUIDER. `report` is the last finished generation's. heading: what begins the line on the node while it works."""
 
     run: NativeRun
     resumed: GenerationState | None = None
+    heading = ""
 
     def __init__(
         self, models: Mapping[str, Any], positive: Any, negative: Any, settings: GuiderSettings, recipes: Sequence[Guess] = ()
@@ -106,6 +108,7 @@ class WanGuider(ExpertGuider):
 
         def after_step(step: int, denoised: Any, latents: Any, steps: int) -> None:
             run.stopwatch.lap()
+            show(f"{self.heading}{run.step_text()}")
             if callback is not None:
                 callback(step, denoised, latents, steps)
 

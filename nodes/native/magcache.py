@@ -7,7 +7,7 @@ from pathlib import Path
 
 import folder_paths
 
-from fastvideo_core import MagCacheSettings, Phase, Schedule, WanVariant, why_no_cache
+from fastvideo_core import MagCacheSettings, Phase, Schedule, WanVariant, counted, why_no_cache
 from fastvideo_core.step_cache import (
     Fingerprint,
     MagCache,
@@ -57,7 +57,7 @@ def _beyond(table: RatioTable, schedule: Schedule, phases: Sequence[Phase], netw
         beyond = steps_beyond(table, schedule, phase, networks)
         if beyond:
             yield (
-                f"{beyond} of the {len(phase.steps)} steps of the {phase.expert} expert lie beyond the boundary "
+                f"{beyond} of the {counted(len(phase.steps), 'step')} of the {phase.expert} expert lie beyond the boundary "
                 f"{table.boundary:g} of MagCache's ratio table: its ratios go on straight there"
             )
 

@@ -98,10 +98,10 @@ def sample_queue(experts: Mapping[str, Any], runs: Sequence[QueuedRun], marks: M
     sizes = [len(list(phases)) for _, phases in groupby(runs[0].request.plan().phases, key=lambda phase: phase.expert)]
     with _keeping(runs):
         for stop in accumulate(sizes):
-            for run in runs:
+            for number, run in enumerate(runs, start=1):
                 if run.error is None:
                     run.stop_after_phase = stop if stop < sum(sizes) else 0
-                    _make_turn(experts, run, marks)
+                    _make_turn(experts, run, marks, f"video {number} of {len(runs)}, ")
     for run in runs:
         if run.file is not None and run.error is None:
             run.file.unlink(missing_ok=True)
@@ -122,9 +122,10 @@ def _keeping(runs: Sequence[QueuedRun]) -> Iterator[None]:
         raise
 
 
-def _make_turn(experts: Mapping[str, Any], run: QueuedRun, marks: Marks) -> None:
+def _make_turn(experts: Mapping[str, Any], run: QueuedRun, marks: Marks, heading: str) -> None:
+    inputs = (experts, run.positive, run.negative, run.latent, run.request)
     try:
-        video, report = sample(experts, run.positive, run.negative, run.latent, run.request, kept=run, marks=marks)
+        video, report = sample(*inputs, kept=run, marks=marks, heading=heading)
     except TurnMadeError:
         return
     except (FastVideoError, torch.OutOfMemoryError) as error:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from fastvideo_core import ROUNDING, Contribution, Guidance, RunReport, SparseReport, is_one, phase_reports
+from fastvideo_core import ROUNDING, Contribution, Guidance, RunReport, SparseReport, counted, is_one, phase_reports
 
 from .attached import attached
 from .diffusers_lora import model_loras
@@ -85,7 +85,7 @@ def _expert_notes(models: list[Any], facts: WanFacts, run: Any) -> tuple[str, ..
 def _notes(run: Any, settings: Any, variants: Any) -> list[str]:
     notes = []
     if run.extra_calls:
-        notes.append(f"patches of other packs added {run.extra_calls} passes of their own")
+        notes.append(f"patches of other packs added {counted(run.extra_calls, 'pass', 'passes')} of their own")
     published, here = {(row.shift, row.boundary) for row in variants}, (settings.shift, boundary_of(settings.phases))
     if settings.shift and run.schedule.steps > 8 and published and here not in published:
         rows = "; ".join(
@@ -116,7 +116,7 @@ def _state_notes(run: Any, parts: Contribution) -> Iterator[str]:
     yield from run.notes
     done = run.first_step + len(run.stopwatch.laps)
     if done < run.schedule.steps:
-        yield f"{STOPPED} {done} of {run.schedule.steps} steps: the latent is the video as the last of them saw it"
+        yield f"{STOPPED} {done} of {counted(run.schedule.steps, 'step')}: the latent is the video as the last of them saw it"
 
 
 def _unused_training(models: list[Any], reports: tuple[SparseReport, ...]) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from .combine import Evaluation, host_combined, host_guided, patched, rescaling
 from .expert import LaterExpert
 from .phases import two_networks
 from .plan import GuiderSettings
+from .progress import step_text
 from .stopwatch import Stopwatch
 from .taking_part import ExpertGuider, Participant
 
@@ -99,6 +100,12 @@ class NativeRun:
         """Of all who took part, expert by expert."""
         parts = (part.contribution(name) for name, expert in self.experts.items() for part in self._joined.get(expert, ()))
         return sum(parts, Contribution())
+
+    def step_text(self) -> str:
+        """Where it is, for people."""
+        skipped = sum(part.skipped_steps for parts in self._joined.values() for part in parts)
+        laps = self.stopwatch.laps
+        return step_text(self.first_step + len(laps), self.schedule.steps, laps, skipped)
 
     @contextmanager
     def counting_moves(self) -> Iterator[None]:

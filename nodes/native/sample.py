@@ -24,13 +24,14 @@ from .state import NOT_KEPT, Kept, about
 def sample(
     experts: Mapping[str, Any], positive: Any, negative: Any, latent: dict[str, Any], request: SamplingRequest,
     part: SamplerPart = WHOLE, kept: Kept = NOT_KEPT, marks: Marks = NO_MARKS, notes: Sequence[str] = (),
+    heading: str = "",
 ) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
     """One generation on native MODELs, or the part of one. Returns LATENT and the run's report.
 
     Args:
         experts: MODELs by the names of the request's phases.
         marks: what tells of a few-step recipe; what contradicts it is told before the run and in the report.
-        notes: for the report.
+        notes: for the report. heading: as in `WanGuider`.
     """
     samples, sigmas = latent.get("samples"), part.levels(request.levels)
     settings = GuiderSettings(
@@ -51,7 +52,7 @@ def sample(
         what = about(experts, schedule, request, latent, guider.prompts, part)
         resumed = kept.resumed(what, schedule)
     guider = guider.for_run(noise, levels, resumed)
-    guider.notes = (*guider.notes, *notes)
+    guider.notes, guider.heading = (*guider.notes, *notes), heading
     loop = EngineLoop(
         guider=guider, request=request, start=part.start_at_step, resumed=resumed, phases=kept.stop_after_phase, keep=kept.keep,
         keep_last=kept.keep_last, about=what,

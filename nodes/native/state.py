@@ -11,7 +11,16 @@ from typing import Any, Protocol
 import folder_paths
 from torch import Tensor
 
-from fastvideo_core import GenerationState, RequestError, SamplingRequest, Schedule, about_run, tensors_digest, weights_digest
+from fastvideo_core import (
+    GenerationState,
+    RequestError,
+    SamplingRequest,
+    Schedule,
+    about_run,
+    counted,
+    tensors_digest,
+    weights_digest,
+)
 
 from .files import model_file
 from .generation import network_weights
@@ -67,7 +76,8 @@ class KeptState:
         if self.stop_after_phase and state.step >= schedule.phases[: self.stop_after_phase][-1].stop:
             raise RequestError(
                 f"stop_after_phase is {self.stop_after_phase} and {self.resume} is the state after {state.step} of "
-                f"{schedule.steps} steps, where that phase is over: no step is left. Set stop_after_phase higher, or to 0."
+                f"{counted(schedule.steps, 'step')}, where that phase is over: no step is left. Set stop_after_phase higher, "
+                "or to 0."
             )
         return state
 

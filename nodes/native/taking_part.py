@@ -19,6 +19,11 @@ from fastvideo_core import Contribution, Guess, Phase, Schedule
 class Participant(ABC):
     """One MODEL's part in one generation."""
 
+    @property
+    def skipped_steps(self) -> int:
+        """So far: those in which it skipped what the network would have computed."""
+        return 0
+
     def phase_over(self) -> None:
         """The MODEL's steps are over, for another's: what is held for them is freed. Another phase of it may come."""
         return None

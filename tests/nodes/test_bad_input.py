@@ -74,7 +74,7 @@ SAMPLER = {
         loaded("t2v_0", "t2v_1", boundary=0.05),
         r"boundary 0\.05 the low-noise expert has no step\. Use more steps",
     ),
-    "too few steps for two experts": (loaded("t2v_0", "t2v_1", steps=1), r"With 1 steps .* the low-noise expert has no step"),
+    "too few steps for two experts": (loaded("t2v_0", "t2v_1", steps=1), r"With 1 step .* the low-noise expert has no step"),
     "rescale with a gate": (
         sampler_prompt(gate=0.5, guidance_rescale=0.7),
         r"rescale 0\.7 with gate 0\.5.*Set rescale to 0 or gate to 1",

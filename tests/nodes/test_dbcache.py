@@ -188,7 +188,7 @@ def test_a_distilled_models_few_steps_are_left_alone(comfy: Any, load_wan: Any) 
     few = {"guidance_scale": 1.0, "steps": 4}
     ours, report = run_node(comfy, cached(comfy, load_wan()), **few)
     assert torch.equal(ours, run_node(comfy, load_wan(), **few)[0])
-    assert "DBCache stands aside: 4 steps without guidance are those of a distilled model" in report.text()
+    assert "DBCache stands aside: a run of 4 steps without guidance is that of a distilled model" in report.text()
 
 
 def test_a_second_cache_is_refused_by_name(comfy: Any, load_wan: Any) -> None:

@@ -43,11 +43,14 @@ def test_demo_of_two_experts_switches_once(comfy_server: ComfyServer) -> None:
     assert "low-noise expert: 2 steps from sigma 0.833" in report
 
 
-def test_every_step_reports_progress_and_a_preview(comfy_server: ComfyServer) -> None:
+def test_every_step_reports_progress_a_line_and_a_preview(comfy_server: ComfyServer) -> None:
     prompt = demo_prompt("demo_t2v", steps=STEPS, seed=1)
     sampler = node_of(prompt, "FastVideoSampler")
     events = comfy_server.wait(comfy_server.post(prompt, preview_method="latent2rgb"))
     assert _progress(events, sampler) == [(step, STEPS) for step in range(1, STEPS + 1)]
+    lines = [event.data["text"] for event in events if event.type == "text" and event.data["node"] == sampler]
+    assert len(lines) == STEPS
+    assert re.fullmatch(r"step 3 of 4, \d+:\d\d left; 4 steps in \d+:\d\d", "; ".join(lines[2:]))
     previews = [event for event in events if event.type == "preview"]
     assert len(previews) == STEPS
     assert all(event.data["node_id"] == sampler for event in previews)
