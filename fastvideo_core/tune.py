@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from .checks import one_of, share
 from .errors import RequestError
-from .quality import Curve, FrameQuality, Panel
+from .pictures import Curve, Panel
+from .quality import FrameQuality
 from .report import RunReport
 from .speed import Speed
 from .step_cache import DBCacheSettings, MagCacheSettings

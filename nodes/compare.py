@@ -5,17 +5,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from fastvideo_core import RequestError, settled_pixels
-from fastvideo_core.quality import (
-    account_json,
-    compare,
-    difference,
-    frame_panels,
-    plot,
-    side_by_side,
-    table,
-    why_no_lpips,
-)
+from fastvideo_core import RequestError, RunReport, settled_pixels
+from fastvideo_core.pictures import difference, frame_panels, plot, side_by_side
+from fastvideo_core.quality import account_json, compare, table, why_no_lpips
 
 from .checked import checked
 from .native.prompt import running_prompt
@@ -78,10 +70,16 @@ class FastVideoCompare(io.ComfyNode):
         notes = cut_off(reference=reference, candidate=candidate)
         notes += [] if no_lpips is None else [f"LPIPS was not measured: {no_lpips}"]
         text = "\n".join([table(comparison, *reports, prompt=running_prompt()), *notes])
-        picture = plot(frame_panels(comparison))
-        video = side_by_side(a, b) if view == "side_by_side" else difference(a, b, amplify)
+        picture = plot(frame_panels({"candidate": comparison}))
+        names = (named(*told) for told in zip(("reference", "candidate"), reports, strict=True))
+        video = side_by_side(dict(zip(names, (a, b), strict=True))) if view == "side_by_side" else difference(a, b, amplify)
         outputs = (text, picture[None], video.movedim(1, -1), account_json(comparison, *reports))
         return io.NodeOutput(*outputs, ui=ui.PreviewText(text))
+
+
+def named(name: str, report: RunReport | None) -> str:
+    """A video's name, with the seconds of its sampling where they are known."""
+    return name if report is None else f"{name}, {report.total_seconds:.1f} s"
 
 
 def check_frames(reference: torch.Tensor, candidate: torch.Tensor) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from fastvideo_core import RunReport
+from fastvideo_core.pictures import run_picture
 
 from .checked import checked
 from .native.prompt import seconds_since_queued
@@ -19,7 +20,8 @@ class FastVideoRunReport(io.ComfyNode):
             node_id="FastVideoRunReport",
             display_name="FastVideo Run Report",
             category=CATEGORY,
-            description="Shows what a run did: model, steps per expert, batched or not, gate, seconds per step, peak memory.",
+            description="Shows what a run did, in words and as a picture: model, steps per expert, batched or not, gate, seconds "
+            "of each step, peak memory, and what would make it faster.",
             search_aliases=["benchmark", "timing", "seconds per step", "vram"],
             is_output_node=True,
             inputs=[
@@ -32,6 +34,9 @@ class FastVideoRunReport(io.ComfyNode):
             outputs=[
                 io.String.Output(display_name="text", tooltip="The report as it is shown."),
                 io.String.Output(display_name="json", tooltip="The whole report for programs."),
+                io.Image.Output(
+                    display_name="picture", tooltip="The run at one look: a bar for each step, as high as its seconds."
+                ),
             ],
         )  # fmt: skip
 
@@ -40,7 +45,9 @@ class FastVideoRunReport(io.ComfyNode):
     def execute(cls, report: RunReport, images: Any = NOT_CONNECTED) -> io.NodeOutput:
         if connected(images) is not None:
             report = replace(report, prompt_seconds=seconds_since_queued())
-        return io.NodeOutput(report.text(), report.json(), ui=ui.PreviewText(report.text()))
+        picture = run_picture(report)[None]
+        shown = {**ui.PreviewText(report.text()).as_dict(), **ui.PreviewImage(picture, cls=cls).as_dict()}
+        return io.NodeOutput(report.text(), report.json(), picture, ui=shown)
 
 
 NODES = [FastVideoRunReport]

@@ -23,7 +23,8 @@ from fastvideo_core import (
     tune,
     why_no_cache,
 )
-from fastvideo_core.quality import compare, plot
+from fastvideo_core.pictures import plot
+from fastvideo_core.quality import compare
 
 from .checked import checked
 from .inputs import USUAL, guidance_inputs, model_inputs, prompt_inputs

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..ab import Measured, against, measure, timed
 from ..conditioning import Conditioning
+from ..pictures import frame_panels, plot, run_picture, save_png, side_by_side
 from ..quality import Comparison
 from ..report import RunReport
 from ..request import SamplingRequest, VideoSize
@@ -69,7 +71,8 @@ class Task:
 
 
 def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
-    """Measures all cases, tells the table, and leaves comparison.json and the videos in the output folder.
+    """Measures all cases, tells the table, and leaves in the output folder: comparison.json; plot.png, with the metrics over the
+    frames; report.png, with the steps of each run; the videos, each by itself and those of a seed side by side.
 
     Raises:
         FastVideoError: an argument is wrong, or a generation failed.
@@ -81,9 +84,10 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
         pairs = _pairs(task, cases, given, tell)
         file = given.output / "comparison.json"
         file.write_text(json.dumps(_data(task, given, pairs), indent=1), encoding="utf-8")
+        _save_pictures(task, given.output, pairs)
     tell("")
     tell(markdown(_rows(cases, pairs, task.text_seconds)))
-    tell(f"\nVideos and all figures: {file.parent}")
+    tell(f"\nVideos, pictures and figures: {file.parent}")
 
 
 def _pairs(task: Task, cases: Sequence[Case], given: argparse.Namespace, tell: Callable[[str], None]) -> list[Pair]:
@@ -101,6 +105,19 @@ def _pairs(task: Task, cases: Sequence[Case], given: argparse.Namespace, tell: C
             quality = against(dense, fast, perceptual=given.lpips)
             pairs.append(Pair(case, request.seed, dense, fast, _pace(task, request), quality))
     return pairs
+
+
+def _save_pictures(task: Task, folder: Path, pairs: Sequence[Pair]) -> None:
+    panels, reports = [], []
+    for request in task.requests:
+        own = [pair for pair in pairs if pair.seed == request.seed]
+        runs = {DENSE: own[0].dense, **{pair.case.text: pair.accelerated for pair in own}}
+        panels += frame_panels({pair.case.text: pair.quality for pair in own}, f"seed {request.seed}")
+        reports += [run_picture(run.report, f"seed {request.seed}, {name}") for name, run in runs.items()]
+        videos = {f"{name}, {run.seconds:.2f} s": run.frames for name, run in runs.items()}
+        _save(side_by_side(videos), folder / f"seed{request.seed}_side_by_side.mp4", task.model)
+    save_png(plot(panels), folder / "plot.png")
+    save_png(torch.cat(reports), folder / "report.png")
 
 
 def _task(given: argparse.Namespace, cases: Sequence[Case], tell: Callable[[str], None]) -> Task:

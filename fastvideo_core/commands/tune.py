@@ -6,11 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from torch import Tensor
-
 from ..ab import Measured, against, measure
 from ..conditioning import Conditioning
-from ..quality import FrameQuality, plot
+from ..pictures import plot, save_png
+from ..quality import FrameQuality
 from ..request import SamplingRequest, VideoSize
 from ..speed import speed_up_of_all
 from ..step_cache import DBCacheSettings, with_dbcache, with_magcache
@@ -53,7 +52,7 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
         trial.check(LADDERS[given.cache][0], tell)
         found = tune(given.cache, given.ssim, trial.telling(tell))
         (given.output / "tuning.json").write_text(found.json(), encoding="utf-8")
-        _save(plot([found.panel()]), given.output / "tuning.png")
+        save_png(plot([found.panel()]), given.output / "tuning.png")
         tell(f"\n{found.text()}\n\nAll figures: {given.output}")
 
 
@@ -111,10 +110,3 @@ class Trial:
     def _measured(self, request: SamplingRequest, name: str, cache: "NewCache | None" = None) -> Measured:
         with steps_bar(f"seed {request.seed}, {name}", request.steps) as each_step:
             return measure(self.model, self.told, self.size, request, cache, each_step=each_step)
-
-
-def _save(picture: Tensor, path: Path) -> None:
-    """picture: (H, W, 3) in 0..1."""
-    from PIL import Image
-
-    Image.fromarray((picture * 255).round().byte().numpy()).save(path)

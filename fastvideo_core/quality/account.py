@@ -11,8 +11,7 @@ from ..report.step_times import StepTimes
 from ..speed import speed_up
 from ..words import counted
 from .comparison import Comparison, FrameQuality
-from .motion import Motion, MotionComparison
-from .plot import Curve, Panel
+from .motion import MotionComparison
 
 METRICS = {"psnr": ("PSNR", "dB", ".2f"), "ssim": ("SSIM", "", ".4f"), "lpips": ("LPIPS", "", ".4f")}
 """Name, unit and digits of each."""
@@ -51,21 +50,6 @@ def account_json(comparison: Comparison, reference: RunReport | None = None, can
     return json.dumps({**json.loads(comparison.json()), **told, **figures}, indent=2, allow_nan=False)
 
 
-def frame_panels(comparison: Comparison) -> list[Panel]:
-    """Each metric over the frames."""
-    panels = []
-    for metric, (name, unit, _) in METRICS.items():
-        values = [getattr(frame, metric) for frame in comparison.frames]
-        if None not in values:
-            curve = Curve(name="candidate", points=list(enumerate(values)))
-            panels.append(Panel(title="per frame", x="frame", y=" ".join([name, unit]).strip(), curves=[curve]))
-    moves = comparison.motion
-    if moves is not None and moves.reference.pairs:
-        curves = [_motion_curve("reference", moves.reference), _motion_curve("candidate", moves.candidate)]
-        panels.append(Panel(title="per frame", x="frame", y="motion, pixels since the frame before", curves=curves))
-    return panels
-
-
 def _row(comparison: Comparison, metric: str) -> str:
     name, unit, digits = METRICS[metric]
 
@@ -76,10 +60,6 @@ def _row(comparison: Comparison, metric: str) -> str:
     frame = _first(comparison.frames, lambda quality: value(quality) == worst)
     where = f" in frame {frame}" if math.isfinite(worst) else ""
     return f"{name:8}{f'{mean:{digits}} {unit}':>12}{f'{worst:{digits}} {unit}{where}':>22}".rstrip()
-
-
-def _motion_curve(name: str, motion: Motion) -> Curve:
-    return Curve(name=name, points=[(frame, pair.mean) for frame, pair in enumerate(motion.pairs, start=1)])
 
 
 def _motion_rows(comparison: MotionComparison) -> list[str]:

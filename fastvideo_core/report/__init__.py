@@ -3,6 +3,7 @@
 from .attention import AttentionReport
 from .cache import CachePhaseReport, CacheReport
 from .contribution import Contribution
+from .faster import faster
 from .joined import distinct, joined, summed_attention
 from .phases import PhaseReport, phase_reports, ran_as
 from .run import VERSION, RunReport
@@ -20,6 +21,7 @@ __all__ = [
     "SparseReport",
     "TextReport",
     "distinct",
+    "faster",
     "joined",
     "phase_reports",
     "ran_as",

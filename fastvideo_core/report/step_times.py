@@ -52,6 +52,24 @@ class Span(NamedTuple):
         return Span(self.middle * count, self.low * count, self.high * count)
 
 
+class TimedStep(NamedTuple):
+    """number: from 0 in the run. place: among the steps of its phase that this run made."""
+
+    number: int
+    place: int
+    phase: PhaseReport
+    kind: StepKind
+    seconds: float
+
+    @property
+    def work(self) -> str:
+        """computed, skipped, or partly where a cache skipped one branch or the gate reused it."""
+        if "C" not in self.kind.letters:
+            return "skipped"
+        gated = self.phase.reused_negative > 0 and len(self.kind.letters) == 1
+        return "partly" if self.kind.skipped or gated else "computed"
+
+
 class TimedRun(Protocol):
     """What a run's steps are told apart by: a `RunReport`."""
 
@@ -83,12 +101,12 @@ class StepTimes:
     @classmethod
     def of(cls, runs: Sequence[TimedRun]) -> "StepTimes":
         kinds, seconds, first = Counter[StepKind](), defaultdict[StepKind, list[float]](list), []
-        for index, (kind, took) in chain.from_iterable(map(_steps, runs)):
-            kinds[kind] += 1
-            if index:
-                seconds[kind].append(took)
+        for step in chain.from_iterable(map(steps_of, runs)):
+            kinds[step.kind] += 1
+            if step.place:
+                seconds[step.kind].append(step.seconds)
             else:
-                first.append((kind, took))
+                first.append((step.kind, step.seconds))
         for kind, took in first:
             if not seconds[kind]:
                 seconds[kind].append(took)
@@ -124,15 +142,16 @@ def median(values: Sequence[float]) -> float:
     return ordered[len(ordered) // 2] if ordered else 0.0
 
 
-def _steps(run: TimedRun) -> Iterator[tuple[int, tuple[StepKind, float]]]:
-    """Each step's place in its phase's steps of this run, its kind and its seconds; a run that was stopped took fewer steps than
-    it planned, and one that was resumed made none before its first."""
+def steps_of(run: TimedRun) -> Iterator[TimedStep]:
+    """The steps that this run made: one that was stopped made fewer than it planned, and one that was resumed none before its
+    first."""
     start, seconds = 0, iter(run.step_seconds)
     for phase in run.phases:
         before = max(0, run.first_step - start)
         took = list(islice(seconds, max(0, phase.steps - before)))
         kinds = (StepKind(phase.expert, letters) for letters in _letters(run, phase, start, len(took)))
-        yield from enumerate(zip(islice(kinds, before, None), took, strict=False))
+        for place, (kind, lap) in enumerate(zip(islice(kinds, before, None), took, strict=False)):
+            yield TimedStep(start + before + place, place, phase, kind, lap)
         start += phase.steps
 
 

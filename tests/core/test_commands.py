@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from PIL import Image
 
 from fastvideo_core import RequestError, SamplingRequest, WanModel, load_demo, measure
 from fastvideo_core.__main__ import main
@@ -46,10 +47,16 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_compare_leaves_a_video_of_each_run(compared: Path) -> None:
     videos = sorted(file.name for file in compared.glob("*.mp4"))
-    runs = ("dbcache_threshold=0", "dense", "gate=0.5", "magcache_threshold=0.2_max_skips=2")
+    runs = ("dbcache_threshold=0", "dense", "gate=0.5", "magcache_threshold=0.2_max_skips=2", "side_by_side")
     assert videos == [f"seed{seed}_{run}.mp4" for seed in (1, 2) for run in runs]
-    frames = frames_of(compared / "seed1_dense.mp4")
-    assert [(frame.width, frame.height) for frame in frames] == [(64, 64)] * 5
+    frames, together = (frames_of(compared / f"seed1_{run}.mp4") for run in ("dense", "side_by_side"))
+    assert [(frame.width, frame.height) for frame in (*frames, *together)] == [(64, 64)] * 5 + [(256, 80)] * 5
+
+
+def test_compare_leaves_the_metrics_and_the_steps_as_pictures(compared: Path) -> None:
+    plot, report = (Image.open(compared / f"{name}.png") for name in ("plot", "report"))
+    assert plot.size == (720, 2 * 3 * 320)  # two seeds; PSNR, SSIM and motion
+    assert report.width == 720 and report.height > 8 * 330  # two seeds; dense and three cases
 
 
 def test_the_videos_show_what_was_made(compared: Path) -> None:
@@ -107,7 +114,7 @@ def test_the_table_has_a_row_for_each_case(tmp_path: Path, capsys: pytest.Captur
     figures = dict(zip(rows[0], rows[3], strict=True))
     assert figures["branch steps skipped"].endswith(" of 12") and figures["PSNR mean / worst"].endswith("dB")
     assert " - " in figures["speed-up"] and 0.5 < float(figures["motion to dense"]) < 2
-    assert f"Videos and all figures: {tmp_path}" in out
+    assert f"Videos, pictures and figures: {tmp_path}" in out
 
 
 @pytest.mark.parametrize("kind", ["i2v", "two experts"])

@@ -12,7 +12,8 @@ from tiny import normal
 from torch import Tensor
 
 from fastvideo_core import RequestError
-from fastvideo_core.quality import Comparison, FrameQuality, MotionComparison, account_json, compare, frame_panels, motion, table
+from fastvideo_core.pictures import frame_panels
+from fastvideo_core.quality import Comparison, FrameQuality, MotionComparison, account_json, compare, motion, table
 from fastvideo_core.quality.flow import flow
 from tools.demo_model.world import FRAMES, SHAPES, Scene, render
 
@@ -183,12 +184,12 @@ def test_the_table_json_and_plot_tell_both() -> None:
     told = json.loads(account_json(compared))["motion"]
     assert told["ratio"] == compared.motion.ratio and len(told["candidate"]["pairs"]) == 5
     assert told["reference"]["magnitude"] == compared.motion.reference.magnitude
-    panel = frame_panels(compared)[-1]
-    assert [curve.name for curve in panel.curves] == ["reference", "candidate"] and panel.y.startswith("motion")
-    assert panel.curves[1].points[0] == (1, compared.motion.candidate.pairs[0].mean)
+    panel = frame_panels({"candidate": compared})[-1]
+    assert [curve.name for curve in panel.curves] == ["candidate", "reference"] and panel.y.startswith("motion")
+    assert panel.curves[0].points[0] == (1, compared.motion.candidate.pairs[0].mean)
 
 
 def test_single_frames_have_no_rows_of_motion() -> None:
     compared = compare(texture(0, 0, frames=1), texture(0, 0, frames=1))
-    assert "motion" not in table(compared) and len(frame_panels(compared)) == 2
+    assert "motion" not in table(compared) and len(frame_panels({"candidate": compared})) == 1
     assert json.loads(Comparison(data_range=1.0, frames=(FrameQuality(psnr=1, ssim=1),)).json())["motion"] is None

@@ -1,16 +1,14 @@
-"""A comparison as people read it: table, JSON, curves, and videos next to each other."""
+"""A comparison as people and programs read it: table and JSON."""
 
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
-import torch
 
 from fastvideo_core import CacheReport, PhaseReport, RunReport
-from fastvideo_core.quality import Comparison, Curve, FrameQuality, Panel, account_json, difference, frame_panels, plot, table
-from fastvideo_core.quality.plot import HEIGHT, WIDTH, ticks
+from fastvideo_core.pictures import frame_panels
+from fastvideo_core.quality import Comparison, FrameQuality, account_json, table
 
 COMPARISON = Comparison(
     data_range=1.0,
@@ -66,37 +64,4 @@ def test_equal_runs_are_not_told_apart() -> None:
 def test_lpips_has_a_row_and_a_panel_only_where_it_was_measured() -> None:
     measured = replace(COMPARISON, frames=tuple(replace(frame, lpips=0.1) for frame in COMPARISON.frames))
     assert "LPIPS" not in table(COMPARISON) and "LPIPS" in table(measured)
-    assert [len(frame_panels(comparison)) for comparison in (COMPARISON, measured)] == [2, 3]
-
-
-@pytest.mark.parametrize(
-    ("low", "high"),
-    [
-        (0.0, 1.0), (0.9312, 0.9987), (33.0, 33.0), (0.0, 0.0), (-3.0, 16.0), (12.0, 1234.0), (1 - 2**-53, 1.0), (0.9999998, 1.0),
-        (1e-14, 3e-14),
-    ],
-)  # fmt: skip
-def test_ticks_are_round_few_and_enclose_the_values(low: float, high: float) -> None:
-    marks = ticks(low, high)
-    assert (marks[0] <= low or marks[0] == pytest.approx(low, rel=1e-12)) and high <= marks[-1]
-    assert 2 <= len(marks) <= 8
-    steps = [after - before for before, after in pairwise(marks)]
-    assert all(step == pytest.approx(steps[0]) for step in steps)
-
-
-def test_plot_draws_every_curve_in_its_colour_and_leaves_infinite_points_out() -> None:
-    one = Curve(name="a", points=[(0, 1.0), (1, math.inf), (2, 0.5)])
-    other = Curve(name="b", points=[(0, 0.5), (2, 1.0)])
-    panel = Panel(title="t", x="x", y="y", curves=[one, other])
-    picture = plot([panel, replace(panel, curves=[one])])
-    assert picture.shape == (2 * HEIGHT, WIDTH, 3)
-    assert 0 <= float(picture.min()) < float(picture.max()) == 1.0
-    orange = (picture - torch.tensor([213, 94, 0]) / 255).abs().amax(dim=2) < 1e-3
-    assert bool(orange[:HEIGHT].any()) and not bool(orange[HEIGHT:].any())
-    assert plot([replace(panel, curves=[Curve(name="none", points=[(0, math.inf)])])]).shape == (HEIGHT, WIDTH, 3)
-
-
-def test_a_difference_is_cut_off_at_the_data_range() -> None:
-    a, b = torch.full((1, 3, 2, 2), 200.0), torch.full((1, 3, 2, 2), 100.0)
-    assert float(difference(a, b, 2.0, 255.0).max()) == 200.0
-    assert float(difference(b, a, 4.0, 255.0).max()) == 255.0
+    assert [len(frame_panels({"candidate": comparison})) for comparison in (COMPARISON, measured)] == [2, 3]

@@ -9,6 +9,7 @@ import torch
 from graphs import guider_prompt, sampler_prompt
 from sampling import SETTINGS, normal, run_node
 
+from fastvideo_core.pictures import run_picture
 from tools.comfy_in_process import PromptFailed
 
 
@@ -20,9 +21,12 @@ def own_module(host: Any, name: str) -> Any:
 
 def test_report_is_shown_and_handed_on(prompts: Any) -> None:
     prompts.reset()
-    run = prompts.run(sampler_prompt(low_noise=True), {"text": ("6", 0), "json": ("6", 1), "report": ("5", 1)})
+    outputs = {"text": ("6", 0), "json": ("6", 1), "picture": ("6", 2), "report": ("5", 1)}
+    run = prompts.run(sampler_prompt(low_noise=True), outputs)
     text, report = run.captured["text"], run.captured["report"]
     assert list(run.outputs["6"]["text"]) == [text] == [report.text()]
+    assert torch.equal(run.captured["picture"], run_picture(report)[None])
+    assert [image["type"] for image in run.outputs["6"]["images"]] == ["temp"]
     data = json.loads(run.captured["json"])
     assert [phase["expert"] for phase in data["phases"]] == ["high_noise", "low_noise"]
     assert data["seed"] == SETTINGS["seed"] and data["solver"] == "euler" and data["dtype"] == "float32"

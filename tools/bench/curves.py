@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastvideo_core.quality import Curve, Panel, compare, plot
+from fastvideo_core.pictures import Curve, Panel, plot
+from fastvideo_core.quality import compare
 from fastvideo_core.wan.demo import DemoKind
 from tools.demo_model.engine import Batch, DemoEngine, demo_engine
 

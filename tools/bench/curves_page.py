@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
-from PIL import Image
+from fastvideo_core.pictures import save_png
 
 from .curves import Point, beaten, picture
 from .page import OUTPUT, ROOT, processor, update_page
@@ -35,8 +35,7 @@ def report(points: Sequence[Point], clips: int, command: str) -> str:
     rows = [f"| {' | '.join(_cells(point))} |" for point in points]
     head = ["| case | cache | setting | saved | time | SSIM | worst | PSNR |", "|---|---|---|---:|---:|---:|---:|---:|"]
     text = "\n".join([f"{processor()}; {versions}. `{command}`", "", *head, *rows, "", verdict(points)])
-    pixels = (picture(points) * 255).round().byte().numpy()
-    Image.fromarray(pixels).save(PLOT, optimize=True)
+    save_png(picture(points), PLOT)
     update_page("curves", f"{HEAD.format(clips=clips)}\n![SSIM over block calls saved](assets/{PLOT.name})\n\n{text}")
     OUTPUT.mkdir(parents=True, exist_ok=True)
     data = {"command": command, "clips": clips, "points": [asdict(point) for point in points]}
