@@ -34,7 +34,7 @@ def _names(names: Sequence[str], width: int, height: int) -> Tensor:
         left = place / len(names) + MARGIN / width
         size = 0.6 * height * 72 / DPI
         text = figure.text(left, 0.5, name, color=INK, va="center", fontsize=size, parse_math=False)
-        while text.get_window_extent().width > room and size > 2:  # letters are whole pixels wide: no ratio tells the size
+        while text.get_window_extent().width > room and size > 1:  # letters are whole pixels wide: no ratio tells the size
             size *= 0.9
             text.set_fontsize(size)
     return pixels(figure)
