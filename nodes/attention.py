@@ -11,7 +11,7 @@ from .checked import checked
 from .inputs import EXPERT_OUTPUT, enabled_input, expert_input
 from .native.attention import offered, this_machine, with_attention
 from .native.facts import wan_facts
-from .sockets import CATEGORY
+from .sockets import ACCELERATION, FASTER
 
 
 class FastVideoAttention(io.ComfyNode):
@@ -21,10 +21,13 @@ class FastVideoAttention(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoAttention",
             display_name="FastVideo Attention",
-            category=CATEGORY,
+            category=ACCELERATION,
             description="Chooses what computes attention on this model and tries it before the run; the run report says what ran "
             "how often.",
-            search_aliases=["sage attention", "flash attention", "xformers", "sdpa", "attention backend", "flex attention"],
+            search_aliases=[
+                "sage attention", "flash attention", "xformers", "sdpa", "attention backend", "flex attention", "sage",
+                "sageattention", "attention", *FASTER,
+            ],
             inputs=[
                 expert_input(),
                 io.Combo.Input(

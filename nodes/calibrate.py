@@ -17,7 +17,7 @@ from .native.marks import marks_of, warned
 from .native.remote_network import check_here
 from .native.sample import sample
 from .requests import experts_of, prompt_of, request_of, scales_of
-from .sockets import CATEGORY, NOT_CONNECTED
+from .sockets import ACCELERATION, NOT_CONNECTED
 
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
 
@@ -28,10 +28,10 @@ class FastVideoCalibrateMagCache(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoCalibrateMagCache",
             display_name="FastVideo Calibrate MagCache",
-            category=CATEGORY,
+            category=ACCELERATION,
             description="Makes one full video and measures how the model's steps resemble each other. FastVideo MagCache uses "
             "the result from then on for this model.",
-            search_aliases=["magcache calibration", "ratio table", "mag ratios"],
+            search_aliases=["magcache calibration", "ratio table", "mag ratios", "calibrate", "magcache"],
             is_output_node=True,
             inputs=[
                 *model_inputs(),

@@ -11,7 +11,7 @@ from fastvideo_core.quality import account_json, compare, table, why_no_lpips
 
 from .checked import checked
 from .native.prompt import running_prompt
-from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected
+from .sockets import ANALYSIS, NOT_CONNECTED, RunReportSocket, connected
 
 OVERSHOOT = 0.5
 """Cubic and Lanczos filters go over by up to a quarter; what is further out is no image in 0..1."""
@@ -23,12 +23,12 @@ class FastVideoCompare(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoCompare",
             display_name="FastVideo Compare",
-            category=CATEGORY,
+            category=ANALYSIS,
             description="How much faster one run was than another, how much its video differs (PSNR, SSIM and LPIPS, frame by "
             "frame), and how both move: slow motion, still frames, flicker, colour drift.",
             search_aliases=[
                 "psnr", "ssim", "lpips", "a/b test", "quality", "side by side", "difference", "benchmark", "slow motion",
-                "optical flow", "flicker",
+                "optical flow", "flicker", "compare",
             ],
             is_output_node=True,
             inputs=[

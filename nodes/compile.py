@@ -10,7 +10,7 @@ from .checked import checked
 from .inputs import EXPERT_OUTPUT, enabled_input, expert_input
 from .native.compile import with_compile
 from .native.facts import wan_facts
-from .sockets import CATEGORY
+from .sockets import ACCELERATION, FASTER
 
 
 class FastVideoCompile(io.ComfyNode):
@@ -19,10 +19,10 @@ class FastVideoCompile(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoCompile",
             display_name="FastVideo Compile",
-            category=CATEGORY,
+            category=ACCELERATION,
             description="Compiles the model's blocks in the first step of a run, so that the later ones take less time; the run "
             "report says what was compiled.",
-            search_aliases=["torch compile", "torch.compile", "inductor", "triton", "compile model"],
+            search_aliases=["torch compile", "torch.compile", "inductor", "triton", "compile model", "compile", *FASTER],
             inputs=[
                 expert_input(),
                 enabled_input(),

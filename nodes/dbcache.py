@@ -13,7 +13,7 @@ from .inputs import EXPERT_OUTPUT, enabled_input, expert_input, on_cpu_input
 from .native.cache import with_cache
 from .native.dbcache import NativeDBCache
 from .native.facts import wan_facts
-from .sockets import CATEGORY
+from .sockets import ACCELERATION, FASTER
 
 
 class FastVideoDBCache(io.ComfyNode):
@@ -22,10 +22,10 @@ class FastVideoDBCache(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoDBCache",
             display_name="FastVideo DBCache",
-            category=CATEGORY,
+            category=ACCELERATION,
             description="In each step the first blocks of the transformer tell whether the others have to run; where not, what "
             "they add is continued from earlier steps (DBCache with TaylorSeer). Needs no calibration.",
-            search_aliases=["dbcache", "cache-dit", "taylorseer", "first block cache", "fbcache", "step cache", "speed up"],
+            search_aliases=["dbcache", "cache-dit", "taylorseer", "first block cache", "fbcache", "step cache", "cache", *FASTER],
             inputs=[
                 expert_input(),
                 enabled_input(),

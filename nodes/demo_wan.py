@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .checked import checked
 from .native.demo import EXPERTS, demo_file, load_clip, load_expert, load_first_frame, load_vae
-from .sockets import CATEGORY
+from .sockets import LOADING
 
 
 class FastVideoLoadDemoWan(io.ComfyNode):
@@ -13,9 +13,9 @@ class FastVideoLoadDemoWan(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoLoadDemoWan",
             display_name="FastVideo Load Demo Wan",
-            category=CATEGORY,
+            category=LOADING,
             description="A tiny Wan that ships with the pack and runs on any CPU: shapes that move, 64 x 64, 17 frames.",
-            search_aliases=["demo", "example model", "tiny wan", "test model"],
+            search_aliases=["demo", "example model", "tiny wan", "test model", "wan", "load model"],
             inputs=[
                 io.Combo.Input(
                     "model", options=list(EXPERTS), default="t2v",

@@ -11,7 +11,7 @@ from .inputs import EXPERT_OUTPUT
 from .native.diffusers_lora import add_lora
 from .native.diffusers_model import as_model
 from .native.files import model_file, transformer_folders
-from .sockets import CATEGORY
+from .sockets import LOADING
 
 DTYPES = {"as stored": None, "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -23,9 +23,9 @@ class FastVideoLoadDiffusersModel(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoLoadDiffusersModel",
             display_name="FastVideo Load Diffusers Model",
-            category=CATEGORY,
+            category=LOADING,
             description="Loads a Wan transformer, diffusers folder or single file, and runs it with the pack's own engine.",
-            search_aliases=["diffusers loader", "load wan", "huggingface folder"],
+            search_aliases=["diffusers loader", "load wan", "huggingface folder", "wan", "load model", "loader", "single file"],
             inputs=[
                 io.Combo.Input(
                     "model_name", options=[*transformer_folders(), *files],

@@ -13,7 +13,7 @@ from .native.marks import marks_of
 from .native.phases import named
 from .native.plan import GuiderSettings
 from .requests import experts_of, prompt_of, scales_of
-from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, connected
+from .sockets import NOT_CONNECTED, SAMPLING, PhasesSocket, connected
 
 
 class FastVideoGuider(io.ComfyNode):
@@ -22,10 +22,10 @@ class FastVideoGuider(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoGuider",
             display_name="FastVideo Guider",
-            category=CATEGORY,
+            category=SAMPLING,
             description="Guidance per expert, the gate and the switch between two experts, for SamplerCustomAdvanced with any "
             "sampler and sigmas.",
-            search_aliases=["cfg guider", "moe guider", "wan 2.2 high low noise", "adaptive guidance"],
+            search_aliases=["cfg guider", "moe guider", "wan 2.2 high low noise", "adaptive guidance", "wan", "guider", "cfg"],
             inputs=[
                 *model_inputs(optional=True),
                 *prompt_inputs(*SHOWN),

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from fastvideo_core import ConditioningError, amplified
 
 from .checked import checked
-from .sockets import CATEGORY
+from .sockets import CONDITIONING
 
 IMAGE, MASK = "concat_latent_image", "concat_mask"
 """Core's keys of a start image in a CONDITIONING."""
@@ -19,9 +19,9 @@ class FastVideoImageMotion(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoImageMotion",
             display_name="FastVideo Image Motion",
-            category=CATEGORY,
+            category=CONDITIONING,
             description="Makes a video from one start image move more, by PainterI2V's formula; for few-step runs that are slow.",
-            search_aliases=["slow motion", "painter", "motion amplitude", "i2v"],
+            search_aliases=["slow motion", "painter", "motion amplitude", "i2v", "wan", "more motion"],
             inputs=[
                 io.Conditioning.Input("positive", tooltip="From WanImageToVideo with one start image."),
                 io.Conditioning.Input("negative", tooltip="From the same node."),

@@ -12,7 +12,7 @@ from .inputs import EXPERT_OUTPUT, enabled_input, expert_input, on_cpu_input
 from .native.cache import with_cache
 from .native.facts import wan_facts
 from .native.magcache import NativeMagCache
-from .sockets import CATEGORY
+from .sockets import ACCELERATION, FASTER
 
 
 class FastVideoMagCache(io.ComfyNode):
@@ -21,10 +21,10 @@ class FastVideoMagCache(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoMagCache",
             display_name="FastVideo MagCache",
-            category=CATEGORY,
+            category=ACCELERATION,
             description="Skips the transformer's blocks in steps whose result is known well enough, by a plan "
             "that is known before the run.",
-            search_aliases=["magcache", "teacache", "easycache", "step cache", "speed up", "skip steps"],
+            search_aliases=["magcache", "teacache", "easycache", "step cache", "skip steps", "mag cache", "cache", *FASTER],
             inputs=[
                 expert_input(),
                 enabled_input(),

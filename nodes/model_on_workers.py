@@ -13,7 +13,7 @@ from .checked import checked
 from .native.files import model_file
 from .native.remote_part import as_remote_model
 from .native.workers import NativeWorkers
-from .sockets import CATEGORY, WorkersSocket
+from .sockets import LOADING, WorkersSocket
 
 OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({
     "default": {},
@@ -30,10 +30,12 @@ class FastVideoLoadModelOnWorkers(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoLoadModelOnWorkers",
             display_name="FastVideo Load Model On Workers",
-            category=CATEGORY,
+            category=LOADING,
             description="Loads a Wan model in several GPUs, which compute each step together. Core's KSampler and this pack's "
             "samplers use it as any other MODEL, LoRA nodes too.",
-            search_aliases=["multi gpu", "parallel", "load wan", "diffusion model", "distributed"],
+            search_aliases=[
+                "multi gpu", "parallel", "load wan", "diffusion model", "distributed", "wan", "multigpu", "load model",
+            ],
             inputs=[
                 WorkersSocket.Input("workers", tooltip="From FastVideo Workers. Several models may share them."),
                 io.Combo.Input(

@@ -9,7 +9,7 @@ from fastvideo_core import RequestError
 from .checked import checked
 from .native.facts import check_experts, wan_facts
 from .native.phases import ModelPhase, Phases
-from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, connected
+from .sockets import NOT_CONNECTED, SAMPLING, PhasesSocket, connected
 
 
 class FastVideoPhase(io.ComfyNode):
@@ -18,10 +18,13 @@ class FastVideoPhase(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoPhase",
             display_name="FastVideo Phase",
-            category=CATEGORY,
+            category=SAMPLING,
             description="One phase of a run: which model works, down to which noise level, and how strongly it is guided. Chain "
             "as many as the run has; the same model may come again.",
-            search_aliases=["three phases", "moe", "wan 2.2 high low noise", "triple ksampler", "lightning lora phases"],
+            search_aliases=[
+                "three phases", "moe", "wan 2.2 high low noise", "triple ksampler", "lightning lora phases", "wan", "lora",
+                "lightning",
+            ],
             inputs=[
                 io.Model.Input(
                     "model", tooltip="Wan diffusion model of this phase: an expert of Wan 2.2, with a LoRA or without.",

@@ -13,7 +13,7 @@ from .native.phases import named
 from .native.sample import sample
 from .native.state import NONE, KeptState
 from .requests import prompt_of, request_of, version_of_state
-from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket
+from .sockets import NOT_CONNECTED, SAMPLING, PhasesSocket
 
 GUIDANCE = ("guidance_mode", "gate", "guidance_rescale")
 
@@ -24,10 +24,13 @@ class FastVideoPhaseSampler(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoPhaseSampler",
             display_name="FastVideo Phase Sampler",
-            category=CATEGORY,
+            category=SAMPLING,
             description="Samples a Wan video in any number of phases, each with its model and guidance scale, as one run: the "
             "solver goes on over them, and no model is loaded before its phase.",
-            search_aliases=["three phases", "triple ksampler", "moe ksampler", "wan 2.2 high low noise", "ksampler"],
+            search_aliases=[
+                "three phases", "triple ksampler", "moe ksampler", "wan 2.2 high low noise", "ksampler", "wan", "sampler",
+                "lora per expert",
+            ],
             inputs=[
                 PhasesSocket.Input("phases", tooltip="From FastVideo Phase: all phases, the last one until 0."),
                 *prompt_inputs(*SHOWN),

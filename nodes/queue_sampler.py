@@ -17,7 +17,7 @@ from .native.phases import named
 from .native.queue import QueuedRun, sample_queue
 from .phase_sampler import GUIDANCE
 from .requests import prompt_of, request_of
-from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, RunReportSocket, connected
+from .sockets import NOT_CONNECTED, SAMPLING, PhasesSocket, RunReportSocket, connected
 
 ONE_EACH = "A list is one for each video; a single one is for all."
 
@@ -28,10 +28,13 @@ class FastVideoQueueSampler(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoQueueSampler",
             display_name="FastVideo Queue Sampler",
-            category=CATEGORY,
+            category=SAMPLING,
             description="Samples many Wan videos, phases outside and prompts inside: each model is loaded once for all of them. "
             "Each video is that of FastVideo Phase Sampler; one that fails is named and stops no other.",
-            search_aliases=["batch prompts", "prompt list", "many prompts", "multi prompt", "queue", "ksampler"],
+            search_aliases=[
+                "batch prompts", "prompt list", "many prompts", "multi prompt", "queue", "ksampler", "wan", "sampler",
+                "batch",
+            ],
             is_input_list=True,
             inputs=[
                 PhasesSocket.Input("phases", tooltip="From FastVideo Phase: all phases, the last one until 0. The same for all."),

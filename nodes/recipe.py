@@ -15,7 +15,7 @@ from .native.phases import ModelPhase, Phases
 from .native.preset import AUTHORS, of_variant, published_by_name, unpublished
 from .native.solver_sampler import solver_sampler
 from .requests import prompt_of
-from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, connected
+from .sockets import FASTER, NOT_CONNECTED, SAMPLING, PhasesSocket, connected
 
 AUTO = "auto"
 AUTO_OR_AUTHORS = f"{AUTO}, or {AUTHORS}"
@@ -29,10 +29,13 @@ class FastVideoRecipe(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoRecipe",
             display_name="FastVideo Recipe",
-            category=CATEGORY,
+            category=SAMPLING,
             description="Noise levels, solver, guidance and phases of few-step models and LoRAs: lightx2v, Lightning, FastWan, "
             "TurboDiffusion, CausVid and others, recognised by the model or chosen by name.",
-            search_aliases=["few steps", "4 steps", "lightx2v", "lightning", "fastwan", "turbo", "distilled", "lcm", "causvid"],
+            search_aliases=[
+                "few steps", "4 steps", "lightx2v", "lightning", "fastwan", "turbo", "distilled", "lcm", "causvid", "wan",
+                "few step lora", "turbodiffusion", "anyflow", "rcm", *FASTER,
+            ],
             inputs=[
                 *model_inputs(),
                 io.Combo.Input(

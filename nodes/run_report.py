@@ -10,7 +10,7 @@ from fastvideo_core.pictures import run_picture
 
 from .checked import checked
 from .native.prompt import seconds_since_queued
-from .sockets import CATEGORY, NOT_CONNECTED, RunReportSocket, connected
+from .sockets import ANALYSIS, NOT_CONNECTED, RunReportSocket, connected
 
 
 class FastVideoRunReport(io.ComfyNode):
@@ -19,10 +19,10 @@ class FastVideoRunReport(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoRunReport",
             display_name="FastVideo Run Report",
-            category=CATEGORY,
+            category=ANALYSIS,
             description="Shows what a run did, in words and as a picture: model, steps per expert, batched or not, gate, seconds "
             "of each step, peak memory, and what would make it faster.",
-            search_aliases=["benchmark", "timing", "seconds per step", "vram"],
+            search_aliases=["benchmark", "timing", "seconds per step", "vram", "report", "profile", "seconds", "memory"],
             is_output_node=True,
             inputs=[
                 RunReportSocket.Input("report", tooltip="From FastVideo Sampler."),

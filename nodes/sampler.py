@@ -26,7 +26,7 @@ from .native.preset import AUTHORS, GIVEN, preset_of
 from .native.sample import sample
 from .native.state import NONE, KeptState
 from .requests import experts_of, prompt_of, request_of, scales_of, version_of_state
-from .sockets import CATEGORY, NOT_CONNECTED, connected
+from .sockets import NOT_CONNECTED, SAMPLING, connected
 
 
 class FastVideoSampler(io.ComfyNode):
@@ -35,9 +35,12 @@ class FastVideoSampler(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoSampler",
             display_name="FastVideo Sampler",
-            category=CATEGORY,
+            category=SAMPLING,
             description="Samples a Wan video, with one expert or two, and reports what ran.",
-            search_aliases=["ksampler", "wan sampler", "moe ksampler", "wan 2.2 high low noise"],
+            search_aliases=[
+                "ksampler", "wan sampler", "moe ksampler", "wan 2.2 high low noise", "wan", "sampler", "wan video", "t2v",
+                "i2v", "ti2v", "text to video", "image to video", "video generation", "unipc",
+            ],
             inputs=[
                 *model_inputs(),
                 *prompt_inputs(*SHOWN),

@@ -9,7 +9,12 @@ from fastvideo_core import RunReport
 from .native.phases import Phases
 from .native.workers import NativeWorkers
 
-CATEGORY = "FastVideo"
+SAMPLING, CONDITIONING, ACCELERATION, LOADING, ANALYSIS = (
+    f"FastVideo/{area}" for area in ("sampling", "conditioning", "acceleration", "loading", "analysis")
+)
+"""Categories of nodes."""
+FASTER = ("faster", "speed up", "accelerate", "optimize")
+"""What people search for who want less seconds; whatever saves them is found by these."""
 
 RunReportSocket = io.Custom("FASTVIDEO_RUN_REPORT")
 RunReportSocket.Type = RunReport

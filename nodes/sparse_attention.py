@@ -25,7 +25,7 @@ from .native.facts import wan_facts
 from .native.files import transformer_folders
 from .native.sparse import with_sparse_attention
 from .native.trained_weights import NONE, weights_of
-from .sockets import CATEGORY
+from .sockets import ACCELERATION, FASTER
 
 
 def _window(values: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -57,10 +57,13 @@ class FastVideoSparseAttention(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoSparseAttention",
             display_name="FastVideo Sparse Attention",
-            category=CATEGORY,
+            category=ACCELERATION,
             description="Lets each part of the video attend only the parts that matter to it, which saves time in long and large "
             "videos; the run report says how much was computed.",
-            search_aliases=["vsa", "sla", "bsa", "sta", "nabla", "sparse attention", "sliding tile attention"],
+            search_aliases=[
+                "vsa", "sla", "bsa", "sta", "nabla", "sparse attention", "sliding tile attention", "sparse",
+                "sliding window", "block sparse", *FASTER,
+            ],
             inputs=[
                 expert_input(),
                 enabled_input(),

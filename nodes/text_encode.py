@@ -10,7 +10,7 @@ from fastvideo_core import TEXT_TOKENS, ConditioningError, clean_prompt
 
 from .checked import checked
 from .native.facts import NOTE
-from .sockets import CATEGORY
+from .sockets import CONDITIONING
 
 WEIGHT = re.compile(r"\([^()]+:\s*-?\d+(\.\d+)?\s*\)")
 """ComfyUI's syntax for how much a word weighs, which CLIPs of other models read."""
@@ -22,9 +22,9 @@ class FastVideoTextEncode(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoTextEncode",
             display_name="FastVideo Text Encode",
-            category=CATEGORY,
+            category=CONDITIONING,
             description="Encodes both prompts as Wan was trained: cleaned text, no (word:1.2) weights, 512 rows.",
-            search_aliases=["prompt", "wan text", "clip text encode", "negative prompt"],
+            search_aliases=["prompt", "wan text", "clip text encode", "negative prompt", "wan", "umt5", "t5", "encode prompt"],
             inputs=[
                 io.Clip.Input("clip", tooltip="UMT5 text encoder: core's CLIP loader with type wan."),
                 io.String.Input("positive", multiline=True, dynamic_prompts=True, tooltip="What the video shows."),

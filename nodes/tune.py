@@ -34,7 +34,7 @@ from .native.magcache import NativeMagCache
 from .native.marks import marks_of, warned
 from .native.sample import sample
 from .requests import experts_of, prompt_of, request_of, scales_of
-from .sockets import CATEGORY, NOT_CONNECTED
+from .sockets import ACCELERATION, FASTER, NOT_CONNECTED
 
 MODELS = ("model", "low_noise_model")
 GUIDANCE = ("guidance_scale", "low_noise_guidance_scale", "boundary", "guidance_mode")
@@ -53,10 +53,13 @@ class FastVideoAutoTune(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoAutoTune",
             display_name="FastVideo Auto-tune",
-            category=CATEGORY,
+            category=ACCELERATION,
             description="Finds the step cache settings that save most and keep the video as like to the full one as you want: "
             "one full run and three or four with the cache.",
-            search_aliases=["tune", "which threshold", "magcache settings", "dbcache settings", "calibrate"],
+            search_aliases=[
+                "tune", "which threshold", "magcache settings", "dbcache settings", "calibrate", "autotune", "threshold",
+                *FASTER,
+            ],
             is_output_node=True,
             inputs=[
                 *model_inputs(told="Wan diffusion model without a cache; the high-noise expert of two."),

@@ -9,7 +9,7 @@ from fastvideo_core.parallel import Layout
 
 from .checked import checked
 from .native.workers import NativeWorkers
-from .sockets import CATEGORY, WorkersSocket
+from .sockets import LOADING, WorkersSocket
 
 PLACES = ("this machine", "a Ray cluster")
 
@@ -34,10 +34,13 @@ class FastVideoWorkers(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoWorkers",
             display_name="FastVideo Workers",
-            category=CATEGORY,
+            category=LOADING,
             description="Several GPUs for one video: which, and how they share the work. They start when a model is loaded on "
             "them, and end with ComfyUI.",
-            search_aliases=["multi gpu", "parallel", "ulysses", "sequence parallel", "cfg parallel", "ray", "cluster"],
+            search_aliases=[
+                "multi gpu", "parallel", "ulysses", "sequence parallel", "cfg parallel", "ray", "cluster", "multigpu",
+                "gpus",
+            ],
             inputs=[
                 io.Int.Input(
                     "count", default=2, min=1, max=1024, tooltip="How many workers. Each has a GPU, or part of the CPU's cores.",

@@ -51,6 +51,24 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
     ],
 }  # fmt: skip
 
+AREAS = ("sampling", "conditioning", "acceleration", "loading", "analysis")
+ACCELERATORS = {
+    f"FastVideo{name}" for name in ("MagCache", "DBCache", "Attention", "SparseAttention", "Compile", "AutoTune", "Recipe")
+}
+SAMPLERS = {"FastVideoSampler", "FastVideoPhaseSampler", "FastVideoQueueSampler"}
+SEARCHED = {
+    **dict.fromkeys(("faster", "speed up", "accelerate", "optimize"), ACCELERATORS),
+    **dict.fromkeys(("ksampler", "sampler"), SAMPLERS),
+    "sage": {"FastVideoAttention"},
+    "teacache": {"FastVideoMagCache"},
+    "cache": {"FastVideoMagCache", "FastVideoDBCache"},
+    "torch compile": {"FastVideoCompile"},
+    "lightx2v": {"FastVideoRecipe"},
+    "t2v": {"FastVideoSampler"},
+    "multigpu": {"FastVideoWorkers", "FastVideoLoadModelOnWorkers"},
+    "nag": set(),  # no node of this pack does it
+}
+
 
 def own_nodes(host: Any) -> dict[str, Any]:
     package = host.node_classes["FastVideoSampler"].__module__.rpartition(".")[0]
@@ -62,8 +80,14 @@ def test_ids_names_and_categories(comfy: Any) -> None:
         schema = node.define_schema()
         assert schema.node_id == name and name.startswith("FastVideo")
         assert schema.display_name.startswith("FastVideo ")
-        assert schema.category == "FastVideo"
+        assert schema.category in {f"FastVideo/{area}" for area in AREAS}
         assert schema.description and schema.search_aliases
+
+
+@pytest.mark.parametrize(("words", "found"), SEARCHED.items())
+def test_search_finds_the_nodes_that_do_it(comfy: Any, words: str, found: set[str]) -> None:
+    named = {name for name, node in own_nodes(comfy).items() if words in node.define_schema().search_aliases}
+    assert named >= found and bool(named) == bool(found)
 
 
 def test_everything_has_a_tooltip(comfy: Any) -> None:
