@@ -24,7 +24,7 @@ from .inputs import EXPERT_OUTPUT, enabled_input, expert_input
 from .native.facts import wan_facts
 from .native.files import transformer_folders
 from .native.sparse import with_sparse_attention
-from .native.trained_weights import NONE, weights_of
+from .native.trained_weights import NONE, trained_file
 from .sockets import ACCELERATION, FASTER
 
 
@@ -111,8 +111,7 @@ class FastVideoSparseAttention(io.ComfyNode):
         sparse = SparseSchedule(
             settings=settings, low_noise=settings, dense_steps=dense_steps, dense_layers=dense_layers, kernel=kernel
         )
-        trained = weights_of(model, facts, settings.name, trained_weights)
-        return io.NodeOutput(with_sparse_attention(model, sparse, trained))
+        return io.NodeOutput(with_sparse_attention(model, sparse, trained_file(model, facts, trained_weights)))
 
 
 def _settings(variant: Mapping[str, Any]) -> SparseSettings:

@@ -2,6 +2,7 @@
 
 from .account import AttentionAccount
 from .backends import AUTO_ORDER, BACKENDS, Backend
+from .compiling import apart
 from .dense import Attend
 from .exchange import attending
 from .experts import AttendingExperts, AttentionSettings, takes_bias
@@ -13,6 +14,6 @@ from .select import Attention, Choice, beside_exact, impossible, prepare, survey
 
 __all__ = [
     "AUTO_ORDER", "BACKENDS", "Attend", "AttendingExperts", "Attention", "AttentionAccount", "AttentionSettings", "Backend",
-    "Choice", "FoldedText", "MaskKind", "Situation", "attending", "beside_exact", "budget", "exact_attention", "faults",
+    "Choice", "FoldedText", "MaskKind", "Situation", "apart", "attending", "beside_exact", "budget", "exact_attention", "faults",
     "impossible", "is_as_made", "lean_attention", "mask_kind", "prepare", "relative_error", "survey", "takes_bias", "text_report",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from .faster import faster
 from .joined import distinct, joined, summed_attention
 from .phases import PhaseReport, phase_reports, ran_as
 from .run import VERSION, RunReport
-from .sparse import SparseReport, share_computed
+from .sparse import SparseReport, of_all_ranks, share_computed
 from .text import TextReport
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "distinct",
     "faster",
     "joined",
+    "of_all_ranks",
     "phase_reports",
     "ran_as",
     "share_computed",

@@ -1,7 +1,7 @@
 """What sparse self-attention did."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,17 @@ class SparseReport:
         density = "" if self.density is None else f", which computed {self.density:.1%} of the pairs of tokens"
         head = f"sparse self-attention of the {self.expert.replace('_', '-')} expert: {self.variant} ({settings})"
         return f"{head} in {calls}{density}"
+
+
+def of_all_ranks(rows: Sequence[SparseReport]) -> tuple[SparseReport, str]:
+    """Of one phase on several ranks, each with its own heads or its own branch: the mean density, and a note of the densest
+    rank's, for which the others wait; empty where all are alike."""
+    densities = [row.density for row in rows if row.density is not None]
+    if not densities:
+        return rows[0], ""
+    mean, most = sum(densities) / len(densities), max(densities)
+    told = f"{rows[0].variant} of the densest rank's heads computed {most:.1%} of the pairs of tokens, and the others wait for it"
+    return replace(rows[0], density=mean), told if most > mean else ""
 
 
 def share_computed(reports: Sequence[SparseReport]) -> float | None:

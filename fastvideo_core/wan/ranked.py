@@ -20,7 +20,7 @@ from ..errors import RequestError
 from ..guidance import BOTH, Branch
 from ..parallel.ranks import Mesh
 from ..parallel.stop import AgreedStop
-from ..report import AttentionReport, SparseReport, TextReport
+from ..report import AttentionReport, SparseReport, TextReport, of_all_ranks
 from ..schedule import Phase, Schedule
 from ..step_cache.experts import CachedExperts
 from ..step_cache.session import BlockwiseSession, Counts
@@ -68,7 +68,7 @@ class PhaseAccount:
         """Of a phase by all of its ranks: the first one's, with the most memory, and the mean density of sparse attention, whose
         ranks choose tiles for own heads."""
         first = accounts[0]
-        sparse = [_of_all_heads(rows) for rows in zip(*(account.sparse for account in accounts), strict=True)]
+        sparse = [of_all_ranks(rows) for rows in zip(*(account.sparse for account in accounts), strict=True)]
         held = max((account.cache.peak_bytes for account in accounts if account.cache is not None), default=0)
         peaks = [account.peak_bytes for account in accounts if account.peak_bytes is not None]
         return replace(
@@ -78,16 +78,6 @@ class PhaseAccount:
             peak_bytes=max(peaks, default=None),
             notes=(*first.notes, *(note for _, note in sparse if note)),
         )
-
-
-def _of_all_heads(rows: Sequence[SparseReport]) -> tuple[SparseReport, str]:
-    """Of one phase on several ranks. The others wait for the densest: a note says how much."""
-    densities = [row.density for row in rows if row.density is not None]
-    if not densities:
-        return rows[0], ""
-    mean, most = sum(densities) / len(densities), max(densities)
-    told = f"{rows[0].variant} of the densest rank's heads computed {most:.1%} of the pairs of tokens, and the others wait for it"
-    return replace(rows[0], density=mean), told if most > mean else ""
 
 
 def check_session(session: object) -> None:

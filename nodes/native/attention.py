@@ -13,12 +13,14 @@ from comfy.patcher_extension import WrappersMP
 from fastvideo_core import Contribution
 from fastvideo_core.attention import AttentionAccount, Situation, beside_exact, prepare, survey, takes_bias
 
+from .blocks import has_own_kernel
 from .diffusers_network import DiffusersNetwork
 from .guard import guard_calls
 from .override import KEY, NAME, OVERRIDE, NativeAttention, check_override, marked_call, own_kernel_notes
-from .remote_network import check_here
+from .remote_network import remote_of
+from .remote_work import RemoteRun, RemoteWork, with_remote_work
 from .taking_part import Participant, taking_part
-from .text import GenerationText
+from .text import GenerationText, folds_of
 
 
 def with_attention(model: Any, self_attention: str, cross_attention: str, fold_text: bool) -> Any:
@@ -30,12 +32,10 @@ def with_attention(model: Any, self_attention: str, cross_attention: str, fold_t
         NumericsError: a backend gives wrong values here.
     """
     check_override(model.model_options, None)
-    check_here(model, NAME)
-    situation = situation_of(model)
-    all_rows = _all_rows(cross_attention, situation, fold_text)
-    across = situation if all_rows else replace(situation, mask="bias")
-    own, cross = (beside_exact(prepare(*given)) for given in ((self_attention, situation), (cross_attention, across)))
-    attention = NativeAttention(own, cross, all_rows)
+    if remote_of(model) is not None:
+        asked = {"self_attention": self_attention, "cross_attention": cross_attention, "fold_text": fold_text}
+        return with_remote_work(model, RemoteWork(NAME, KEY, "attention", asked, _folds_of))
+    attention = native_attention(situation_of(model), self_attention, cross_attention, fold_text)
     clone = model.clone()
     clone.model_options.setdefault("transformer_options", {})[OVERRIDE] = attention
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, AttentionWrapper(attention))
@@ -44,6 +44,19 @@ def with_attention(model: Any, self_attention: str, cross_attention: str, fold_t
             WrappersMP.DIFFUSION_MODEL, KEY, marked_call, clone.model_options, is_model_options=True
         )
     return clone
+
+
+def native_attention(situation: Situation, self_attention: str, cross_attention: str, fold_text: bool) -> NativeAttention:
+    """Backends that were tried there; errors as of `with_attention`."""
+    all_rows = _all_rows(cross_attention, situation, fold_text)
+    across = situation if all_rows else replace(situation, mask="bias")
+    own, cross = (beside_exact(prepare(*given)) for given in ((self_attention, situation), (cross_attention, across)))
+    return NativeAttention(own, cross, all_rows)
+
+
+def _folds_of(guider: Any, *_: Any) -> RemoteRun:
+    """What the workers cannot know of a run: its prompts."""
+    return RemoteRun({"folds": folds_of(guider)})
 
 
 def situation_of(model: Any) -> Situation:
@@ -79,9 +92,10 @@ class AttentionWrapper:
     def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         guider = executor.class_obj
         check_override(guider.model_options, self.attention)
-        text = GenerationText(guider, self.attention.all_rows)
+        text = GenerationText.of(guider, self.attention.all_rows)
         override = self.attention.override(text)
-        with taking_part(guider, AttentionPart(guider.model_patcher, override.account, text)):
+        has_own = has_own_kernel(guider.model_patcher.model.diffusion_model)
+        with taking_part(guider, AttentionPart(override.account, text, has_own)):
             guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
             guider.model_options["transformer_options"][OVERRIDE] = override
             guard_calls(guider.model_options, KEY, NAME, lambda: override.account.network_calls > 0)
@@ -92,11 +106,11 @@ class AttentionWrapper:
 
 @dataclass(frozen=True, eq=False)
 class AttentionPart(Participant):
-    """A generation's attention, by which its report tells."""
+    """A generation's attention, by which its report tells. has_own: see `has_own_kernel`."""
 
-    model: Any
     account: AttentionAccount
     text: GenerationText
+    has_own: bool
 
     def contribution(self, expert: Any) -> Contribution:
         core = comfy.ldm.modules.attention.optimized_attention.__name__
@@ -105,5 +119,5 @@ class AttentionPart(Participant):
         return Contribution(
             attention=self.account.reports(expert),
             texts=self.text.reports(expert),
-            notes=(*replaced, *own_kernel_notes(NAME, self.model)),
+            notes=(*replaced, *own_kernel_notes(NAME, self.has_own)),
         )

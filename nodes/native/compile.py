@@ -22,7 +22,8 @@ from .diffusers_network import DiffusersNetwork
 from .guard import guard_calls, network_name
 from .override import OVERRIDE, CoreAttention
 from .progress import show
-from .remote_network import check_here
+from .remote_network import remote_of
+from .remote_work import RemoteWork, with_remote_work
 from .taking_part import Participant, run_of, taking_part
 
 NAME = "FastVideo Compile"
@@ -38,7 +39,8 @@ def with_compile(model: Any, settings: CompileSettings) -> Any:
     if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         raise RequestError(f"There are two {NAME} nodes on one MODEL: remove or bypass one of the two.")
     check_compiled(model, ())
-    check_here(model, NAME)
+    if remote_of(model) is not None:
+        return with_remote_work(model, RemoteWork(NAME, KEY, "compile", {"settings": settings}))
     settings.check(situation_of(model))
     clone = model.clone(disable_dynamic=True)  # as core's own node: compiled code wants weights that stay where they are
     set_torch_compile_wrapper(clone, settings.backend, dynamic=False, keys=list(block_keys(clone.model.diffusion_model)))

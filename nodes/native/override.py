@@ -17,7 +17,7 @@ from torch import Tensor
 from fastvideo_core import RequestError
 from fastvideo_core.attention import Attention, AttentionAccount
 
-from .blocks import attention_blocks, has_own_kernel, wrapped_forwards
+from .blocks import attention_blocks, wrapped_forwards
 from .call import CALL, NetworkCall, lent
 from .guard import check_asked
 from .text import GenerationText, bias_of, reading
@@ -159,11 +159,10 @@ def core_backend_of(override: Any) -> str:
     return str(inspect.getclosurevars(override).nonlocals["optimized_attention"].__name__)
 
 
-def own_kernel_notes(node: str, model: Any) -> list[str]:
+def own_kernel_notes(node: str, has_own: bool) -> tuple[str, ...]:
     """What the node leaves out of a MODEL whose file brings an attention of its own."""
-    if not has_own_kernel(model.model.diffusion_model):
-        return []
-    return [f"the model's file asks for int8 attention of its own (comfy_attention), which does not run under {node}"]
+    told = f"the model's file asks for int8 attention of its own (comfy_attention), which does not run under {node}"
+    return (told,) if has_own else ()
 
 
 def check_call(node: str, name: str, q: Tensor, mask: Tensor | None, precision: Any, options: dict[str, Any]) -> None:

@@ -4,9 +4,10 @@ Runs in a process that has ComfyUI's modules and nothing of its server. What com
 core and of the engine: a pack's own classes have other names in each process.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import comfy.model_management
@@ -14,14 +15,18 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from fastvideo_core import Branch, LoadError, weights_digest
+from fastvideo_core import Branch, Contribution, LoadError, weights_digest
 from fastvideo_core.parallel import AgreedStop, Mesh, Ranks
 from fastvideo_core.step_cache import BlockwiseSession, Counts, fingerprint
 
 from .call import BRANCHES
 from .facts import check_shareable
 from .generation import network_weights
-from .rank_hooks import sharded
+from .rank_hooks import RankShard, sharded
+from .rank_work import WORKS, RankNetwork, RankWork, wrap
+
+SHARED = "fastvideo_shared"
+"""The key of the ranks' own wrapper."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,12 @@ class RankNetworks:
     def __init__(self, mesh: Mesh, stop_asked: Callable[[], bool] = lambda: False) -> None:
         """stop_asked: whether the call at work is to end; ranks look together."""
         self.mesh, self.device = mesh, comfy.model_management.get_torch_device()
-        self._stop = AgreedStop(mesh.aside, stop_asked)
+        self._shard = RankShard(mesh.tokens, AgreedStop(mesh.aside, stop_asked))
         self._known: dict[str, Weights] = {}
         self._here: tuple[str, Any] | None = None  # name and `patched` of the one on the device
         self._network: Any = None
+        self._facts: dict[str, RankNetwork] = {}
+        self._works: dict[str, RankWork] = {}
         self._sessions: dict[str, BlockwiseSession] = {}
         self._rows_of: dict[str, Ranks] = {}  # by cache: who shared the tokens of its last call
 
@@ -77,7 +84,7 @@ class RankNetworks:
         """
         model = self._opened(path, options)
         check_shareable(model, path)
-        self._known[name] = Weights(path, options, {})
+        self._known[name], self._facts[name] = Weights(path, options, {}), RankNetwork.of(model)
         self._here, self._network = (name, None), model
         config, weights = model.model.model_config, network_weights(model)
         return {
@@ -105,14 +112,27 @@ class RankNetworks:
         session.close()
         return session.counts
 
+    def begin(self, work: str, name: str, kind: str, asked: Mapping[str, Any]) -> None:
+        """What else works in calls of a network, those that name it, until `end`: see `WORKS`.
+
+        Raises:
+            RequestError, LoadError, NumericsError: it cannot, on this machine or with this network.
+        """
+        self._works[work] = WORKS[kind](self._facts[name], self._shard, **asked)
+
+    def end(self, work: str) -> Contribution:
+        """Frees it. Returns what it did."""
+        return self._works.pop(work).contribution()
+
     def offload(self) -> None:
         """Frees the device, until the next call."""
         self._here = self._network = None
         comfy.model_management.soft_empty_cache()
 
     def predict(
-        self, name: str, given: Mapping[str, Any], parts: Sequence[int], options: Mapping[str, Any], cached: Mapping[str, Any]
-    ) -> tuple[int, Tensor] | None:
+        self, name: str, given: Mapping[str, Any], parts: Sequence[int], options: Mapping[str, Any], cached: Mapping[str, Any],
+        works: Mapping[str, int] = MappingProxyType({}),
+    ) -> tuple[int, Tensor] | None:  # fmt: skip
         """One call of a network.
 
         Args:
@@ -120,6 +140,7 @@ class RankNetworks:
             parts: core's number of each of the n conditionings in the batch, 0 for a positive one.
             options: core's transformer options, as far as they are data.
             cached: the step cache that the call belongs to, if any: its name, the step, and the branches to forget.
+            works: what else works in it, as begun, and the step.
 
         Returns the number of this rank's part of the batch, and its output; None where another rank gives the same.
 
@@ -132,10 +153,33 @@ class RankNetworks:
         inputs = {key: self._placed(value, share.part, len(parts)) for key, value in given.items()}
         session = self._announced(share, cached)
         own_options: dict[str, Any] = {**options, "cond_or_uncond": list(parts)}
-        self._stop.begin()
-        with torch.inference_mode(), sharded(network, own_options, share.ranks, session, partial(self._stop.check, self.device)):
+        self._shard.ranks = share.ranks
+        self._shard.stop.begin()
+        with torch.inference_mode(), self._working(works, network, own_options, session):
             out: Tensor = network(**inputs, transformer_options=own_options)
         return (share.part or 0, out) if share.gives else None
+
+    @contextmanager
+    def _working(
+        self, works: Mapping[str, int], network: Any, options: dict[str, Any], session: BlockwiseSession | None
+    ) -> Iterator[None]:
+        """For a call with these options: the rank's share of the tokens, around what works inside of it and inside all else."""
+
+        def shared(executor: Any, x: Any, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
+                   transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
+            with sharded(network, transformer_options, self._shard, session):
+                return executor(x, timestep, context, clip_fea, time_dim_concat, transformer_options, **kwargs)
+
+        each = [(self._works[name], step) for name, step in works.items()]
+        with ExitStack() as call:
+            for work, step in each:
+                if not work.inside:
+                    work.join(call, network, options, step)
+            wrap(options, SHARED, shared)
+            for work, step in each:
+                if work.inside:
+                    work.join(call, network, options, step)
+            yield
 
     def _share(self, heads: int, parts: Sequence[int]) -> "_Share":
         """Of a call with these parts."""

@@ -9,7 +9,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from fastvideo_core import GuidanceSettings, LoadError, RequestError
+from fastvideo_core import Contribution, GuidanceSettings, LoadError, RequestError
 from fastvideo_core.parallel import Group
 from fastvideo_core.step_cache import BlockwiseSession, Counts, Fingerprint
 
@@ -30,7 +30,7 @@ class RemoteModel:
         self._patches: tuple[Mapping[str, Any], str | None] = {}, None  # to be sent before the next call
         self._told: tuple[str, ...] = ()  # the ranks that have the file
         self._patched: str | None = None  # by what, there
-        self._caches: dict[str, tuple[str, ...]] = {}  # and the ranks that each was opened in
+        self._opened: dict[str, tuple[str, ...]] = {}  # step caches and what else works there: the ranks that have it
         self.facts = self._loaded()[0]
 
     @property
@@ -57,8 +57,9 @@ class RemoteModel:
         self._patches = patches, patched
 
     def predict(
-        self, given: Mapping[str, Any], parts: list[int], options: Mapping[str, Any], cached: Mapping[str, Any]
-    ) -> Tensor:
+        self, given: Mapping[str, Any], parts: list[int], options: Mapping[str, Any], cached: Mapping[str, Any],
+        works: Mapping[str, int],
+    ) -> Tensor:  # fmt: skip
         """As `RankNetworks.predict`; returns the output of the whole batch.
 
         Raises:
@@ -71,7 +72,7 @@ class RemoteModel:
             self._patched = patched
         self.calls += 1
         self.alone += len(parts) < self.layout.cfg and not self._all_share_one
-        outs = self._ask(group, "predict", self.name, given, parts, options, cached, stoppable=True)
+        outs = self._ask(group, "predict", self.name, given, parts, options, cached, works, stoppable=True)
         parts_of_batch = sorted((out for out in outs if out is not None), key=lambda out: out[0])
         return torch.cat([out for _, out in parts_of_batch])
 
@@ -84,14 +85,38 @@ class RemoteModel:
 
     def open(self, cache: str, session: BlockwiseSession) -> None:
         """As `RankNetworks.open`, before the first call through this cache."""
-        if cache not in self._caches:
+        if cache not in self._opened:
             self._tell(self.ready(), "open", cache, session)
-            self._caches[cache] = self._told
+            self._opened[cache] = self._told
 
     def close(self, cache: str) -> list[Counts]:
         """What each rank tells as `RankNetworks.close`; nothing where the ranks that it was opened in are gone."""
-        group, opened = self.workers.running(self.layout), self._caches.pop(cache, ())
-        return self._tell(group, "close", cache) if group is not None and opened == tuple(group.names()) else []
+        return self._ended("close", cache)
+
+    def check(self, node: str, kind: str, asked: Mapping[str, Any], already: bool) -> None:
+        """Whether `begin` could do this. already: whether it is on the MODEL.
+
+        Raises:
+            RequestError: it is there already, or cannot work there.
+        """
+        if already:
+            raise RequestError(f"There are two {node} nodes on one MODEL: remove or bypass one of the two.")
+        name = uuid.uuid4().hex
+        self.begin(name, kind, asked)
+        self.end(name)
+
+    def begin(self, work: str, kind: str, asked: Mapping[str, Any]) -> None:
+        """As `RankNetworks.begin`, before the first call that names it."""
+        self._ask(self.ready(), "begin", work, self.name, kind, asked)
+        self._opened[work] = self._told
+
+    def end(self, work: str) -> list[Contribution]:
+        """What each rank tells as `RankNetworks.end`; nothing where the ranks that it was begun in are gone."""
+        return self._ended("end", work)
+
+    def _ended(self, method: str, name: str) -> list[Any]:
+        group, opened = self.workers.running(self.layout), self._opened.pop(name, ())
+        return self._tell(group, method, name) if group is not None and opened == tuple(group.names()) else []
 
     def offload(self) -> None:
         """Frees the workers' devices until the next call."""

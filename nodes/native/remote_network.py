@@ -17,6 +17,8 @@ from .remote_model import RemoteModel
 NODE = "FastVideo Load Model On Workers"
 SESSION = "fastvideo_worker_session"
 """Among a call's transformer options: what its step cache announced."""
+WORKS = "fastvideo_worker_works"
+"""Among a call's transformer options: what works in it in the workers, by its name there, and the step of the call."""
 DATA = ("rope_options",)
 """Of a call's transformer options: those that the network itself reads."""
 
@@ -32,8 +34,8 @@ class RemoteNetwork(WanModel):
         given = {name: value for name, value in {**given, **kwargs}.items() if value is not None}
         _check_data(given, transformer_options)
         options = {name: transformer_options[name] for name in DATA if name in transformer_options}
-        cached = transformer_options.get(SESSION, {})
-        out = self.remote.predict(given, list(transformer_options.get("cond_or_uncond", [0])), options, cached)
+        parts, cached = list(transformer_options.get("cond_or_uncond", [0])), transformer_options.get(SESSION, {})
+        out = self.remote.predict(given, parts, options, cached, transformer_options.get(WORKS, {}))
         return out.to(x.device)
 
 

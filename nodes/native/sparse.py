@@ -5,7 +5,7 @@ Attention's if there is one; networks of diffusers get the session, and exchange
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,11 +16,11 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from fastvideo_core import Contribution, Phase, RequestError, Schedule
-from fastvideo_core.attention.sparse import Inputs, Kernel, SparseSchedule, SparseSession, prepare_kernel
+from fastvideo_core.attention.sparse import Inputs, Kernel, SparseSchedule, SparseSession, as_it_is, prepare_kernel
 
 from .attached import SPARSE as KEY
 from .attention import situation_of
-from .blocks import attention_blocks, wrapped_forwards
+from .blocks import attention_blocks, has_own_kernel, wrapped_forwards
 from .call import Asked, lent
 from .diffusers_network import DiffusersNetwork
 from .generation import generation_of, noise_level_in
@@ -38,37 +38,64 @@ from .override import (
     other_attention,
     own_kernel_notes,
 )
-from .remote_network import check_here
+from .rank_hooks import RankShard, RankSparse
+from .remote_network import remote_of
+from .remote_work import RemoteRun, RemoteWork, with_remote_work
 from .taking_part import Participant, taking_part
-from .trained_weights import TrainedWeights
+from .trained_weights import TrainedFile, TrainedWeights, size_of
 from .uncompiled import uncompiled
 
 NAME = "FastVideo Sparse Attention"
 
 Size = tuple[int, int, int]
+Step = Callable[[Mapping[str, Any]], int]
+"""Which step of the generation a call of the network belongs to, by its transformer options."""
 
 
-def with_sparse_attention(model: Any, sparse: SparseSchedule, trained: TrainedWeights | None = None) -> Any:
+def step_in(schedule: Schedule, level: Callable[[Tensor], float]) -> Step:
+    """level: tells the noise level of a call by core's timesteps (B,)."""
+    return lambda options: schedule.step_at(level(options["sigmas"]))
+
+
+def with_sparse_attention(model: Any, sparse: SparseSchedule, file: TrainedFile | None = None) -> Any:
     """A clone of the MODEL whose self-attention is sparse as `sparse` says.
 
     Args:
-        trained: weights for core's network, which core's memory manager loads and counts with the MODEL's own.
+        file: of weights for core's network, which core's memory manager loads and counts with the MODEL's own.
 
     Raises:
         RequestError: another sparse attention or another pack's attention is on the MODEL, or the kernel cannot run on this
             machine with this model, with every reason.
         NumericsError: the kernel gives wrong values here.
+        LoadError: the file's weights are none or of another network.
     """
     if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
         raise RequestError(f"There are two {NAME} nodes on one MODEL: remove or bypass one of the two.")
     _check_override(model.model_options)
-    check_here(model, NAME)
-    kernel = prepare_kernel(sparse, situation_of(model))
+    if remote_of(model) is not None:
+        asked = {"sparse": sparse, "trained": None if file is None else (file.name, str(file.path))}
+        return with_remote_work(model, RemoteWork(NAME, KEY, "sparse", asked, _steps_of))
+    kernel, trained = prepare_kernel(sparse, situation_of(model)), None
+    if file is not None:
+        trained = file.weights(variant_of(sparse), size_of(model.model.diffusion_model), model.model.get_dtype_inference())
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, SparseWrapper(sparse, kernel, trained))
     if trained is not None:
         clone.set_additional_models(KEY, [trained.as_model()])
     return clone
+
+
+def variant_of(sparse: SparseSchedule) -> str:
+    """Its name, which is one for all experts of a MODEL."""
+    settings = sparse.settings or sparse.low_noise
+    assert settings is not None  # `SparseSchedule`
+    return settings.name
+
+
+def _steps_of(guider: Any, noise: Any, sigmas: Any, denoise_mask: Any) -> RemoteRun:
+    """What the workers cannot know of a run: its phases, and which step a call belongs to."""
+    schedule, phases = generation_of(guider, noise, sigmas, denoise_mask).part(None)
+    return RemoteRun({"phases": phases}, step_in(schedule, noise_level_in(guider)))
 
 
 @dataclass(frozen=True)
@@ -84,7 +111,9 @@ class SparseWrapper:
         _check_override(guider.model_options)
         _check_one_device(guider.model_patcher)
         generation = generation_of(guider, noise, sigmas, kwargs.get("denoise_mask", args[0] if args else None))
-        run = SparseRun(self, generation.part(None), guider.model_patcher, noise_level_in(guider))
+        schedule, phases = generation.part(None)
+        has_own = has_own_kernel(guider.model_patcher.model.diffusion_model)
+        run = SparseRun(self, phases, step_in(schedule, noise_level_in(guider)), has_own)
         with taking_part(guider, run):
             guider.model_options = comfy.model_patcher.create_model_options_clone(guider.model_options)
             comfy.patcher_extension.add_wrapper_with_key(
@@ -99,11 +128,12 @@ class SparseRun(Participant):
     shorter than the video."""
 
     def __init__(
-        self, asked: SparseWrapper, part: tuple[Schedule, tuple[Phase, ...]], model: Any, level: Callable[[Tensor], float]
+        self, asked: SparseWrapper, phases: tuple[Phase, ...], step: Step, has_own: bool, shard: RankShard | None = None
     ) -> None:
-        """part: where in the generation the MODEL works. level: tells the noise level of a call by core's timesteps (B,)."""
+        """phases: in which the MODEL works. step: tells that of a call. has_own: see `has_own_kernel`. shard: of a rank that has
+        some of the tokens."""
         self.sparse, self.kernel, self.trained = asked.sparse, asked.kernel, asked.trained
-        (self.schedule, self.phases), self.model, self.level = part, model, level
+        self.phases, self.step, self.has_own, self.shard = phases, step, has_own, shard
         self._sessions: dict[tuple[Phase, Size], SparseSession] = {}
         self._dense: Any = None  # the override that was there
 
@@ -119,20 +149,20 @@ class SparseRun(Participant):
         reports = (session.report() for session in self._sessions.values())
         return Contribution(
             sparse=tuple(replace(each, settings={**each.settings, **more}) for each in reports),
-            notes=tuple(own_kernel_notes(NAME, self.model)),
+            notes=own_kernel_notes(NAME, self.has_own),
         )
 
     def call(self, executor: Any, x: Tensor, timestep: Any, context: Any, clip_fea: Any, time_dim_concat: Any,
              transformer_options: dict[str, Any], **kwargs: Any) -> Any:  # fmt: skip
         """Core's DIFFUSION_MODEL wrapper: one call of the network. x: (B, C, T, H, W)."""
         network = executor.class_obj
-        step = self.schedule.step_at(self.level(transformer_options["sigmas"]))
+        step = self.step(transformer_options)
         # Here, for compiled code would take the step for a number that may be any.
         phase = next((phase for phase in self.phases if step in phase.steps), self.phases[-1])
         session = self._session(phase, x, network.patch_size)
         session.begin(step)
         self._dense = transformer_options.get(OVERRIDE)
-        call = SparseCall(dense=self._dense)
+        call = SparseCall(dense=self._dense, rows=self._rows)
         marks = [(block.self_attn, self._mark(call, session, layer)) for layer, block in attention_blocks(network)]
         given = {SPARSE: session, **({} if isinstance(network, DiffusersNetwork) else {OVERRIDE: call})}
         with lent(transformer_options, **given), wrapped_forwards(marks):
@@ -151,10 +181,18 @@ class SparseRun(Participant):
         time, height, width = (-(-extent // part) for extent, part in zip(x.shape[2:], patch_size, strict=True))
         key = (phase, (time, height, width))
         if key not in self._sessions:
-            session = SparseSession.open(self.sparse, phase, key[1], x.device, self.kernel)
+            around = as_it_is if self.shard is None else partial(RankSparse, shard=self.shard)
+            session = SparseSession.open(self.sparse, phase, key[1], x.device, self.kernel, around)
             assert session is not None
             self._sessions[key] = session
         return self._sessions[key]
+
+    def _rows(self, tokens: int) -> int:
+        """Of so many tokens, those that the network's blocks have here."""
+        if self.shard is None:
+            return tokens
+        rows = self.shard.ranks.rows(tokens)
+        return rows.stop - rows.start
 
 
 @dataclass(eq=False, kw_only=True)
@@ -163,9 +201,10 @@ class SparseCall(Asked):
 
     dense: FastVideo Attention's override or that of core's Model Attention Backend, None where core's own attention is dense.
     attend: of the layer whose self-attention asks, None where cross-attention does. tokens: what that self-attention was given,
-    (B, L, H * D).
+    (B, L, H * D). rows: tells how many it is to be given of so many.
     """
 
+    rows: Callable[[int], int]
     dense: Any = None
     attend: Callable[..., Tensor] | None = None
     tokens: Tensor | None = None
@@ -231,7 +270,7 @@ class SparseOverride:
 
     def _check_tokens(self, found: set[int]) -> None:
         size = self.session.attention.size
-        if found != {math.prod(size)}:
+        if found != {self.call.rows(math.prod(size))}:
             raise RequestError(
                 f"The video has {' x '.join(map(str, size))} = {math.prod(size)} tokens and the network's self-attention "
                 f"{' to '.join(map(str, sorted(found)))}: this kind of Wan network, or a node before the sampler, puts other "

@@ -5,7 +5,7 @@ generation it embeds the rows that the fold keeps; and its own cross-attention m
 meets the text's scores and no others.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -31,13 +31,17 @@ class GenerationText:
     is looked at on the device, and told at the end.
     """
 
-    def __init__(self, guider: Any, why_not: str = "") -> None:
-        """guider: core's, about to sample. why_not: the reason to read all rows, if there is one."""
+    def __init__(self, folds: Mapping[int, FoldedText], device: torch.device, why_not: str = "") -> None:
+        """folds: of the prompts, by their number of rows. why_not: the reason to read all rows, if there is one."""
         self.why_not = why_not
         self._read: dict[int, tuple[FoldedText | None, str]] = {}  # by the number of rows that were given
-        device = guider.model_patcher.load_device
         self._lost = {device: torch.zeros((), dtype=torch.bool, device=device)}  # whether a row with a text in it was cut off
-        self._folds = {} if why_not else _folds(guider)
+        self._folds = {} if why_not else folds
+
+    @classmethod
+    def of(cls, guider: Any, why_not: str = "") -> "GenerationText":
+        """guider: core's, about to sample."""
+        return cls({} if why_not else folds_of(guider), guider.model_patcher.load_device, why_not)
 
     def fold(self, length: int, as_made: bool) -> FoldedText | None:
         """How the network reads a text with so many rows; None: as it is. as_made: its cross-attention takes a fold."""
@@ -100,8 +104,8 @@ def bias_of(call: NetworkCall, keys: int) -> Tensor | None:
     return None if fold is None or keys != fold.rows else fold.bias
 
 
-def _folds(guider: Any) -> dict[int, FoldedText]:
-    """By the number of rows of the prompts."""
+def folds_of(guider: Any) -> dict[int, FoldedText]:
+    """Of the prompts of core's guider, which is about to sample; by their number of rows."""
     texts: dict[int, list[Tensor]] = {}
     for conds in guider.conds.values():
         for cond in conds or ():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastvideo_core import DBCacheSettings, Phase, plan, shifted_sigmas
 from fastvideo_core.errors import StoppedError
-from fastvideo_core.parallel import Layout, Mesh, Ranks
+from fastvideo_core.parallel import AgreedStop, Layout, Mesh, Ranks
 from fastvideo_core.step_cache import DBCache, MagCache
 
 native = fastvideo_rank.native({"cpu": True, "use_pytorch_cross_attention": True})
@@ -28,13 +28,18 @@ from comfy.ldm.wan.model import WanModel  # noqa: E402
 from sampling import CLIP_TOKENS, normal  # noqa: E402
 from tiny_wan import KINDS, TEXT_DIM, scaled  # noqa: E402
 
-sharded, RankNetworks = native("rank_hooks").sharded, native("rank_network").RankNetworks
+hooks, RankNetworks = native("rank_hooks"), native("rank_network").RankNetworks
 
 HEADS, LAYERS = 4, 3
 SIZES = {"even": (3, 8, 8), "odd": (3, 6, 6)}  # 48 tokens, and 27
 ALONE = Mesh(Layout(), Ranks(), Ranks(), Ranks(), Ranks())
 STEPS = 8
 BOTH = [1, 0]  # core's numbers of the two branches, in the order in which it joins them
+
+
+def shard_of(ranks: Ranks) -> Any:
+    """Which nobody stops."""
+    return hooks.RankShard(ranks, AgreedStop(Ranks(), lambda: False))
 
 
 def network_of(kind: str, dtype: torch.dtype = torch.float32) -> WanModel:
@@ -85,7 +90,7 @@ def shared_difference(ranks: Ranks, kind: str, size: str, dtype: torch.dtype, **
     network, inputs = network_of(kind, dtype), {**inputs_of(kind, size, dtype), **more}
     whole = network(**inputs, transformer_options={})
     options: dict[str, Any] = {}
-    with sharded(network, options, ranks):
+    with hooks.sharded(network, options, shard_of(ranks)):
         shared = network(**inputs, transformer_options=options)
     assert set(options) <= {"grid_sizes", "total_blocks", "block_type", "block_index"}
     comfy.model_management.in_training = False
@@ -103,7 +108,7 @@ def hook_case(mesh: Mesh) -> dict[str, Any]:
 
     def run(ranks: Ranks) -> Tensor:
         options: dict[str, Any] = {"patches_replace": {"dit": {("double_block", 1): hook}}}
-        with sharded(network, options, ranks):
+        with hooks.sharded(network, options, shard_of(ranks)):
             out = network(**inputs, transformer_options=options)
         assert options["patches_replace"]["dit"] == {("double_block", 1): hook}
         return out

@@ -154,7 +154,7 @@ def test_other_networks_of_core_read_it(
     guider.set_conds(**given)
     guider.conds = guider.original_conds
     options = guider.model_options["transformer_options"]
-    own = module_of(comfy, "native.text").GenerationText(guider)
+    own = module_of(comfy, "native.text").GenerationText.of(guider)
     text = given["positive"][0][0]
     call = {name: normal(70, 1, *shape) for name, shape in more.items()}
     full, folded = (

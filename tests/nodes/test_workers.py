@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,43 +13,56 @@ import torch
 from caching import cached as magcached
 from caching import plans, put_table
 from graphs import node, sampler_prompt
-from safetensors.torch import save_file
 from sampling import core_node, run_ksampler, run_node
-from test_compile import dbcached
-from tiny_wan import metadata, random_weights, save_lora
-from wan_files import scaled_fp8
+from test_attention import attended
+from test_compile import compiled, dbcached, last_call
+from test_sparse_attention import inputs_of
+from test_trained_weights import named
+from worker_models import (
+    INSIDE,
+    QUANTISED,
+    RUNS,
+    Wrap,
+    here,
+    on_workers,
+    ranks_of,
+    with_lora,
+    workers_of,
+    write_files,
+    write_quantised,
+)
 
-from fastvideo_core import RequestError, WorkerError
+from fastvideo_core import LoadError, RequestError, WorkerError
+from fastvideo_core.parallel import Layout
 from tools.comfy_in_process import PromptFailed
 
 pytest.importorskip("ray", reason="workers are processes of Ray, an optional package")
 pytestmark = pytest.mark.usefixtures("direct")
 
-TOKENS = {"layout": "cfg x ulysses", "cfg": 1, "ulysses": 2}
 STEPS = 4
 
 
 @pytest.fixture(scope="module")
 def files(comfy: Any) -> None:
-    folder = comfy.model_folder("diffusion_models")
-    for seed in (0, 1):
-        save_file(random_weights("t2v", seed), folder / f"heads_{seed}.safetensors", metadata(heads=4))
-    save_file(random_weights("ti2v", 0), folder / "heads_ti2v.safetensors", metadata(heads=4))
-    save_file(scaled_fp8(random_weights("t2v", 0)), folder / "heads_fp8.safetensors", metadata(heads=4))
-    save_lora(comfy.model_folder("loras"))
+    write_files(comfy)
 
 
 @pytest.fixture(scope="module")
-def workers(comfy: Any, files: None) -> Iterator[Any]:
-    """Two that share the tokens, for all tests: they take long to start."""
-    made = workers_of(comfy)
+def four(comfy: Any, files: None) -> Iterator[Any]:
+    """Two for each branch, which share the tokens; the first, for Ray has as many CPUs as the first who asks."""
+    made = workers_of(comfy, cfg=2, ulysses=2)
     yield made
     made.close()
 
 
-def workers_of(host: Any, layout: dict[str, Any] = TOKENS) -> Any:
-    node = host.node_classes["FastVideoWorkers"]
-    return node.execute(count=2, device="CPU", layout=layout, place={"place": "this machine"}).args[0]
+@pytest.fixture(scope="module")
+def workers(four: Any) -> Iterator[Any]:
+    """Two that share the tokens, for all other tests: they take long to start."""
+    for group in four.groups:
+        group.end()
+    made = type(four)(four.machines, Layout(ulysses=2))
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -57,17 +71,15 @@ def remote(comfy: Any, workers: Any) -> Callable[..., Any]:
     return lambda name="heads_0": on_workers(comfy, workers, name)
 
 
-def on_workers(host: Any, workers: Any, name: str) -> Any:
-    node = host.node_classes["FastVideoLoadModelOnWorkers"]
-    return node.execute(workers=workers, model_name=f"{name}.safetensors", weight_dtype="default").args[0]
-
-
-def here(host: Any, name: str = "heads_0") -> Any:
-    return core_node(host, "UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default")
-
-
-def with_lora(host: Any, model: Any) -> Any:
-    return core_node(host, "LoraLoaderModelOnly", model=model, lora_name="tiny.safetensors", strength_model=0.8)
+@pytest.mark.parametrize("name", ["nothing", *INSIDE])
+def test_four_of_which_two_have_a_branch_give_what_a_branch_at_a_time_gives(comfy: Any, four: Any, name: str) -> None:
+    wrap: Wrap = INSIDE.get(name, lambda host, model: model)
+    expected, told = run_node(comfy, wrap(comfy, here(comfy)), **inputs_of(), guidance_mode="sequential")
+    video, report = run_node(comfy, compiled(comfy, wrap(comfy, on_workers(comfy, four))), **inputs_of())
+    assert torch.equal(video, expected)
+    assert report.guidance_mode == "batched" and last_call(report) <= 1
+    halves = [(row.backend, 2 * row.calls, 2 * row.network_calls) for row in report.attention]
+    assert halves == [(row.backend, row.calls, row.network_calls) for row in told.attention]
 
 
 @pytest.mark.parametrize("sampler", ["euler", "uni_pc", "dpmpp_2m", "heun"])
@@ -84,9 +96,10 @@ def test_fastvideo_sampler_gives_the_same_video_and_tells_who_computed_it(comfy:
     assert f"the single network was called {STEPS} times, in 2 CPU workers (cfg 1 x ulysses 2)" in report.notes
 
 
-def test_a_given_first_frame_has_its_own_time(comfy: Any, remote: Any) -> None:
-    expected = run_ksampler(here(comfy, "heads_ti2v"), "ti2v", steps=STEPS)
-    assert torch.equal(run_ksampler(remote("heads_ti2v"), "ti2v", steps=STEPS), expected)
+@pytest.mark.parametrize("kind", ["i2v", "i2v_clip", "flf2v", "ti2v"])
+def test_each_kind_of_network(comfy: Any, remote: Any, kind: str) -> None:
+    expected = run_ksampler(here(comfy, f"heads_{kind}"), kind, steps=2)
+    assert torch.equal(run_ksampler(remote(f"heads_{kind}"), kind, steps=2), expected)
 
 
 def test_core_s_lora_node_and_the_model_without_it(comfy: Any, remote: Any) -> None:
@@ -100,11 +113,48 @@ def test_a_quantised_file_is_what_core_s_loader_makes_of_it(comfy: Any, remote: 
     assert torch.equal(run_ksampler(with_lora(comfy, remote("heads_fp8")), steps=2), expected)
 
 
-def test_two_experts_on_the_same_workers(comfy: Any, remote: Any) -> None:
-    expected, _ = run_node(comfy, here(comfy), low_noise_model=here(comfy, "heads_1"), steps=STEPS)
-    video, report = run_node(comfy, remote(), low_noise_model=remote("heads_1"), steps=STEPS)
-    assert torch.equal(video, expected)
-    assert [phase.expert for phase in report.phases] == ["high_noise", "low_noise"]
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_each_kind_of_file(comfy: Any, remote: Any, kind: str) -> None:
+    name = write_quantised(comfy, kind)
+    assert torch.equal(run_ksampler(remote(name), steps=2), run_ksampler(here(comfy, name), steps=2))
+
+
+def test_a_file_that_core_s_loader_does_not_read_is_refused_before_anything_starts(comfy: Any, workers: Any) -> None:
+    """As a GGUF pack has them, which is in no worker."""
+    path = comfy.model_folder("diffusion_models") / "heads.gguf.safetensors"
+    path.write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(LoadError, match="Workers open files of ComfyUI's own loader"):
+        on_workers(comfy, workers, "heads.gguf")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_experts_and_a_lora_by_each_sampler_and_interrupted(comfy: Any, remote: Any, workers: Any, name: str) -> None:
+    """In the second call, while the workers are in it."""
+    from comfy import model_management
+
+    expected = RUNS[name](comfy, here(comfy), with_lora(comfy, here(comfy, "heads_1")))
+    high, low = remote(), with_lora(comfy, remote("heads_1"))
+    assert torch.equal(RUNS[name](comfy, high, low), expected)
+    before, calls = ranks_of(workers), []
+    with pytest.raises(model_management.InterruptProcessingException):
+        RUNS[name](comfy, interrupted_in(2, high, calls), low)
+    assert len(calls) == 2
+    assert torch.equal(RUNS[name](comfy, high, low), expected) and ranks_of(workers) == before
+
+
+def interrupted_in(call: int, model: Any, calls: list[int]) -> Any:
+    from comfy import model_management
+    from comfy.patcher_extension import WrappersMP
+
+    def interrupting(executor: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == call:
+            model_management.interrupt_current_processing()
+        return executor(*args, **kwargs)
+
+    stopped = model.clone()
+    stopped.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "interrupting", interrupting)
+    return stopped
 
 
 @pytest.mark.parametrize("cache", ["MagCache", "DBCache"])
@@ -130,33 +180,6 @@ def test_unloaded_models_are_read_again(comfy: Any, remote: Any) -> None:
     assert all(weight.is_meta for weight in model.model.diffusion_model.parameters())
 
 
-def test_an_interrupt_ends_a_call_and_leaves_the_workers(comfy: Any, remote: Any, workers: Any) -> None:
-    """In the second call, while the workers are in it."""
-    from comfy import model_management
-    from comfy.patcher_extension import WrappersMP
-
-    model, calls = remote(), []
-    expected = run_ksampler(model, steps=2)
-    before = ranks_of(workers)
-
-    def interrupting(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
-            model_management.interrupt_current_processing()
-        return executor(*args, **kwargs)
-
-    stopped = model.clone()
-    stopped.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "interrupting", interrupting)
-    with pytest.raises(model_management.InterruptProcessingException):
-        run_ksampler(stopped, steps=3)
-    assert len(calls) == 2
-    assert torch.equal(run_ksampler(model, steps=2), expected) and ranks_of(workers) == before
-
-
-def ranks_of(workers: Any) -> list[str]:
-    return [name for group in workers.groups for name in group.names()]
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_is_named_and_the_next_run_has_new_ones(comfy: Any, remote: Any, workers: Any, rank: int) -> None:
     model = remote()
@@ -169,11 +192,34 @@ def test_a_killed_rank_is_named_and_the_next_run_has_new_ones(comfy: Any, remote
     assert torch.equal(run_ksampler(model, steps=2), expected)
 
 
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_works_inside_the_network_does_so_in_the_workers(comfy: Any, remote: Any, name: str) -> None:
+    """Of 768 tokens."""
+    expected, told = run_node(comfy, INSIDE[name](comfy, here(comfy)), **inputs_of())
+    video, report = run_node(comfy, INSIDE[name](comfy, remote()), **inputs_of())
+    assert torch.equal(video, expected)
+    assert (report.attention, report.texts) == (told.attention, told.texts)
+    assert [replace(row, density=None) for row in report.sparse] == [replace(row, density=None) for row in told.sparse]
+    assert [row.density for row in report.sparse] == pytest.approx([row.density for row in told.sparse])
+
+
+def test_trained_weights_and_a_step_cache_beside_compiled_sparse_attention(comfy: Any, remote: Any) -> None:
+    def wrap(model: Any) -> Any:
+        return dbcached(comfy, attended(comfy, named(comfy, model, "VSA", "heads_vsa.safetensors"), "sdpa", "sdpa"), 0.99)
+
+    expected, told = run_node(comfy, wrap(here(comfy)), **inputs_of(steps=STEPS))
+    video, report = run_node(comfy, compiled(comfy, wrap(remote())), **inputs_of(steps=STEPS))
+    assert torch.equal(video, expected) and plans(report) == plans(told)
+    assert report.sparse[0].settings == told.sparse[0].settings and last_call(report) == 1
+    with pytest.raises(RequestError, match="There are two FastVideo Compile nodes"):
+        compiled(comfy, compiled(comfy, remote()))
+    with pytest.raises(LoadError, match="heads_0"):
+        named(comfy, remote(), "VSA", "heads_0.safetensors")
+
+
 @pytest.mark.parametrize(
     ("node", "inputs", "why"),
     [
-        ("FastVideoAttention", {"self_attention": "auto", "cross_attention": "auto", "fold_text": True}, "inside the network"),
-        ("FastVideoCompile", {"enabled": True}, "inside the network"),
         ("SkipLayerGuidanceDiT", {"double_layers": "0", "single_layers": "", "scale": 3.0, "start_percent": 0.0,
                                   "end_percent": 1.0, "rescaling_scale": 0.0}, "a block replace"),
     ],
@@ -221,4 +267,4 @@ def test_without_ray_the_error_says_what_to_install(comfy: Any, files: None, mon
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RequestError, match=r"fastvideo-nodes\[cluster\]"):
-        on_workers(comfy, workers_of(comfy), "heads_0")
+        on_workers(comfy, workers_of(comfy, cfg=1, ulysses=2), "heads_0")

@@ -10,7 +10,7 @@ from .nabla import NABLASettings
 from .processor import sparse_attention
 from .schedule import SparseSchedule
 from .select import kernel_of, prepare_kernel
-from .session import SparseSession
+from .session import SparseSession, as_it_is
 from .sla import SLASettings
 from .sta import STASettings
 from .tiles import TileGrid
@@ -36,6 +36,7 @@ __all__ = [
     "SparseSettings",
     "TileGrid",
     "VSASettings",
+    "as_it_is",
     "kernel_of",
     "measured",
     "prepare_kernel",
