@@ -12,8 +12,8 @@ them the same, in this order, and each of them answers:
         close()                            -> PhaseAccount of each rank; PhaseAccount.of_all is that of the phase
     offload()
 
-`call` raises StoppedError on all ranks where one was told to stop. After another error, CapacityError too, the ranks that did not
-raise it wait for the one that did: none of them can be used again.
+`call` raises StoppedError on all ranks where one was told to stop. After another error the ranks that did not raise it wait for
+the one that did: `Group` ends them all, at once where the memory of one is too small, and says which one it was.
 """
 
 from .group import Group

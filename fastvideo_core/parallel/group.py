@@ -5,7 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..errors import StoppedError, WorkerError
+from ..errors import CapacityError, FastVideoError, StoppedError, WorkerError
 
 LOOK_SECONDS = 0.05
 """How often it is asked whether somebody wants an end."""
@@ -136,14 +136,30 @@ class Group:
                 answers.append(rank.ask(self._number, method, each))
             _wait(answers, interrupted)
         except BaseException as error:
+            failed = [rank for rank, answer in zip(ranks, answers, strict=False) if answer.done() and answer.exception() is error]
             if len(answers) < len(ranks):  # some would wait for the others
                 self.end()
-            elif not any(answer.done() and answer.exception() is error for answer in answers):
+            elif not failed:
                 self._stop(ranks, answers, stoppable)
-            elif isinstance(error, WorkerError) or not _settled(answers):
+            elif isinstance(error, WorkerError):
                 self.end()
+            elif isinstance(error, FastVideoError) and self._alone(answers, error):
+                raise _named(failed[0], error) from error
             raise
         return [answer.result() for answer in answers]
+
+    def _alone(self, answers: Sequence["Future[Any]"], error: FastVideoError) -> bool:
+        """Whether one rank raised this and others did not. Those would wait for it for ever: none of them is left.
+
+        What a rank refuses all of them refuse, each by itself, for they are asked the same. Memory is a rank's own: where one has
+        none left, others are in the midst of something, or left it elsewhere.
+        """
+        if len(answers) == 1:
+            return False
+        alike = not isinstance(error, CapacityError) and _settled(answers)
+        if not alike:
+            self.end()
+        return not alike or any(type(answer.exception()) is not type(error) for answer in answers)
 
     def _stop(self, ranks: Sequence[Rank], answers: Sequence["Future[Any]"], stoppable: bool) -> None:
         """No rank works any more, or none is left."""
@@ -166,6 +182,11 @@ def _wait(answers: Sequence["Future[Any]"], interrupted: Callable[[], None]) -> 
         for answer in done:
             answer.result()
         interrupted()
+
+
+def _named(rank: Rank, error: FastVideoError) -> FastVideoError:
+    """As that rank's own."""
+    return type(error)(f"{rank.name[:1].upper()}{rank.name[1:]}: {error}")
 
 
 def _settled(answers: Sequence["Future[Any]"]) -> bool:

@@ -23,10 +23,14 @@ class MoveAccount:
 
 
 @contextmanager
-def placed(network: nn.Module, device: torch.device, offload_device: torch.device, ways_out: str = LEAVE_IT) -> Iterator[None]:
+def placed(
+    network: nn.Module, device: torch.device, offload_device: torch.device | None, ways_out: str = LEAVE_IT
+) -> Iterator[None]:  # fmt: skip
     """`network` on `device`; afterwards, also on interrupt and where not all of it fits, on `offload_device`.
 
     Args:
+        offload_device: None for the tensors that it had before, of which no copy is made: those that are mapped from a file stay
+            so. Nothing may change them meanwhile.
         ways_out: what can be done where it does not fit.
 
     Raises:
@@ -37,16 +41,19 @@ def placed(network: nn.Module, device: torch.device, offload_device: torch.devic
             raise _is_held(network, f"on {device}")
         yield
         return
+    put_back = _to(network, offload_device) if offload_device is not None else _as_before(network)
     try:
         with room(lambda: network_too_large(network, device, ways_out)):
             _move(network, device)
         yield
     finally:
-        _move(network, offload_device)
+        put_back()
 
 
 @contextmanager
-def held(network: nn.Module, device: torch.device, offload_device: torch.device, ways_out: str = LEAVE_IT) -> Iterator[None]:
+def held(
+    network: nn.Module, device: torch.device, offload_device: torch.device | None, ways_out: str = LEAVE_IT
+) -> Iterator[None]:  # fmt: skip
     """As `placed`, for several who place it one after another: while it is held they move nothing.
 
     Raises:
@@ -67,6 +74,22 @@ def _is_held(network: nn.Module, asked: str) -> RequestError:
         f"The network was asked for {asked}, and several generations hold it on {vars(network)[_HELD]}. Run those to their end, "
         "or close() them, before."
     )
+
+
+def _to(network: nn.Module, device: torch.device) -> Callable[[], None]:
+    return lambda: _move(network, device)
+
+
+def _as_before(network: nn.Module) -> Callable[[], None]:
+    places = [each for module in network.modules() for each in (vars(module)["_parameters"], vars(module)["_buffers"])]
+    before = [(place, name, tensor, tensor.data) for place in places for name, tensor in place.items() if tensor is not None]
+
+    def put_back() -> None:
+        for place, name, tensor, values in before:
+            tensor.data = values
+            place[name] = tensor
+
+    return put_back
 
 
 def _move(network: nn.Module, device: torch.device) -> None:

@@ -128,7 +128,9 @@ class RankExperts:
         self.offload()
         network = self.transformers[expert]
         if not is_group_offloaded(network):
-            self._loaded.enter_context(held(network, self.device, self.offload_device, WAYS_OUT))
+            # Moved to the CPU, each rank would have a copy of its own of what all of them map from one file.
+            back = self.device if self.offload_device == self.device else None
+            self._loaded.enter_context(held(network, self.device, back, WAYS_OUT))
 
     def offload(self) -> None:
         """No expert is loaded, no phase open. It may be asked for at any time."""

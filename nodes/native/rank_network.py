@@ -219,9 +219,8 @@ class RankNetworks:
             self.offload()
             self._network = self._opened(known.path, known.options)
             self._here = name, known.patched
-            self._network.patches = dict(known.patches)
+            self._network.patches, self._network.backup = dict(known.patches), _Forgotten()
         comfy.model_management.load_models_gpu([self._network], force_full_load=True)
-        self._network.backup.clear()  # what was patched is read again, not put back
         return self._network
 
     def _opened(self, path: str, options: Mapping[str, Any]) -> Any:
@@ -231,3 +230,10 @@ class RankNetworks:
             return comfy.sd.load_diffusion_model(path, placed, disable_dynamic=True)
         except FileNotFoundError as error:
             raise LoadError(f"This machine has no file {path}: every machine needs the model in the same place.") from error
+
+
+class _Forgotten(dict[str, Any]):
+    """Of weights as they were before their patches, which lie on the device: they are read again, not put back."""
+
+    def __setitem__(self, name: str, weight: Any) -> None:
+        return None

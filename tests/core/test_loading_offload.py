@@ -1,7 +1,9 @@
 """Group offloading changes where the weights are, not what the network computes."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 import tiny_transformer as files
@@ -12,8 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastvideo_core import SamplingRequest, plan
 from fastvideo_core.errors import RequestError
+from fastvideo_core.parallel import Layout, Mesh, Ranks
 from fastvideo_core.wan import WanExperts
-from fastvideo_core.wan.loading import group_offload
+from fastvideo_core.wan.loading import group_offload, load_transformer
+from fastvideo_core.wan.ranked import RankExperts
 
 CPU = torch.device("cpu")
 (PHASE,) = plan((1.0, 0.0), 5.0).phases
@@ -92,3 +96,22 @@ def test_offloading_to_another_device_than_the_models_is_refused() -> None:
         ):
             WanExperts({"single": network}, tiny.conditioning(), tiny.SHAPE, torch.device(device), CPU)
     WanExperts({"single": network}, tiny.conditioning(), tiny.SHAPE, torch.device("cuda"), CPU)
+
+
+def test_what_a_rank_puts_aside_are_the_weights_that_it_had_before_and_no_copy(tmp_path: Path) -> None:
+    """Each rank would have its own, of what all of them map from one file. Its device is one that nothing can be copied from."""
+    path = files.save(files.NETWORKS["t2v"]().state_dict(), tmp_path / "t2v.safetensors")
+    networks = {name: load_transformer(path) for name in ("high_noise", "low_noise")}
+    one, places = Ranks(), {name: pointers(network) for name, network in networks.items()}
+    rank = RankExperts(networks, Mesh(Layout(), one, one, one, one), torch.device("meta"), CPU)
+    for name in ("high_noise", "low_noise", "high_noise"):
+        rank.load(name)
+        assert {weight.device.type for weight in networks[name].parameters()} == {"meta"}
+    rank.offload()
+    assert {name: pointers(network) for name, network in networks.items()} == places
+    mapped = [each for each in psutil.Process().memory_maps(grouped=False) if each.path == str(path)]
+    assert mapped and not any(each.private_dirty for each in mapped)
+
+
+def pointers(network: torch.nn.Module) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in [*network.named_parameters(), *network.named_buffers()]}

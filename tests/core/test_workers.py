@@ -1,6 +1,7 @@
 """Workers are real processes of Ray: what they make is what one process makes, and where one is gone it is told, and mended."""
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ import torch
 from worker_cases import STEPS, conditioning, demo, family, killed_when, made, process_of, request, size
 
 from fastvideo_core import (
+    AttentionSettings,
+    CapacityError,
+    CompileSettings,
     DBCacheSettings,
     Layout,
     LoadError,
@@ -30,7 +35,8 @@ from fastvideo_core import (
     with_dbcache,
     with_magcache,
 )
-from fastvideo_core.parallel import Mesh, Ranks
+from fastvideo_core.attention.sparse import SparseSchedule, VSASettings
+from fastvideo_core.parallel import Entry, Group, Machines, Mesh, Ranks
 from fastvideo_core.parallel.group import Stop
 from fastvideo_core.parallel.ray_ranks import RayRank
 from fastvideo_core.wan.loading import remove_loras
@@ -43,13 +49,45 @@ CACHES: dict[str, Any] = {
     "MagCache": with_magcache(MagCacheSettings(threshold=0.5, max_skips=1, retention=0.0)),
     "DBCache": with_dbcache(DBCacheSettings(threshold=0.9, first_blocks=1, warmup_steps=1)),
 }
+ACCELERATED: list[dict[str, Any]] = [
+    {"attention": AttentionSettings("sdpa_math", "sdpa")},
+    {"sparse": SparseSchedule(settings=VSASettings(sparsity=0.5), kernel="gather"), "cache": CACHES["DBCache"]},
+]
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[ModelOnWorkers]:
-    """A rank for each branch of guidance."""
-    with Workers.local(workers=2, layout=TWO) as workers:
+def four() -> Iterator[ModelOnWorkers]:
+    """Two ranks for each branch of guidance; the first, for Ray has as many CPUs as the first who asks."""
+    with Workers.local(workers=4, layout=Layout(cfg=2, ulysses=2)) as workers:
         yield workers.take(demo())
+
+
+@pytest.fixture(scope="module")
+def machines(four: ModelOnWorkers) -> Machines:
+    """For less, one after the other."""
+    four.ranks.group.end()
+    found: Machines = four.owner.machines
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(machines: Machines) -> Iterator[ModelOnWorkers]:
+    """A rank for each branch of guidance."""
+    with Workers(machines, TWO) as workers:
+        yield workers.take(demo())
+
+
+@pytest.mark.parametrize("options", ACCELERATED, ids=" ".join)
+def test_four_of_which_two_share_a_branch_s_tokens(options: dict[str, Any], four: ModelOnWorkers) -> None:
+    """Compiled, too, in the ranks, where calls of compiled attention are not counted."""
+    mine = made(four, request(mode="auto"), compile=CompileSettings("eager"), **options)
+    other = made(demo(), request(mode="sequential"), **options)
+    assert torch.equal(mine.latents, other.latents)
+    ours, theirs = mine.report(), other.report()
+    assert [cache.phases for cache in ours.caches] == [cache.phases for cache in theirs.caches]
+    assert [(row.part, row.backend) for row in ours.attention] == [(row.part, row.backend) for row in theirs.attention]
+    assert [row.density for row in ours.sparse] == pytest.approx([row.density for row in theirs.sparse])
+    assert any(note.startswith("blocks compiled by eager") for note in ours.notes)
 
 
 @pytest.mark.parametrize("name", CACHES)
@@ -87,6 +125,23 @@ def test_a_rank_that_is_killed_is_named_and_the_next_run_is_as_before(
         made(model)
     assert not model.ranks.running, "the others ended too"
     assert torch.equal(made(model).latents, made(demo()).latents)
+
+
+def test_a_rank_that_fails_alone_ends_the_others_and_is_named(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for none of them, where it would for hours. What all refuse leaves them."""
+    group = Group(partial(machines.start, TWO, Entry("one_rank_fails", "Failing", paths=(str(Path(__file__).parent),))))
+    monkeypatch.setattr("fastvideo_core.parallel.group.GRACE_SECONDS", 1e6)
+    try:
+        assert group.ask("call", [("",), ("",)]) == [2.0, 2.0]
+        before = group.names()
+        with pytest.raises(RequestError, match=r"^too large$"):
+            group.ask("call", [("RequestError",)] * 2)
+        assert group.names() == before
+        with pytest.raises(CapacityError, match=rf"^Rank 1 of 2{re.escape(before[1].removeprefix('rank 1 of 2'))}: too large$"):
+            group.ask("call", [("CapacityError", 1)] * 2)
+        assert not group.running and group.ask("call", [("",), ("",)]) == [2.0, 2.0]
+    finally:
+        group.end()
 
 
 def test_an_interrupt_in_a_call_is_raised_and_the_next_run_is_equal(
