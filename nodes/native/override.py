@@ -6,7 +6,7 @@ self-attention modules mark their own calls.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -140,13 +140,27 @@ def check_override(model_options: dict[str, Any], ours: NativeAttention | None) 
 
 
 def other_attention(node: str, present: Any) -> RequestError:
-    named = present if hasattr(present, "__qualname__") else type(present)
-    other = f"another pack's attention ({named.__module__}.{named.__qualname__})"
-    if is_core_backend(present):
-        other = "core's Model Attention Backend"
-    elif named.__module__.endswith("nodes_sparse_attention"):
-        other = "core's Model Sparse Attention"
+    other = _name_of(present)
     return RequestError(f"{node} and {other} are on one MODEL, which can only have one: remove or bypass one of the two nodes.")
+
+
+def _name_of(override: Any) -> str:
+    """Of attention that is not ours."""
+    named = override if hasattr(override, "__qualname__") else type(override)
+    if is_core_backend(override):
+        return "core's Model Attention Backend"
+    if named.__module__.endswith("nodes_sparse_attention"):
+        return "core's Model Sparse Attention"
+    return f"another pack's attention ({named.__module__}.{named.__qualname__})"
+
+
+def others_notes(models: Sequence[Any]) -> Iterator[str]:
+    """Which attention other nodes put on these MODELs."""
+    for model in models:
+        other = model.model_options.get("transformer_options", {}).get(OVERRIDE)
+        if other is not None and not isinstance(other, NativeAttention | Override | CoreAttention):
+            kernel = f", {core_backend_of(other)}" if is_core_backend(other) else ""
+            yield f"{_name_of(other)} was on the MODEL{kernel}"
 
 
 def is_core_backend(override: Any) -> bool:

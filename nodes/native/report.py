@@ -9,6 +9,7 @@ from .attached import attached
 from .diffusers_lora import model_loras
 from .diffusers_network import DiffusersNetwork
 from .facts import WanFacts, expert_notes
+from .override import others_notes
 from .phases import boundary_of
 from .prompt import running_prompt
 
@@ -43,6 +44,7 @@ def native_report(guider: Any, run: Any, sampler: Any, seed: int, shape: tuple[i
             *_state_notes(run, parts), *dict.fromkeys(parts.notes),
             *_unused_training(models, parts.sparse),
             *_partial_loras(models),
+            *dict.fromkeys(others_notes(models)),
         ),
         caches=parts.caches,
         attention=parts.attention,

@@ -63,6 +63,21 @@ def test_core_attention_backend_computes_what_sparse_attention_leaves_dense(comf
 
 
 @pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (attention_backend, "core's Model Attention Backend was on the MODEL, attention_scaled"),
+        (core_sparse, "core's Model Sparse Attention was on the MODEL"),
+    ],
+)
+@pytest.mark.parametrize("two", [False, True])
+def test_the_report_tells_of_core_own_node(comfy: Any, load_wan: Any, other: Any, said: str, two: bool) -> None:
+    model = other(load_wan())
+    low_noise_model = model.clone() if two else None
+    _, report = run_node(comfy, model, low_noise_model=low_noise_model, steps=4)
+    assert [note for note in report.notes if "was on the MODEL" in note] == [said]
+
+
+@pytest.mark.parametrize(
     ("ours", "other", "said"),
     [
         (attended, attention_backend, "FastVideo Attention and core's Model Attention Backend are on one MODEL"),

@@ -99,8 +99,11 @@ def loaded(path: Any) -> Any:
 
 @pytest.fixture
 def piecewise(comfy: Any) -> Any:
-    """Core's network with blocks and self-attention that are asked by other names than `forward`."""
+    """Core's network with blocks and self-attention that are asked by other names than `forward`, and with what it is told of
+    poses."""
+    from comfy.conds import CONDConstant, CONDRegular
     from comfy.ldm.wan.model import WanAttentionBlock, WanModel, WanSelfAttention
+    from comfy.model_base import WAN21
 
     class SelfAttention(WanSelfAttention):
         forward_gen = WanSelfAttention.forward
@@ -119,7 +122,10 @@ def piecewise(comfy: Any) -> Any:
             return WanAttentionBlock.forward(Inside(self), *args, **kwargs)
 
     class Piecewise(WanModel):
-        def forward_orig(self, *args: Any, **kwargs: Any) -> Any:
+        def forward_orig(self, *args: Any, pose_latents: Any, context_pose: Any, pose_strength: float,
+                         reference_strength: float, **kwargs: Any) -> Any:  # fmt: skip
+            assert pose_latents.shape == args[0].shape and context_pose.shape == args[2].shape
+            assert (pose_strength, reference_strength) == (1.0, 0.5)
             blocks: nn.ModuleList = self._modules.pop("blocks")
             self.__dict__["blocks"] = [block.forward_gen for block in blocks]
             try:
@@ -128,7 +134,14 @@ def piecewise(comfy: Any) -> Any:
                 del self.__dict__["blocks"]
                 self._modules["blocks"] = blocks
 
+    class Posed(WAN21):
+        def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+            strengths = {name: CONDConstant(value) for name, value in (("pose_strength", 1.0), ("reference_strength", 0.5))}
+            poses = {"pose_latents": CONDRegular(kwargs["noise"]), "context_pose": CONDRegular(kwargs["cross_attn"])}
+            return {**super().extra_conds(**kwargs), **poses, **strengths}
+
     model = loaded(save_wan(comfy.model_folder("diffusion_models"), "t2v_piecewise", "t2v"))
+    model.model.__class__ = Posed
     network = model.model.diffusion_model
     network.__class__ = Piecewise
     for block in network.blocks:
