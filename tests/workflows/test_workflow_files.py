@@ -20,7 +20,7 @@ from tools.workflows.memory import network
 from tools.workflows.multi_gpu import MULTI_GPU
 from tools.workflows.thumbnails import SIZE, graph_thumbnail
 from tools.workflows.wan import WAN_WORKFLOWS
-from tools.workflows.wan_notes import needed
+from tools.workflows.wan_memory import needed
 
 NAMES = [*DEMO_WORKFLOWS, *WAN_WORKFLOWS, MULTI_GPU]
 LOADER_WIDGETS = {
@@ -36,6 +36,13 @@ def workflow(name: str) -> dict[str, Any]:
 
 def prompt(name: str) -> dict[str, Any]:
     return json.loads(prompt_file(name).read_text(encoding="utf-8"))
+
+
+def notes(name: str) -> list[str]:
+    """The English one, and the Chinese one, which is closed."""
+    found = [node for node in workflow(name)["nodes"] if node["type"] == "MarkdownNote"]
+    assert [node["flags"] for node in found] == [{}, {"collapsed": True}]
+    return [node["widgets_values"][0] for node in found]
 
 
 def test_there_is_a_file_for_every_workflow_and_no_other() -> None:
@@ -149,12 +156,24 @@ def test_one_node_switches_all_that_makes_it_fast(name: str) -> None:
 @pytest.mark.parametrize("name", WAN_WORKFLOWS)
 def test_note_says_the_memory_that_the_engine_estimates_and_the_sizes_of_the_files(name: str) -> None:
     files = WAN_WORKFLOWS[name]
-    (note,) = (node["widgets_values"][0] for node in workflow(name)["nodes"] if node["type"] == "MarkdownNote")
+    note, chinese = notes(name)
     branches = 1 if files.loras and not files.base_first else 2
     weights, step = (bytes_ / 2**30 for bytes_ in (files.transformers[0].size * 1e9, needed(files, branches)))
     assert f"About {weights + step:.0f} GiB while it samples" in note and f"{step:.1f} for a step of this size" in note
     assert f"### Files ({sum(file.size for file in files.all):.1f} GB)" in note
     assert all(f"[{file.name}]({file.url}), {file.size:g} GB" in note for file in files.all)
+    assert f"采样时约 {weights + step:.0f} GiB" in chinese and f"这个尺寸的一步 {step:.1f}" in chinese
+    assert all(f"[{file.name}]({file.url})，{file.size:g} GB" in chinese for file in files.all)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_note_says_the_same_in_chinese(name: str) -> None:
+    """By its headings, points and figures."""
+    english, chinese = notes(name)
+    for pattern in (r"(?m)^#+ ", r"(?m)^- "):
+        assert len(re.findall(pattern, english)) == len(re.findall(pattern, chinese))
+    figures = [sorted(re.findall(r"(?<![A-Z])\d+(?:\.\d+)?", note)) for note in (english, chinese)]
+    assert set(figures[0]) == set(figures[1])
 
 
 def test_size_of_a_transformer_is_that_of_its_weights() -> None:
@@ -195,7 +214,7 @@ def _corners(x: float, y: float, width: float, height: float) -> tuple[float, fl
 
 def _box(node: dict[str, Any]) -> tuple[float, float, float, float]:
     (x, y), (width, height) = node["pos"], node["size"]
-    return _corners(x, y - TITLE, width, height + TITLE)
+    return _corners(x, y - TITLE, width, TITLE if node["flags"].get("collapsed") else height + TITLE)
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

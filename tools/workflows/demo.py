@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from tools.workflows import columns, demo_notes, demo_ways
-from tools.workflows.canvas import Canvas, ObjectInfo, PackVersions
+from tools.workflows import columns, demo_notes, demo_notes_zh, demo_ways
+from tools.workflows.canvas import Canvas, Note, ObjectInfo, PackVersions
 from tools.workflows.demo_ways import FPS, SIZE, Way
 
 NOTE_HEIGHT = 620
@@ -42,8 +42,10 @@ ACCELERATORS = ("demo_compare", "demo_attention")
 def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canvas:
     demo = DEMO_WORKFLOWS[name]
     canvas = Canvas(name, object_info, packs)
-    about = demo_notes.ABOUT.format(title=demo.title, width=SIZE.width, height=SIZE.height, frames=SIZE.length, fps=FPS)
+    measures = {"width": SIZE.width, "height": SIZE.height, "frames": SIZE.length, "fps": FPS}
+    about = demo_notes.ABOUT.format(title=demo.title, **measures) + demo.about
     loader = canvas.node("FastVideoLoadDemoWan", model=demo.model, lora_strength=demo.lora_strength)
-    canvas.column(columns.NOTE_WIDTH, ("Model", [loader]), note=(about + demo.about, NOTE_HEIGHT))
+    note = Note(about, demo_notes_zh.about(name, **measures), NOTE_HEIGHT)
+    canvas.column(columns.NOTE_WIDTH, ("Model", [loader]), note=note)
     demo.way(canvas, loader)
     return canvas

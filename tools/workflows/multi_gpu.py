@@ -2,7 +2,7 @@
 
 from fastvideo_core.wan import VARIANTS
 from tools.workflows import columns, models
-from tools.workflows.canvas import Canvas, ObjectInfo, PackVersions
+from tools.workflows.canvas import Canvas, Note, ObjectInfo, PackVersions
 from tools.workflows.columns import Loaded
 from tools.workflows.wan import FOX, NEGATIVE, NOTE_HEIGHT, settings
 from tools.workflows.wan_files import WanFiles
@@ -32,6 +32,29 @@ NOTE = "\n".join([
 ])  # fmt: skip
 
 
+CHINESE = "\n".join([
+    "## 多 GPU：Wan 2.1 T2V 14B",
+    "两个工作进程，各占一块 GPU，各算一个引导分支。已在 CPU 上验证；还没有在 GPU 上测过。",
+    "",
+    "### 需要什么",
+    '两块 GPU，以及 Ray，用 ComfyUI 的 Python 安装：`pip install "ray>=2.54"`。每块 GPU 都放下整个网络（这里是 14.3 GB）。',
+    "",
+    "### 分工方式",
+    "- *auto*：一半工作进程算一个引导分支，几乎不用交换数据，什么网络都够用。引导强度为 1 时只有一个分支，"
+    "所有工作进程分担它的 token。",
+    "- *cfg x ulysses*：**ulysses** 个工作进程分担一次调用的 token，每个块里交换两次：在一台机器内用，最好有 NVLink。"
+    "它要能整除注意力头数，这里是 40。",
+    "- GPU 更多时：把 *数量* 设为 GPU 的数量。想要的是许多视频而不是尽快出一个：给每块 GPU 各自的提示词。",
+    "",
+    "### 能与什么配合",
+    "*FastVideo 加载模型到工作进程* 之后的 LoRA 加载器、步缓存、核心的采样器、预览、中断。"
+    "在网络内部起作用的（其他注意力、块替换、编译）会被指名拒绝。",
+    "",
+    "### 精确与否",
+    "工作进程算的与一块 GPU 相同，只有舍入误差。**MagCache** *不精确*：要原始运行就绕过它（Ctrl+B）。",
+])  # fmt: skip
+
+
 def multi_gpu_canvas(object_info: ObjectInfo, packs: PackVersions) -> Canvas:
     canvas, (file,) = Canvas(MULTI_GPU, object_info, packs), FILES.transformers
     workers = canvas.node("FastVideoWorkers")
@@ -44,7 +67,7 @@ def multi_gpu_canvas(object_info: ObjectInfo, packs: PackVersions) -> Canvas:
     sampler = canvas.node(
         "FastVideoSampler", at_least=columns.SAMPLER_HEIGHT, model=cache["MODEL"], **given.sampled, **settings(FILES.variant)
     )
-    canvas.column(columns.NOTE_WIDTH, note=(NOTE, NOTE_HEIGHT))
+    canvas.column(columns.NOTE_WIDTH, note=Note(NOTE, CHINESE, NOTE_HEIGHT))
     canvas.column(columns.MODELS_WIDTH, ("Workers", [workers]), ("Models", [model, clip, vae]))
     canvas.column(columns.PROMPT_WIDTH, ("Step cache", [cache]), ("Prompt and size", given.nodes))
     canvas.column(columns.SAMPLER_WIDTH, ("Sampling", [sampler]))

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastvideo_core.wan import VARIANTS, WanVariant
-from tools.workflows import columns, models
-from tools.workflows.canvas import GAP, GROUP_BOTTOM, GROUP_TITLE, TITLE, Canvas, Node, ObjectInfo, PackVersions, Socket
+from tools.workflows import columns, models, wan_notes, wan_notes_zh
+from tools.workflows.canvas import GAP, GROUP_BOTTOM, GROUP_TITLE, TITLE, Canvas, Node, Note, ObjectInfo, PackVersions, Socket
 from tools.workflows.columns import Conditions, Loaded
 from tools.workflows.memory import published_table
 from tools.workflows.wan_files import WanFiles
-from tools.workflows.wan_notes import about
 
 FOX = "A fox runs through deep snow between dark pines, low winter sun behind it, powder flying, the camera follows at its side."
 TURN = "The subject of the picture slowly turns towards the camera, soft wind, natural light, the background stays still."
@@ -66,7 +65,7 @@ def wan_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canva
     else:
         inputs = {**experts, **given.sampled, **settings(files.variant)}
         sampling = [canvas.node("FastVideoSampler", at_least=columns.SAMPLER_HEIGHT, **inputs)]
-    first_column(canvas, about(files), frames)
+    first_column(canvas, files, frames)
     canvas.column(columns.MODELS_WIDTH, ("Models", loaders), ("Attention", attention))
     title = "Few-step LoRA" if files.loras else "Step cache"
     canvas.column(columns.PROMPT_WIDTH, (title, changed), ("Prompt and size", given.nodes))
@@ -134,12 +133,13 @@ def conditions(canvas: Canvas, loaded: Loaded, files: WanFiles, images: Sequence
     return (columns.from_latent_image if files.variant.first_frame else columns.from_image)(*given, *images)
 
 
-def first_column(canvas: Canvas, text: str, given: Sequence[Node]) -> None:
+def first_column(canvas: Canvas, files: WanFiles, given: Sequence[Node]) -> None:
     """The note, and the pictures that are given."""
     taken = sum(TITLE + picture.height + GAP for picture in given) + GROUP_TITLE + GROUP_BOTTOM if given else 0
     title = "First frame" if len(given) == 1 else "First and last frame"
     groups = [(title, given)] if given else []
-    canvas.column(columns.NOTE_WIDTH, *groups, note=(text, NOTE_HEIGHT - taken))
+    note = Note(wan_notes.about(files), wan_notes_zh.about(files), NOTE_HEIGHT - taken)
+    canvas.column(columns.NOTE_WIDTH, *groups, note=note)
 
 
 def settings(variant: WanVariant) -> dict[str, Any]:

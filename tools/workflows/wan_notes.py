@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from fastvideo_core.wan import WanVariant
-from tools.workflows.memory import published_table, step_bytes, tokens_held
+from tools.workflows.memory import published_table
 from tools.workflows.wan_files import WanFiles
+from tools.workflows.wan_memory import GIB, memory_of
 
 MAGCACHE = (
     "**MagCache** skips the blocks of steps whose result is known well enough. *Not exact*: the video differs a little from the "
@@ -84,28 +85,19 @@ def _guidance(variant: WanVariant) -> str:
 
 
 def _memory(files: WanFiles) -> Iterator[str]:
-    """By the engine's own estimate."""
-    weights = max(file.size for file in files.transformers) * 1e9 / 2**30
+    memory = memory_of(files)
     expert = " of one expert at a time" if files.variant.two_experts else ""
-    step, once = (needed(files, branches) / 2**30 for branches in (2, 1))
-    guided = files.base_first or not files.loras
-    largest = step if guided else once
     yield "### GPU memory"
     yield (
-        f"About {weights + largest:.0f} GiB while it samples, by the engine's estimate: {weights:.1f} of weights{expert}, "
-        f"{largest:.1f} for a step of this size."
+        f"About {memory.total / GIB:.0f} GiB while it samples, by the engine's estimate: {memory.weights / GIB:.1f} of weights"
+        f"{expert}, {memory.largest / GIB:.1f} for a step of this size."
     )
-    if guided:
-        yield f"With both branches one after the other (*guidance_mode* sequential) a step takes {once:.1f}."
+    if memory.guided:
+        yield f"With both branches one after the other (*guidance_mode* sequential) a step takes {memory.one_branch / GIB:.1f}."
     else:
-        yield f"In the plain run, which has guidance, a step takes {step:.1f}."
+        yield f"In the plain run, which has guidance, a step takes {memory.two_branches / GIB:.1f}."
     yield "With less, ComfyUI keeps part of the weights in the computer's memory. A smaller or shorter video needs less."
     yield ""
-
-
-def needed(files: WanFiles, branches: int) -> int:
-    """Bytes of one call of the network, beside its weights, with what a step cache holds."""
-    return step_bytes(files.variant, files.size, branches, 0 if files.loras else tokens_held(files.variant))
 
 
 def _files(files: WanFiles) -> Iterator[str]:
