@@ -1,9 +1,9 @@
 """A real ComfyUI server as a child process, with this pack loaded, for the demo, tests and benchmarks.
 
-    with ComfyServer(tree, base) as server:
-        prompt_id = server.post(prompt)
-        for event in server.events(prompt_id):
-            ...
+with ComfyServer(tree, base) as server:
+    prompt_id = server.post(prompt)
+    for event in server.events(prompt_id):
+        ...
 """
 
 import os

@@ -1,8 +1,8 @@
 """The demo: boots ComfyUI without a display, posts the demo prompts as any client would, and leaves their videos in output/.
 
-    make demo                                  the text-to-video and the image-to-video prompt
-    make demo ARGS="demo_t2v"                  one of workflows/api/
-    make demo ARGS="my.json --output videos"   any API prompt, another folder
+make demo                                  the text-to-video and the image-to-video prompt
+make demo ARGS="demo_t2v"                  one of workflows/api/
+make demo ARGS="my.json --output videos"   any API prompt, another folder
 """
 
 import argparse

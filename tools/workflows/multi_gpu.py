@@ -24,8 +24,9 @@ NOTE = "\n".join([
     "- More GPUs: set *count* to their number. Many videos rather than one soon: give each GPU a prompt of its own.",
     "",
     "### What goes with it",
-    "LoRA loaders behind *FastVideo Load Model On Workers*, step caches, core's samplers, previews, interrupt. What works inside "
-    "the network (other attention, block replaces, compiled blocks) is refused by name.",
+    "LoRA loaders behind *FastVideo Load Model On Workers*, step caches, *FastVideo Attention*, *Sparse Attention* and "
+    "*Compile*, core's samplers, previews, interrupt. What other packs put inside the network (attention, block replaces) "
+    "is refused by name.",
     "",
     "### Exact or not",
     "The workers compute what one GPU does, but for rounding. **MagCache** is *not exact*: bypass it (Ctrl+B) for the plain run.",
@@ -47,8 +48,8 @@ CHINESE = "\n".join([
     "- GPU 更多时：把 *数量* 设为 GPU 的数量。想要的是许多视频而不是尽快出一个：给每块 GPU 各自的提示词。",
     "",
     "### 能与什么配合",
-    "*FastVideo 加载模型到工作进程* 之后的 LoRA 加载器、步缓存、核心的采样器、预览、中断。"
-    "在网络内部起作用的（其他注意力、块替换、编译）会被指名拒绝。",
+    "*FastVideo 加载模型到工作进程* 之后的 LoRA 加载器、步缓存、*FastVideo 注意力*、*稀疏注意力* 和 *编译*、"
+    "核心的采样器、预览、中断。其他节点包放进网络内部的（注意力、块替换）会被指名拒绝。",
     "",
     "### 精确与否",
     "工作进程算的与一块 GPU 相同，只有舍入误差。**MagCache** *不精确*：要原始运行就绕过它（Ctrl+B）。",
