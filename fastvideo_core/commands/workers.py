@@ -26,6 +26,11 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         help="make one video at a time on all workers: 2x4 gives each half of eight a branch of guidance, and four share its "
         "tokens; auto chooses by the network's heads",
     )  # fmt: skip
+    group.add_argument(
+        "--shard-weights", action="store_true",
+        help="make one video at a time on all workers, of which each holds only a part of the weights: for a network that one "
+        "worker has no room for; without --layout all of them share its tokens",
+    )  # fmt: skip
     group.add_argument("--cluster", metavar="ADDRESS", help='the workers are in this Ray cluster: head:6379, or "auto"')
 
 
@@ -37,15 +42,16 @@ def maker(given: argparse.Namespace, model: WanModel) -> Iterator[WanModel | Mod
         RequestError: the arguments contradict each other, or there are not so many workers.
     """
     if given.workers is None:
-        if given.layout is not None or given.cluster is not None:
-            raise RequestError("--layout and --cluster are for workers: say how many with --workers.")
+        if given.layout is not None or given.cluster is not None or given.shard_weights:
+            raise RequestError("--layout, --shard-weights and --cluster are for workers: say how many with --workers.")
         yield model
         return
     count = {"gpus" if given.device.type == "cuda" else "workers": given.workers}
     layout = None if given.layout in (None, AUTO) else _layout(given.layout)
     of = Workers.local if given.cluster is None else lambda **asked: Workers.at(given.cluster, **asked)
     with of(**count, layout=layout) as workers:
-        yield workers.pool(model) if given.layout is None else workers.take(model)
+        together = given.shard_weights or given.layout is not None
+        yield workers.take(model, shard_weights=given.shard_weights) if together else workers.pool(model)
 
 
 def _layout(text: str) -> Layout:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class WanDenoiser:
     """One expert under one conditioning (already in the transformer's dtype and on its device). text: how the transformer
     reads it while `lean_attention` is on it, if it is folded; embeddings: those that are kept while `kept_embeddings` is on it;
-    ranks: how many share the tokens in its blocks; schedule: where steps lead, for a transformer that reads it.
+    ranks: how many share the tokens in its blocks; gathered_bytes: of their weights, what is gathered in a call; schedule: where
+    steps lead, for a transformer that reads it.
     """
 
     transformer: "WanTransformer3DModel"
@@ -40,6 +41,7 @@ class WanDenoiser:
     text: FoldedText | None = None
     embeddings: KeptEmbeddings | None = None
     ranks: int = 1
+    gathered_bytes: int = 0
     schedule: Schedule | None = None
     _contexts: dict[tuple[tuple[Branch, ...], int], dict[str, Tensor | None]] = field(default_factory=dict, init=False)
     _inputs: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False)
@@ -73,7 +75,7 @@ class WanDenoiser:
         return needed < free, words
 
     def needed_bytes(self, tokens_held: int = 0, attention_bytes: int = 0) -> int:
-        """Estimate of the peak memory of a call over both branches, beside the weights.
+        """Estimate of the peak memory of a call over both branches, beside the weights that are there before it.
 
         Args:
             tokens_held: how many tensors of tokens (B, L, D) a step cache holds for each branch.
@@ -81,7 +83,7 @@ class WanDenoiser:
         """
         given = self.conditioning.first_frame is not None
         needed = activation_bytes(self.transformer, self.latent_shape, 2, tokens_held, given, attention_bytes, self.ranks)
-        return needed + self._keys_bytes()
+        return needed + self._keys_bytes() + self.gathered_bytes
 
     def _keys_bytes(self) -> int:
         """Of the keys and values that are kept for both branches."""

@@ -55,9 +55,17 @@ WAYS_OUT = (
 """Where a transformer is too large for a device."""
 
 
+def own_bytes(module: nn.Module) -> int:
+    """Of its weights and buffers: of weights that ranks share, this rank's part."""
+    from torch.distributed.tensor import DTensor
+
+    tensors = (tensor for own in (module.parameters(), module.buffers()) for tensor in own)
+    return sum(tensor.to_local().nbytes if isinstance(tensor, DTensor) else tensor.nbytes for tensor in tensors)
+
+
 def network_too_large(network: nn.Module, device: torch.device, ways_out: str) -> str:
     """Of weights on their way to a device."""
-    size = sum(tensor.nbytes for tensors in (network.parameters(), network.buffers()) for tensor in tensors)
+    size = own_bytes(network)
     return f"The weights of {type(network).__name__}, {size / 2**30:.2f} GiB, do not fit into the memory of {device}. {ways_out}."
 
 

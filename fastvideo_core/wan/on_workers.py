@@ -27,11 +27,12 @@ from .working import Work
 
 @dataclass(frozen=True)
 class GroupRanks:
-    """The ranks of one group, as `AskedExperts` asks them: all the same."""
+    """The ranks of one group, as `AskedExperts` asks them: all the same. shard_weights: whether they share the weights."""
 
     group: Group
     layout: Layout
     device: str
+    shard_weights: bool = False
 
     @property
     def running(self) -> bool:
@@ -39,7 +40,8 @@ class GroupRanks:
 
     @property
     def title(self) -> str:
-        return f"{self.layout.ranks} workers on {self.device} ({self.layout.text()})"
+        shared = ", which share the weights" if self.shard_weights else ""
+        return f"{self.layout.ranks} workers on {self.device} ({self.layout.text()}){shared}"
 
     def ask(self, method: str, *given: object, stoppable: bool = False) -> Sequence[Any]:
         return self.group.ask(method, [given] * self.layout.ranks, stoppable=stoppable)
@@ -67,12 +69,15 @@ class ModelOnWorkers(WanModel):
         """As `WanModel.generate`.
 
         Raises:
-            RequestError: half of the ranks would have nothing to do with this request.
+            RequestError: half of the ranks would have nothing to do with this request, or LoRAs that are fused into weights that
+                ranks share would be at other strengths.
             WorkerError, when a step is asked for: a rank is gone. The next generation has new ones.
         """
         generation = super().generate(request, conditioning, size, cache, attention, sparse, compile, state)
         check_guidance(self.ranks.layout, request.guidance)
         check_elsewhere(generation)
+        if self.ranks.shard_weights:
+            check_fused(generation)
         return generation
 
     def working(self, transformers: Transformers, work: Work) -> AskedExperts:
@@ -91,6 +96,16 @@ def check_elsewhere(generation: Generation) -> None:
     """Raises RequestError where its step cache cannot work in another process."""
     if isinstance(generation.cache, CacheDiT):
         raise RequestError("cache-dit's own DBCache decides in one process, and the network is in others. Use with_dbcache().")
+
+
+def check_fused(generation: Generation) -> None:
+    """Raises RequestError where a phase asks for LoRAs at strengths of its own."""
+    asked = {name: strength for phase in generation.guidance.schedule.phases for name, strength in phase.loras.items()}
+    if asked:
+        raise RequestError(
+            f"Phases ask for LoRAs at other strengths ({', '.join(asked)}), and ranks that share the weights have them fused "
+            "into these. Apply them at the strength that they shall have, or leave the weights whole: shard_weights=False."
+        )
 
 
 def on_workers(model: WanModel, ranks: GroupRanks, owner: object) -> ModelOnWorkers:

@@ -115,6 +115,13 @@ def is_group_offloaded(transformer: nn.Module) -> bool:
     return bool(_is_group_offload_enabled(transformer))
 
 
+def has_sharded_weights(transformer: nn.Module) -> bool:
+    """Whether ranks share the weights of its blocks."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(weight, DTensor) for weight in transformer.parameters())
+
+
 def check_onload_device(transformer: nn.Module, device: torch.device) -> None:
     """Raises RequestError where group offloading brings the weights to another device than the one that shall compute."""
     from diffusers.hooks.group_offloading import _get_group_onload_device

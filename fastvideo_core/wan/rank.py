@@ -56,11 +56,14 @@ class RankJob:
 class RankModel:
     """Answers a parent's questions, in turn."""
 
-    def __init__(self, mesh: Mesh, stop: Stop, device: str, files: Mapping[str, File], weights: Mapping[str, str]) -> None:
+    def __init__(
+        self, mesh: Mesh, stop: Stop, device: str, files: Mapping[str, File], weights: Mapping[str, str], shard_weights: bool
+    ) -> None:
         """Opens the files, which are named as on the parent's machine.
 
         Args:
             weights: what the parent found in its own, as `NetworkIdentity.json` tells it.
+            shard_weights: as for `RankExperts`.
 
         Raises:
             LoadError: one is missing, broken, or another one here. RequestError: the layout does not divide the networks' heads.
@@ -78,7 +81,9 @@ class RankModel:
                 )
         # What works alone stays on its device.
         offload = self.device if len(files) == 1 else torch.device("cpu")
-        self._experts = RankExperts(self.transformers, mesh, self.device, offload, lambda: stop.asked)
+        self._experts = RankExperts(
+            self.transformers, mesh, self.device, offload, lambda: stop.asked, shard_weights=shard_weights
+        )
         self._generation: Generation | None = None
 
     def lora(self, expert: str, path: Path, strength: float, name: str | None) -> None:

@@ -26,9 +26,10 @@ from ..step_cache.experts import CachedExperts
 from ..step_cache.session import BlockwiseSession, Counts
 from .compiled import CompileAccount, CompiledExperts, CompileSettings
 from .denoiser import TransformerExperts, WanExperts
-from .memory import WAYS_OUT
-from .placement import held, is_group_offloaded
+from .memory import WAYS_OUT, network_too_large
+from .placement import held, is_group_offloaded, room
 from .sharded import RankDenoiser, Shard, ShardedExperts, UlyssesExperts, UlyssesSparse
+from .sharded_weights import GATHERED, ShardedWeights, check_layout
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -104,17 +105,23 @@ class RankExperts:
         device: torch.device,
         offload_device: torch.device,
         asked: Callable[[], bool] = never,
+        *,
+        shard_weights: bool = False,
     ) -> None:
-        """asked: whether this rank was told to stop what it does now.
+        """asked: whether this rank was told to stop what it does now. shard_weights: whether ranks that share tokens share the
+        weights of the blocks too, of each network from its first loading on.
 
         Raises:
-            RequestError: the experts' heads cannot be divided as the layout says.
+            RequestError: the experts' heads cannot be divided as the layout says, or weights have nobody to be shared with.
         """
+        if shard_weights:
+            check_layout(mesh.layout)
         for transformer in transformers.values():
             mesh.layout.check(transformer.config.num_attention_heads)
         self.transformers, self.mesh = transformers, mesh
         self.device, self.offload_device = device, offload_device
-        self.stop = AgreedStop(mesh.aside, asked)
+        self.stop, self.shard_weights = AgreedStop(mesh.aside, asked), shard_weights
+        self._weights: dict[WanTransformer3DModel, ShardedWeights] = {}
         self._loaded = ExitStack()
         self._phase: _Open | None = None
         self._entered = ExitStack()
@@ -127,6 +134,11 @@ class RankExperts:
         """
         self.offload()
         network = self.transformers[expert]
+        if self.shard_weights and network not in self._weights:
+            ways_out = "Share them by more ranks, or load them in bfloat16 in the place of float32"
+            too_large = network_too_large(network, self.device, f"{self.mesh.tokens.size} ranks were to share them. {ways_out}")
+            with room(lambda: too_large):
+                self._weights[network] = ShardedWeights(network, self.mesh.tokens, self.device)
         if not is_group_offloaded(network):
             # Moved to the CPU, each rank would have a copy of its own of what all of them map from one file.
             back = self.device if self.offload_device == self.device else None
@@ -190,7 +202,7 @@ class RankExperts:
         places = self.device, self.offload_device
         plain = WanExperts(network, opening.conditioning, opening.latent_shape, *places, schedule=opening.schedule)
         plain.linears.take(opening.linears)
-        phase = _Open(opening, plain, mesh, Shard(mesh.tokens, self.stop))
+        phase = _Open(opening, plain, mesh, Shard(mesh.tokens, self.stop), self._weights.get(self.transformers[expert]))
         if opening.session is not None:
             check_session(opening.session)
         if opening.session is not None and mesh.everyone.size > 1:
@@ -213,6 +225,7 @@ class _Open:
     plain: WanExperts
     mesh: Mesh
     shard: Shard
+    weights: ShardedWeights | None
     denoiser: RankDenoiser = field(init=False)
     texts: tuple[TextReport, ...] = field(default=(), init=False)
     attending: AttendingExperts | None = field(default=None, init=False)
@@ -224,7 +237,8 @@ class _Open:
         opening, schedule = self.opening, self.opening.schedule
         if opening.attention is not None:
             self.attending = AttendingExperts(self.plain, opening.attention)
-        ulysses = UlyssesExperts(self.attending or self.plain, self.shard)
+        gathered = 0 if self.weights is None else GATHERED * self.weights.block_bytes
+        ulysses = UlyssesExperts(self.attending or self.plain, self.shard, gathered)
         working: TransformerExperts = ulysses
         if opening.sparse is not None:
             working = self.sparse = SparseExperts(ulysses, schedule, opening.sparse, partial(UlyssesSparse, shard=self.shard))
@@ -234,7 +248,7 @@ class _Open:
             working = CachedExperts(working, schedule, _OneSession(opening.session))
         reading = self.plain if self.attending is None else self.attending.experts
         self.texts = text_reports(reading, compiled=opening.compile is not None)
-        return ShardedExperts(working, self.shard)
+        return ShardedExperts(working, self.shard, self.weights)
 
     def account(self, peak_bytes: int | None) -> PhaseAccount:
         opening = self.opening
@@ -247,6 +261,7 @@ class _Open:
             peak_bytes=peak_bytes,
             notes=(
                 *(() if self.compiled is None else (self.compiled.account.note(),)),
+                *(() if self.weights is None else (self.weights.note(),)),
                 *self._notes_of_halves(),
             ),
         )

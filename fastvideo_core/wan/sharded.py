@@ -27,6 +27,7 @@ from ..parallel.ranks import Mesh, Ranks
 from ..parallel.stop import AgreedStop
 from ..schedule import Phase
 from .blocks import BlockStack, installed
+from .sharded_weights import ShardedWeights
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -85,10 +86,12 @@ class UlyssesSparse:
 
 @dataclass(frozen=True)
 class UlyssesExperts(AroundExperts):
-    """Experts whose self-attention is shared by the ranks: around dense attention, and inside sparse."""
+    """Experts whose self-attention is shared by the ranks: around dense attention, and inside sparse. gathered_bytes: of weights
+    that a call gathers."""
 
     experts: DenoisingExperts
     shard: Shard
+    gathered_bytes: int = 0
 
     @property
     def transformers(self) -> "Mapping[str, WanTransformer3DModel]":
@@ -105,7 +108,7 @@ class UlyssesExperts(AroundExperts):
             if denoiser.embeddings is not None and ranks.size > 1:
                 denoiser.embeddings.rows = ranks.rows
             with around_self_attention(denoiser.transformer, lambda attend: Ulysses(attend, self.shard)):
-                yield replace(denoiser, ranks=ranks.size)
+                yield replace(denoiser, ranks=ranks.size, gathered_bytes=self.gathered_bytes)
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,11 @@ class ShardedStack:
 @dataclass(frozen=True)
 class ShardedExperts(AroundExperts):
     """Experts whose blocks run on own rows: around step caches and all else at the seam. After each phase the transformers are as
-    before."""
+    before. weights: of the blocks, where ranks share them too."""
 
     experts: "TransformerExperts"
     shard: Shard
+    weights: ShardedWeights | None = None
 
     @contextmanager
     def active(self, phase: Phase) -> "Iterator[TransformerDenoiser]":
@@ -147,7 +151,8 @@ class ShardedExperts(AroundExperts):
                     x = block(x, context, time_mod, rope)
                 return x
 
-            with installed(denoiser.transformer, ShardedStack(plain, self.shard)):
+            stack = plain if self.weights is None else self.weights.gathering(plain)
+            with installed(denoiser.transformer, ShardedStack(stack, self.shard)):
                 yield denoiser
 
 

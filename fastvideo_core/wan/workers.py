@@ -19,6 +19,7 @@ from .loading.lora_strengths import applied_loras
 from .model import WanModel
 from .on_workers import GroupRanks, ModelOnWorkers, on_workers
 from .pooled import ModelPool
+from .sharded_weights import check_layout, check_unquantised
 
 
 class Workers:
@@ -79,20 +80,30 @@ class Workers:
             raise RequestError(f"The layout {layout.text()} is for {layout.ranks} workers, and {count} were asked for.")
         return cls(Machines(count, workers is None, address), layout)
 
-    def load(self, folder: Path | str, dtype: torch.dtype | None = None) -> ModelOnWorkers:
-        """As `WanModel.load`, with the transformers in the workers."""
-        return self.take(WanModel.load(folder, dtype))
+    def load(self, folder: Path | str, dtype: torch.dtype | None = None, *, shard_weights: bool = False) -> ModelOnWorkers:
+        """As `WanModel.load`, with the transformers in the workers; see `take`."""
+        return self.take(WanModel.load(folder, dtype), shard_weights=shard_weights)
 
-    def take(self, model: WanModel) -> ModelOnWorkers:
+    def take(self, model: WanModel, *, shard_weights: bool = False) -> ModelOnWorkers:
         """A model that was loaded from files, with its transformers in the workers: they open them by name.
 
+        Args:
+            shard_weights: workers that share tokens share the weights of the blocks too, for a network that one of them has no
+                room for: each holds 1 / ulysses of them, and gathers a block's before it computes it. LoRAs are fused into them
+                by the first generation, and come before it. Without a layout, all workers share tokens.
+
         Raises:
-            RequestError: it is not known what it was loaded from, or the layout does not divide its heads.
+            RequestError: it is not known what it was loaded from, or the layout does not divide its heads; or weights were to be
+                shared, and they are quantised, or there is nobody to share them with.
         """
+        of_kind("shard_weights", shard_weights, bool, "give True or False.")
         heads = next(iter(model.transformers.values())).config.num_attention_heads
-        layout = self.layout or suggested(self.machines.count, heads)
+        layout = self.layout or suggested(self.machines.count, heads, guided=not shard_weights)
         layout.check(heads)
-        ranks = GroupRanks(self._group(model, layout), layout, self._device)
+        if shard_weights:
+            check_layout(layout)
+            check_unquantised(model.files)
+        ranks = GroupRanks(self._group(model, layout, shard_weights), layout, self._device, shard_weights)
         return on_workers(model, ranks, self)
 
     def pool(self, model: WanModel) -> ModelPool:
@@ -114,7 +125,7 @@ class Workers:
     def _device(self) -> str:
         return "cuda" if self.machines.gpus else "cpu"
 
-    def _group(self, model: WanModel, layout: Layout) -> Group:
+    def _group(self, model: WanModel, layout: Layout, shard_weights: bool = False) -> Group:
         if not self._end.alive:
             raise RequestError("These workers are closed. Make new ones: Workers.local(...).")
         if set(model.files) != set(model.transformers) or any(map(applied_loras, model.transformers.values())):
@@ -123,7 +134,7 @@ class Workers:
                 "it; LoRAs come after: model.apply_lora(expert, path, strength)."
             )
         weights = {expert: str(NetworkIdentity.of(each).json()["weights"]) for expert, each in model.transformers.items()}
-        entry = Entry("fastvideo_core.wan.rank", "RankModel", (self._device, dict(model.files), weights))
+        entry = Entry("fastvideo_core.wan.rank", "RankModel", (self._device, dict(model.files), weights, shard_weights))
         group = Group(partial(self.machines.start, layout, entry))
         self._groups.append(group)
         return group

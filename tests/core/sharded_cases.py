@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import tiny
@@ -11,7 +12,7 @@ from diffusers import WanTransformer3DModel
 from sharded_networks import CPU, HEADS, conditioning, latents, network
 from torch import Tensor, nn
 
-from fastvideo_core import AttentionSettings, CompileSettings, SamplingRequest, group_offload
+from fastvideo_core import AttentionSettings, CompileSettings, SamplingRequest, apply_lora, group_offload
 from fastvideo_core.attention.experts import AttendingExperts
 from fastvideo_core.attention.sparse import SparseExperts, SparseSchedule
 from fastvideo_core.guidance import BOTH
@@ -39,6 +40,8 @@ class Model:
     sparse: SparseSchedule | None = None
     compile: CompileSettings | None = None
     offloaded: bool = False
+    shard_weights: bool = False
+    lora: Path | None = None
     trained: str = ""  # a layer that its self-attention has for a sparse variant
 
     @property
@@ -55,6 +58,8 @@ class Model:
         for block in (block for each in made.values() for block in each.blocks if width):
             layer = tiny.seeded(9, nn.Linear, width, width).to(self.dtype).requires_grad_(False)
             setattr(block.attn1, self.trained, layer)
+        for each in made.values() if self.lora else ():
+            apply_lora(each, self.lora, 0.5)
         for each in made.values() if self.offloaded else ():
             group_offload(each, CPU, blocks_per_group=1)
         return made
@@ -81,7 +86,7 @@ class Model:
             schedule=schedule, phase=schedule.phases[0], conditioning=conditioning(self.kind, self.size),
             latent_shape=tuple(self.latents.shape), attention=self.attention, sparse=self.sparse, compile=self.compile,
         )  # fmt: skip
-        return Ranked(RankExperts(networks, mesh, CPU, CPU, told), opening, cache)
+        return Ranked(RankExperts(networks, mesh, CPU, CPU, told, shard_weights=self.shard_weights), opening, cache)
 
 
 @dataclass
@@ -146,7 +151,7 @@ def against_one(mesh: Mesh, models: Sequence[Model]) -> list[tuple[float, Tensor
     found = []
     for model in models:
         networks = model.networks()
+        alone = predicted(model.alone(networks, request()), model) if mesh.everyone.rank == 0 else None
         together = predicted(model.ranked(mesh, networks, request()), model)
-        first = mesh.everyone.rank == 0
-        found.append((error(together, predicted(model.alone(networks, request()), model)) if first else 0.0, together))
+        found.append((0.0 if alone is None else error(together, alone), together))
     return found

@@ -4,21 +4,26 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from magcache_run import flat_table
 from sharded_cases import Model, error, predicted, request
 from sharded_networks import conditioning
+from simulated_cuda import Allocated
 from step_operations import recorded
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastvideo_core import Guidance, MagCacheSettings, SamplingRequest, Schedule, generate, seeded_noise
-from fastvideo_core.errors import StoppedError
+from fastvideo_core.errors import RequestError, StoppedError
 from fastvideo_core.parallel import Layout, Mesh, joined
 from fastvideo_core.schedule import Phase
 from fastvideo_core.step_cache import DBCache, DBCacheSettings, MagCache
+from fastvideo_core.wan.loading import apply_lora, load_transformer
+from fastvideo_core.wan.memory import own_bytes
 from fastvideo_core.wan.ranked import PhaseAccount
 
 COLLECTIVE = re.compile("all_?(gather|to_?all|reduce)|broadcast|barrier|scatter|send|recv")
@@ -158,6 +163,57 @@ def exchanges(mesh: Mesh, model: Model, asked: SamplingRequest) -> list[Counter[
     return [Counter({name: count for name, count in step.items() if COLLECTIVE.search(name)}) for step in steps]
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a rank has of the weights of a file's blocks. values: of each, how many; own, private: bytes of these, and of the
+    memory that they are in; reading: the most bytes that were made while they were read; whole: the blocks whose weights are all
+    there, at the beginning of each block of a call; linears: layers that were computed by what is fastest; error: against one
+    process."""
+
+    values: dict[str, int]
+    own: int
+    private: int
+    reading: int
+    whole: list[list[int]]
+    linears: int
+    error: float
+
+
+def held(mesh: Mesh, file: Path, model: Model) -> Held:
+    networks, whole = {"single": load_transformer(file)}, list[list[int]]()
+    alone = predicted(model.alone(networks, request()), model)
+    ranked, blocks = model.ranked(mesh, networks, request()), networks["single"].blocks
+    mapped = list(blocks.parameters())  # from the file, and not to be taken for others that lie in their place later
+    with Allocated(mapped, "cpu") as reading:
+        ranked.rank.load("single")
+    parts = {name: weight.to_local() for name, weight in blocks.named_parameters()}
+    storages = {part.untyped_storage().data_ptr(): part.untyped_storage().nbytes() for part in parts.values()}
+    for each in blocks:
+        each.register_forward_pre_hook(lambda *_: whole.append([i for i, block in enumerate(blocks) if not _is_shared(block)]))
+    together = predicted(ranked, model)
+    return Held(
+        values={name: part.numel() for name, part in parts.items()}, own=own_bytes(blocks), private=sum(storages.values()),
+        reading=reading.peak, whole=whole, linears=len(ranked.accounts[-1].linears), error=error(together, alone),
+    )  # fmt: skip
+
+
+def _is_shared(block: nn.Module) -> bool:
+    return all(isinstance(weight, DTensor) for weight in block.parameters())
+
+
+def lora_afterwards(mesh: Mesh, model: Model) -> str:
+    """What is said of a LoRA that comes after the network's first loading."""
+    networks = model.networks()
+    assert model.lora is not None
+    with model.ranked(mesh, networks, request()).loaded("single"):
+        pass
+    try:
+        apply_lora(networks["single"], model.lora)
+    except RequestError as error:
+        return str(error)
+    return ""
+
+
 def modules_of(made: nn.Module) -> list[Any]:
     """Which modules and processors a network has."""
     return [(name, id(module), id(getattr(module, "processor", None))) for name, module in made.named_modules()]
@@ -179,7 +235,7 @@ def ended(mesh: Mesh, model: Model, asked: SamplingRequest, how: str, asks: int 
     told to when it was asked for the `asks`-th time."""
     networks = model.networks()
     made, blocks = networks["single"], [0]
-    before, asked_so_far, told = modules_of(made), [0], [how == "stopped"]
+    asked_so_far, told = [0], [how == "stopped"]
 
     def counted(*_: object) -> None:
         blocks[0] += 1
@@ -190,8 +246,10 @@ def ended(mesh: Mesh, model: Model, asked: SamplingRequest, how: str, asks: int 
         asked_so_far[0] += 1
         return told[0] and mesh.everyone.rank == mesh.everyone.size - 1 and asked_so_far[0] >= asks
 
-    hooks = [block.register_forward_pre_hook(counted) for block in made.blocks]
     ranked = model.ranked(mesh, networks, asked, told=is_told)
+    ranked.rank.load("single")  # from now on weights are shared, if they are
+    before = modules_of(made)
+    hooks = [block.register_forward_pre_hook(counted) for block in made.blocks]
     raised = ""
     noise = seeded_noise(tuple(model.latents.shape), asked.seed)
     steps = generate(asked, ranked, conditioning(model.kind, model.size), noise, Guidance(asked.plan(), asked.guidance))
@@ -205,6 +263,6 @@ def ended(mesh: Mesh, model: Model, asked: SamplingRequest, how: str, asks: int 
     ran, told[0], how = blocks[0], False, "over"
     for hook in hooks:
         hook.remove()
-    left = modules_of(made) != before
+    left = modules_of(made) != before or any(_is_shared(block) != model.shard_weights for block in made.blocks)
     again = generated(ranked, model, asked)
-    return Ended(raised, ran, left, error(again, generated(model.alone(networks, asked), model, asked)))
+    return Ended(raised, ran, left, error(again, generated(model.alone(model.networks(), asked), model, asked)))

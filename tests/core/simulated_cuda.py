@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
 
 from fastvideo_core import Conditioning, GivenFrame
@@ -46,7 +46,7 @@ class Allocated(TorchDispatchMode):
         for key in [key for key, (storage, _) in self.alive.items() if storage.expired()]:
             self.now -= self.alive.pop(key)[1]
         for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor) and tensor.device.type == self.device:
+            if isinstance(tensor, Tensor) and tensor.device.type == self.device and not is_traceable_wrapper_subclass(tensor):
                 self._add(tensor.untyped_storage())
         self.peak = max(self.peak, self.now)
         self._copied(function, args, out)

@@ -3,7 +3,9 @@ memory, whatever works inside the shares. One file, for the ranks start once in 
 """
 
 from collections import Counter
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ import sharded_runs
 import torch
 from rank_group import RankGroup
 from sharded_cases import Model, request
-from sharded_networks import HEADS, KINDS
+from sharded_networks import CPU, HEADS, KINDS, network
 from sharded_runs import dbcache, magcache
+from tiny_transformer import fp8_scaled, lightx2v_lora, original, save
 
 from fastvideo_core import (
     AttentionSettings,
@@ -24,11 +27,13 @@ from fastvideo_core import (
     SamplingRequest,
 )
 from fastvideo_core.attention.sparse import BSASettings, NABLASettings, SLASettings, SparseSchedule, STASettings, VSASettings
-from fastvideo_core.parallel import Layout
+from fastvideo_core.parallel import Layout, Ranks
 from fastvideo_core.step_cache.calibration import RatioMeter
 from fastvideo_core.step_cache.session import of_all_rows
+from fastvideo_core.wan.parts import File
 from fastvideo_core.wan.ranked import PhaseAccount, check_session
 from fastvideo_core.wan.sharded import check_guidance
+from fastvideo_core.wan.sharded_weights import ShardedWeights, check_layout, check_unquantised
 
 EVEN, ODD = (3, 4, 8), (3, 6, 10)
 """24 and 45 tokens: of 4 ranks 6 each, and 12, 11, 11, 11."""
@@ -46,12 +51,14 @@ def assert_same_bits(ranks: RankGroup, layout: Layout, models: list[Model]) -> N
 
 @SHARING
 def test_every_kind_gives_the_same_bits(ranks: RankGroup, layout: Layout) -> None:
-    assert_same_bits(ranks, layout, [Model(*case) for case in product(KINDS, (EVEN, ODD), (1, 2))])
+    models = [Model(*case) for case in product(KINDS, (EVEN, ODD), (1, 2))]
+    models += [Model(*case, shard_weights=True) for case in product(("T2V", "I2V with CLIP", "TI2V"), (EVEN, ODD), (1, 2))]
+    assert_same_bits(ranks, layout, models)
 
 
 @HALVES
 def test_so_do_halves_that_have_a_branch_each(ranks: RankGroup, layout: Layout) -> None:
-    assert_same_bits(ranks, layout, [Model(kind, ODD, 2) for kind in KINDS])
+    assert_same_bits(ranks, layout, [Model(kind, ODD, 2, shard_weights=layout.ulysses > 1) for kind in KINDS])
 
 
 @pytest.mark.parametrize("layout", [Layout(1, 2), Layout(2, 2)], ids=Layout.text)
@@ -97,6 +104,8 @@ def test_step_caches_decide_as_in_one_process(ranks: RankGroup, layout: Layout) 
     kinds: list[dict[str, Any]] = [{}, TWO_EXPERTS, {"guidance_scale": 1.0, "steps": 10}]
     kinds += [SEQUENTIAL] if layout.cfg == 1 else []
     given = [(model, request(**{"steps": STEPS, **kind}), cache) for kind in kinds for cache in (magcache, dbcache)]
+    sharded = replace(model, shard_weights=layout.ulysses > 1)
+    given += [(sharded, request(STEPS, **TWO_EXPERTS), cache) for cache in (magcache, dbcache)]
     for found in ranks.run(layout, sharded_runs.generations, given):
         for each in found:
             assert each.error == 0 and each.decisions == each.alone and "S" in each.decisions
@@ -149,6 +158,8 @@ def test_a_chosen_backend_compiled_and_offloaded_blocks_give_the_same_bits(ranks
     sparse = SparseSchedule(settings=SPARSE["NABLA"][0], kernel="gather")
     options: list[dict[str, Any]] = [{"attention": chosen}, {"compile": compiled}, {"compile": compiled, "attention": chosen}]
     options += [{"compile": compiled, "sparse": sparse}, {"offloaded": True}]
+    shared: list[dict[str, Any]] = [{"sparse": sparse}, {"compile": compiled}, {"compile": compiled, "sparse": sparse}]
+    options += [{**option, "shard_weights": True, "attention": chosen} for option in shared]
     given = [(Model("T2V", ODD, **option), request(3), magcache if "compile" in option else None) for option in options]
     for found in ranks.run(Layout(1, 2), sharded_runs.generations, given):
         assert [each.error for each in found] == [0.0] * len(given)
@@ -177,11 +188,57 @@ rank stops in the next call."""
 @pytest.mark.parametrize("layout", [Layout(1, 2), Layout(2, 2), Layout(2, 1)], ids=Layout.text)
 def test_nothing_is_left_after_an_end_before_the_end(ranks: RankGroup, layout: Layout) -> None:
     """One rank is told to stop, and all stop in the same block, the next one."""
-    model = Model("I2V with CLIP", ODD, layers=4)
+    model = Model("I2V with CLIP", ODD, layers=4, shard_weights=layout.ulysses > 1)
     for how, asks, raised, blocks in ENDS:
         found = ranks.run(layout, sharded_runs.ended, model, request(3), how, asks)
         assert [(each.raised, each.left, each.again) for each in found] == [(raised, False, 0.0)] * layout.ranks, how
         assert {each.blocks for each in found} == {blocks}, (how, found)
+
+
+FOUR_HEADS = {"config": '{"transformer": {"num_heads": 4}}'}
+
+
+@SHARING
+def test_a_rank_holds_its_part_of_the_weights_and_gathers_block_by_block(
+    ranks: RankGroup, layout: Layout, tmp_path: Path
+) -> None:
+    """No whole weight is made while they are read from a file. Layers are computed by what is fastest for them."""
+    model, count = Model("T2V", ODD, dtype=torch.float32, layers=4, shard_weights=True), layout.ulysses
+    weights = dict(model.networks()["single"].blocks.named_parameters())
+    file = save(model.networks()["single"].state_dict(), tmp_path / "network.safetensors", FOUR_HEADS)
+    found = ranks.run(layout, sharded_runs.held, file, model)
+    longest = {name: -(-weight.shape[0] // count) * weight[0].numel() for name, weight in weights.items()}
+    for name, weight in weights.items():
+        assert sum(each.values[name] for each in found) == weight.numel() and found[0].values[name] == longest[name]
+    block = sum(weight.nbytes for name, weight in weights.items() if name.startswith("0."))
+    for each in found:
+        assert each.own <= each.private <= each.reading <= 4 * sum(longest.values()) + 100 < 1.2 * 4 * block / count
+        assert each.whole == [[0], [1], [2], [3]] and each.error <= 2e-6 and each.linears
+
+
+def test_loras_are_fused_into_weights_that_ranks_share(ranks: RankGroup, tmp_path: Path) -> None:
+    """Also those that replace a norm or a bias."""
+    lora = save(lightx2v_lora(network()), tmp_path / "lora.safetensors")
+    model = Model("T2V", ODD, lora=lora, shard_weights=True)
+    for found in ranks.run(Layout(1, 2), sharded_runs.generations, [(model, request(2))]):
+        assert found[0].error == 0 and "shared by 2 ranks: each holds" in found[0].account.notes[-1]
+    for words in ranks.run(Layout(1, 2), sharded_runs.lora_afterwards, model):
+        assert "Apply LoRAs before the first generation" in words
+
+
+def test_weights_that_ranks_cannot_share_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"cfg 2 x ulysses 1 none do.* such as cfg 1 x ulysses 2"):
+        check_layout(Layout(2, 1))
+    two, quantised = Ranks(0, 2), network(dtype=torch.float32)
+    file = save(*fp8_scaled(original(quantised))[:1], tmp_path / "fp8.safetensors")
+    with pytest.raises(RequestError, match=r"fp8\.safetensors are quantised \(float8\)\. Use the bf16"):
+        check_unquantised({"single": File(file, None)})
+    layer = quantised.blocks[0].attn1.to_q
+    layer.weight = torch.nn.Parameter(layer.weight.to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(RequestError, match="those of this transformer are quantised"):
+        ShardedWeights(quantised, two, CPU)
+    with pytest.raises(RequestError, match="group-offloaded"):
+        ShardedWeights(Model("T2V", ODD, offloaded=True).networks()["single"], two, CPU)
 
 
 def test_one_rank_is_one_process_and_asks_nobody() -> None:

@@ -152,6 +152,8 @@ def test_the_command_line_makes_videos_by_workers(workers: Workers, pool: ModelP
     ("arguments", "words"),
     [
         (["--layout", "2x1"], "say how many with --workers"),
+        (["--shard-weights"], "say how many with --workers"),
+        (["--workers", "2", "--layout", "2x1", "--shard-weights"], "in the layout cfg 2 x ulysses 1 none do"),
         (["--workers", "2", "--layout", "2by1"], "write branches x ranks that share tokens, such as 2x4, or auto"),
         (["--workers", "2", "--layout", "2x2"], "is for 4 workers, and 2 were asked for"),
     ],
@@ -165,7 +167,8 @@ def test_arguments_that_contradict_each_other_are_one_line(
 
 
 def test_nothing_is_left_of_a_program_that_is_killed(tmp_path: Path) -> None:
-    command = ["generate", "--demo", "t2v", "--prompt", "a red circle", "--steps", "1000", "--workers", "2", "--layout", "2x1"]
+    """While its workers share tokens and weights."""
+    command = ["generate", "--demo", "t2v", "--prompt", "a red circle", "--steps", "1000", "--workers", "2", "--shard-weights"]
     environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-m", "fastvideo_core", *command, "--output", str(tmp_path / "out")]
     with subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as program:

@@ -26,7 +26,9 @@ from fastvideo_core import (
     Layout,
     LoadError,
     MagCacheSettings,
+    PhaseSettings,
     RequestError,
+    SamplingRequest,
     StoppedError,
     WorkerError,
     Workers,
@@ -239,7 +241,7 @@ def test_a_file_with_other_weights_is_named_with_its_machine() -> None:
     one, model = Ranks(), demo()
     mesh = Mesh(Layout(), one, one, one, one)
     with pytest.raises(LoadError, match=r"On machine .*demo_wan_high_noise\.safetensors holds other weights than here"):
-        RankModel(mesh, Stop(), "cpu", model.files, dict.fromkeys(model.files, "0"))
+        RankModel(mesh, Stop(), "cpu", model.files, dict.fromkeys(model.files, "0"), False)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,11 +254,14 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_lora_is_on_the_workers_networks_too(model: ModelOnWorkers) -> None:
     """The last one, for ranks keep it."""
     files = {expert: model.files[expert].path.with_name(f"demo_lora_{expert}.safetensors") for expert in model.transformers}
-    plain = made(demo())
+    plain, shared = made(demo()), Workers.local(workers=2).take(demo(), shard_weights=True)
+    phases = [PhaseSettings(expert="high_noise", guidance_scale=3.0, until=0.0, loras={"demo_lora_high_noise": 0.5})]
     try:
         report = model.apply_lora("high_noise", files["high_noise"])
         assert report.used and torch.equal(made(model).latents, made(demo()).latents)
         assert not torch.equal(made(demo()).latents, plain.latents)
+        with pytest.raises(RequestError, match=r"\(demo_lora_high_noise\), and ranks that share the weights have them fused"):
+            shared.generate(SamplingRequest(steps=STEPS, shift=5.0, phases=phases), conditioning(), size())
         apply_lora(demo().transformers["low_noise"], files["low_noise"], 0.5)
         with pytest.raises(RequestError, match=r"of low_noise are demo_lora_low_noise 0\.5, and in the workers none"):
             made(model)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ...checks import number
 from ...errors import RequestError
 from ..at_work import check_idle
-from ..placement import is_group_offloaded
+from ..placement import has_sharded_weights, is_group_offloaded
 from .checkpoint import open_checkpoint
 from .keys import some
 from .lora_change import undo
@@ -82,11 +82,11 @@ def apply_lora(transformer: "WanTransformer3DModel", path: Path, strength: float
     Raises:
         LoadError: nothing in the file fits the network, a shape differs, a pair is torn, or it is another kind of adapter.
             The network is as before.
-        RequestError: the strength is not finite, or the network is group-offloaded or at work.
+        RequestError: the strength is not finite, or the network is group-offloaded, shared by ranks or at work.
     """
     number("The LoRA's strength", strength, "it must be a finite number; 1 is as trained.")
     check_idle(transformer, "A LoRA was to be applied")
-    _check_not_offloaded(transformer)
+    _check_changeable(transformer)
     lora = read_lora(transformer, Path(path), name)
     digest = digest_of(lora.layers)
     for layer in lora.layers:
@@ -101,18 +101,23 @@ def remove_loras(transformer: "WanTransformer3DModel") -> None:
     """Undo every `apply_lora`: the parameters hold the very tensors that they held before.
 
     Raises:
-        RequestError: the network is group-offloaded or at work.
+        RequestError: the network is group-offloaded, shared by ranks or at work.
     """
     check_idle(transformer, "LoRAs were to be removed")
-    _check_not_offloaded(transformer)
+    _check_changeable(transformer)
     for module in list(transformer.modules()):
         undo(module)
     forget(transformer)
 
 
-def _check_not_offloaded(transformer: "WanTransformer3DModel") -> None:
+def _check_changeable(transformer: "WanTransformer3DModel") -> None:
     if is_group_offloaded(transformer):
         raise RequestError(
             "LoRAs cannot change a transformer that is group-offloaded: its weights have fixed places. Apply LoRAs first, then "
             "offload; to change them, load the transformer again."
+        )
+    if has_sharded_weights(transformer):
+        raise RequestError(
+            "LoRAs cannot change a transformer whose weights are shared by ranks: those that it had were fused into them when it "
+            "was first loaded. Apply LoRAs before the first generation; to change them, load the model again."
         )

@@ -125,6 +125,15 @@ def replacement(module: nn.Module, name: str, strengths: Mapping[str, float]) ->
     return changed
 
 
+def fuse(module: nn.Module) -> None:
+    """What `add_low_rank` and `add_difference` changed in this module is from now on its own: the sum, computed once."""
+    if parametrize.is_parametrized(module, "weight"):
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    for key in [key for key, _ in module.named_buffers(recurse=False) if key.endswith(_BEFORE)]:
+        delattr(module, key)
+    vars(module).pop(_DIFFERENCES, None)
+
+
 def undo(module: nn.Module) -> None:
     """Put back what `add_low_rank` and `add_difference` changed in this module: the very tensors that were there."""
     if parametrize.is_parametrized(module, "weight"):

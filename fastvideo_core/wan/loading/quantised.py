@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import LoadError
 from ...json_object import read_json
-from .checkpoint import StoredTensor
+from .checkpoint import Checkpoint, StoredTensor
 from .keys import some
 
 DTYPES = {
@@ -61,6 +61,11 @@ class StoredWeight:
             return value.to(dtype)
         scale = self.scale.read().float()
         return (value.float() * (scale.reshape(()) if scale.numel() == 1 else scale)).to(dtype)
+
+
+def has_float8(checkpoint: Checkpoint) -> bool:
+    """Whether any weight is stored in 8 bits."""
+    return any(tensor.dtype in FLOAT8 for tensor in checkpoint.tensors.values())
 
 
 def stored_weights(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str], where: str) -> dict[str, StoredWeight]:
