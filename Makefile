@@ -1,5 +1,6 @@
 # Everything here is a Python program; these are only its short names.
 #
+#   make help          this text; bare `make` prints it too
 #   make setup         the virtual environment (.venv) and the pinned ComfyUI trees (.runtime); nothing to do the second time
 #   make demo          a text-to-video and an image-to-video prompt through a headless ComfyUI; videos in output/
 #   make test          lint, then every test
@@ -21,7 +22,10 @@ ARGS ?=
 
 RUN = $(PYTHON) -m tools.runtime run
 
-.PHONY: setup demo test test-compat bench lint clean
+.PHONY: help setup demo test test-compat bench lint clean
+
+help:
+	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
 
 setup:
 	@$(PYTHON) -m tools.runtime setup

@@ -2,8 +2,9 @@
 `make bench ARGS=profile`, or python -m tools.bench profile, with the same options.
 `make bench ARGS=scale`, or python -m tools.bench scale [--size medium] [--rounds 5].
 `make bench ARGS=curves`, or python -m tools.bench curves [--clips 8] [--threads 1]; sparse likewise.
+`make bench ARGS=load`, or python -m tools.bench load [--rounds 9].
 
-loop needs COMFYUI_PATH, which `make bench` sets.
+loop and load need COMFYUI_PATH, which `make bench` sets.
 """
 
 import argparse
@@ -35,6 +36,10 @@ def main() -> None:
 
         size, rounds = asked["size"], asked["rounds"]
         print(scale_page.report(scale.run(size, rounds), size, rounds, command))
+    elif what == "load":
+        from . import load
+
+        print(load.report(*load.run(asked["rounds"]), command))
     elif what == "profile":
         from . import profile, profile_page
 
@@ -48,9 +53,10 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=["loop", "profile", "curves", "sparse", "scale"], default="loop",
+        "what", nargs="?", choices=["loop", "profile", "curves", "sparse", "scale", "load"], default="loop",
         help="loop: what is around the transformer calls; profile: where a step's time goes; curves: what step caches save and "
-        "change; sparse: what sparse attention changes and saves; scale: one rank against two, and a plan for many GPUs",
+        "change; sparse: what sparse attention changes and saves; scale: one rank against two, and a plan for many GPUs; load: "
+        "what the pack adds to ComfyUI's start",
     )  # fmt: skip
     parser.add_argument("--clips", type=int, default=8, help="curves, sparse: prompts and seeds")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")

@@ -12,6 +12,10 @@ The prompt says shape, colour, background and motion:
 - red, green, blue, yellow, purple, cyan
 - black, white, gray, navy, brown, teal background
 - moving left, right, up, down; still; growing; shrinking
+
+### If a step takes seconds
+Steps take a fraction of one. On a CPU whose cores others use too, torch's threads wait for each other at full speed: \
+start ComfyUI with `OMP_WAIT_POLICY=PASSIVE` in its environment.
 """
 IMAGE = """
 ### First frame
