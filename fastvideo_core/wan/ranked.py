@@ -140,8 +140,10 @@ class RankExperts:
             with room(lambda: too_large):
                 self._weights[network] = ShardedWeights(network, self.mesh.tokens, self.device)
         if not is_group_offloaded(network):
-            # Moved to the CPU, each rank would have a copy of its own of what all of them map from one file.
-            back = self.device if self.offload_device == self.device else None
+            # Moved to the CPU, each rank would have a copy of its own of what all of them map from one file; of what they share,
+            # all of them together have one.
+            copied = network in self._weights or self.offload_device == self.device
+            back = self.offload_device if copied else None
             self._loaded.enter_context(held(network, self.device, back, WAYS_OUT))
 
     def offload(self) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import WanTransformer3DModel
 from magcache_run import flat_table
 from sharded_cases import Model, error, predicted, request
-from sharded_networks import conditioning
+from sharded_networks import CPU, conditioning
 from simulated_cuda import Allocated
 from step_operations import recorded
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from fastvideo_core.schedule import Phase
 from fastvideo_core.step_cache import DBCache, DBCacheSettings, MagCache
 from fastvideo_core.wan.loading import apply_lora, load_transformer
 from fastvideo_core.wan.memory import own_bytes
-from fastvideo_core.wan.ranked import PhaseAccount
+from fastvideo_core.wan.ranked import PhaseAccount, RankExperts
 
 COLLECTIVE = re.compile("all_?(gather|to_?all|reduce)|broadcast|barrier|scatter|send|recv")
 
@@ -167,14 +168,15 @@ def exchanges(mesh: Mesh, model: Model, asked: SamplingRequest) -> list[Counter[
 class Held:
     """What a rank has of the weights of a file's blocks. values: of each, how many; own, private: bytes of these, and of the
     memory that they are in; reading: the most bytes that were made while they were read; whole: the blocks whose weights are all
-    there, at the beginning of each block of a call; linears: layers that were computed by what is fastest; error: against one
-    process."""
+    there, at the beginning of each block of a call; left: on which devices they are afterwards, where they were to
+    be put on another one; linears: layers that were computed by what is fastest; error: against one process."""
 
     values: dict[str, int]
     own: int
     private: int
     reading: int
     whole: list[list[int]]
+    left: set[str]
     linears: int
     error: float
 
@@ -193,8 +195,16 @@ def held(mesh: Mesh, file: Path, model: Model) -> Held:
     together = predicted(ranked, model)
     return Held(
         values={name: part.numel() for name, part in parts.items()}, own=own_bytes(blocks), private=sum(storages.values()),
-        reading=reading.peak, whole=whole, linears=len(ranked.accounts[-1].linears), error=error(together, alone),
+        reading=reading.peak, whole=whole, left=_left(mesh, load_transformer(file)), linears=len(ranked.accounts[-1].linears),
+        error=error(together, alone),
     )  # fmt: skip
+
+
+def _left(mesh: Mesh, network: WanTransformer3DModel) -> set[str]:
+    rank = RankExperts({"single": network}, mesh, CPU, torch.device("meta"), shard_weights=True)
+    rank.load("single")
+    rank.offload()
+    return {weight.device.type for weight in network.parameters()}
 
 
 def _is_shared(block: nn.Module) -> bool:
