@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 import torch.distributed as dist
+from diffusers import WanTransformer3DModel
 from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from fastvideo_core.parallel import Layout, Ranks
 from tools.bench import scale, scale_page
+from tools.bench.page import PAGE
+from tools.bench.scale_page import plans, several_gpus
 from tools.bench.scale_plan import (
     ETHERNET,
     NVLINK,
@@ -24,6 +27,7 @@ from tools.bench.scale_plan import (
     plan,
     step,
     velocity_bytes,
+    weights_received,
 )  # fmt: skip
 
 LARGE = VIDEOS["14B 720p"]
@@ -70,11 +74,33 @@ def test_the_largest_video_in_figures() -> None:
 
 def test_a_step_is_computing_and_exchanging() -> None:
     alone = step(LARGE, Layout(), PCIE, ETHERNET)
-    assert alone == (2 * LARGE.flops / RATE, 0, 0)
+    assert alone == (2 * LARGE.flops / RATE, 0, 0, 0)
     shared, halves = step(LARGE, Layout(1, 8), PCIE, ETHERNET), step(LARGE, Layout(2, 4), PCIE, ETHERNET)
     assert shared.computing == halves.computing == alone.computing / 8
     assert shared.exchanging == pytest.approx(2 * (exchanged(LARGE, 8) + gathered(LARGE, 8)) / PCIE.rate)
     assert halves.branches == velocity_bytes(LARGE) / ETHERNET.rate and halves.total < shared.total
+    sharded = step(LARGE, Layout(2, 4), PCIE, ETHERNET, shard_weights=True)
+    assert sharded == halves._replace(weights=0.75 * LARGE.weight_bytes / PCIE.rate)
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_the_weights_in_the_plan_are_those_of_the_networks_blocks(name: str) -> None:
+    """Of diffusers' network, whose block says which of its weights stay in float32."""
+    video = VIDEOS[name]
+    with torch.device("meta"):
+        network = WanTransformer3DModel(num_layers=1, num_attention_heads=video.heads, ffn_dim=video.ffn_dim)
+    kept = set(network._keep_in_fp32_modules)
+    sizes = [weight.numel() * (4 if kept & set(key.split(".")) else 2) for key, weight in network.blocks[0].named_parameters()]
+    assert video.weight_bytes == video.layers * sum(sizes)
+    assert weights_received(video, 4) == video.weight_bytes - video.weight_bytes / 4
+
+
+def test_the_pages_have_what_the_plan_gives() -> None:
+    """README.md and BENCHMARKS.md, to 64 GPUs."""
+    for page, block, text in ((scale_page.README, "several gpus", several_gpus()), (PAGE, "scale plan", plans())):
+        content = page.read_text(encoding="utf-8")
+        assert content.partition(f"<!-- {block} -->\n")[2].partition(f"\n<!-- end of {block} -->")[0] == text, page.name
+        assert "\n| 64 | 8 | 4 x cfg 2 x ulysses 8 |" in text
 
 
 def test_the_plan_takes_whole_groups_of_whole_machines() -> None:

@@ -38,6 +38,14 @@ class Video:
         return self.tokens * self.heads * self.head_dim * self.itemsize
 
     @property
+    def weight_bytes(self) -> int:
+        """Of the blocks of a text-to-video network: linear layers and the norms of queries and keys, and in float32, as diffusers
+        keeps them, another norm and the modulation."""
+        dim = self.heads * self.head_dim
+        layers = 8 * dim * (dim + 1) + 2 * dim * self.ffn_dim + self.ffn_dim + dim
+        return self.layers * (self.itemsize * (layers + 4 * dim) + FLOAT32 * 8 * dim)
+
+    @property
     def flops(self) -> int:
         """Of one branch in one step."""
         return flops_of_call(_Network(self), (1, self.channels, *self.latents), self.text_rows)  # type: ignore[arg-type]
@@ -72,6 +80,8 @@ class Link(NamedTuple):
 
 
 NVLINK, PCIE, ETHERNET = Link("NVLink 300 GB/s", 300e9), Link("PCIe 4 22 GB/s", 22e9), Link("25 GbE 2.8 GB/s", 2.8e9)
+FLOAT32 = 4
+"""Bytes of a value."""
 RATE = 450e12
 """FLOP per second that an H100 reaches in bfloat16 attention and products of this size: an assumption."""
 VIDEOS = MappingProxyType({
@@ -94,7 +104,12 @@ def gathered(video: Video, ranks: int) -> float:
 def velocity_bytes(video: Video) -> int:
     """Of one branch, in float32."""
     frames, height, width = video.latents
-    return 4 * video.channels * frames * height * width
+    return FLOAT32 * video.channels * frames * height * width
+
+
+def weights_received(video: Video, ranks: int) -> float:
+    """Bytes that each rank receives for one branch where they share the weights: of all blocks all but its own part."""
+    return video.weight_bytes * (ranks - 1) / ranks
 
 
 class Seconds(NamedTuple):
@@ -103,31 +118,38 @@ class Seconds(NamedTuple):
     computing: float
     exchanging: float
     branches: float
+    weights: float
 
     @property
     def total(self) -> float:
         return sum(self)
 
 
-def step(video: Video, layout: Layout, inside: Link, across: Link, rate: float = RATE) -> Seconds:
-    """inside: between the ranks that share tokens; across: between the two that have a branch each."""
+def step(
+    video: Video, layout: Layout, inside: Link, across: Link, rate: float = RATE, shard_weights: bool = False
+) -> Seconds:
+    """inside: between the ranks that share tokens; across: between the two that have a branch each. shard_weights: whether the
+    former share the weights too."""
     calls = 2 // layout.cfg
     moved = exchanged(video, layout.ulysses) + gathered(video, layout.ulysses)
     return Seconds(
         computing=calls * video.flops / layout.ulysses / rate,
         exchanging=calls * moved / inside.rate,
         branches=velocity_bytes(video) / across.rate if layout.cfg == 2 else 0.0,
+        weights=calls * weights_received(video, layout.ulysses) / inside.rate if shard_weights else 0.0,
     )
 
 
 class Row(NamedTuple):
-    """groups: that work at the same time on a video each; seconds: of one step with each link inside a machine."""
+    """groups: that work at the same time on a video each; seconds: of one step with each link inside a machine; sharded: the same
+    where ranks that share tokens share the weights."""
 
     gpus: int
     machines: int
     layout: Layout
     groups: int
     seconds: tuple[float, ...]
+    sharded: tuple[float, ...]
 
 
 def plan(video: Video, gpus: Sequence[int], on_machine: int, links: Sequence[Link], across: Link) -> list[Row]:
@@ -138,7 +160,10 @@ def plan(video: Video, gpus: Sequence[int], on_machine: int, links: Sequence[Lin
         machines = max(1, count // on_machine)
         layout = suggested(count, video.heads, machines)
         between = across if machines > 1 else None
-        seconds = tuple(step(video, layout, link, between or link).total for link in links)
+        seconds, sharded = (
+            tuple(step(video, layout, link, between or link, shard_weights=shared).total for link in links)
+            for shared in (False, True)
+        )
         groups = count // machines // layout.ulysses * machines // layout.cfg
-        rows.append(Row(count, machines, layout, groups, seconds))
+        rows.append(Row(count, machines, layout, groups, seconds, sharded))
     return rows
