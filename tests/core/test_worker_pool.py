@@ -15,13 +15,33 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from worker_cases import STEPS, conditioning, demo, family, process_of, request, size
+from worker_cases import STEPS, conditioning, demo, family, left_of, process_of, request, runs, size
 
 from fastvideo_core import Job, Outcome, RequestError, Step, StoppedError, WorkerError, Workers, generate_many
 from fastvideo_core.__main__ import main
 from fastvideo_core.wan.pooled import ModelPool
 
 ROOT = Path(__file__).resolve().parents[2]
+FAILING = """
+from pathlib import Path
+
+import pytest
+from worker_cases import conditioning, demo, family, request, size
+
+from fastvideo_core import Workers
+
+
+@pytest.fixture(scope="module")
+def model():
+    with Workers.local(workers=1) as workers:
+        yield workers.take(demo())
+
+
+def test_failing(model):
+    for _ in model.generate(request(), conditioning(), size()):
+        Path("processes").write_text(" ".join(str(each.pid) for each in family()))
+        1 / 0
+"""
 LONG = 12
 """Steps: more than wait for whoever is told of them."""
 
@@ -71,28 +91,6 @@ def test_each_job_is_made_once_and_one_that_cannot_be_fails_alone(pool: ModelPoo
     assert all(group.running for group in pool.pool.groups), "both had work"
 
 
-def test_a_job_whose_worker_is_killed_is_made_again_by_the_next_one(pool: ModelPool) -> None:
-    steps: list[tuple[str, int]] = []
-
-    def each_step(name: str, step: Step) -> None:
-        steps.append((name, step.index))
-        if len(steps) == 1:
-            kill_workers(pool)
-
-    outcomes = list(generate_many(pool, [job(1, LONG), job(2, LONG), job(3)], each_step=each_step))
-    assert sorted(outcome.name for outcome in outcomes) == ["j1", "j2", "j3"]
-    assert steps.count((steps[0][0], 0)) == 2, "from its beginning"
-    assert_as_alone(outcomes)
-
-
-def test_a_job_whose_workers_are_always_lost_is_told_and_no_other_waits(pool: ModelPool) -> None:
-    def each_step(name: str, step: Step) -> None:
-        kill_workers(pool)
-
-    (outcome,) = generate_many(pool, [job(1, LONG)], each_step=each_step)
-    assert isinstance(outcome.error, WorkerError) and "The worker (" in str(outcome.error)
-
-
 def test_one_job_is_cancelled_and_goes_on_later_where_it_was(pool: ModelPool) -> None:
     def each_step(name: str, step: Step) -> None:
         if name == "j2" and step.index == 0:
@@ -136,6 +134,29 @@ def test_states_are_given_while_workers_wait_to_be_heard(pool: ModelPool) -> Non
     assert asked == [{"j1", "j2"}] * 2
 
 
+def test_a_job_whose_worker_is_killed_is_made_again_by_the_next_one(pool: ModelPool) -> None:
+    """The last tests with these workers are those that start new ones, which takes the most of their time."""
+    steps: list[tuple[str, int]] = []
+
+    def each_step(name: str, step: Step) -> None:
+        steps.append((name, step.index))
+        if len(steps) == 1:
+            kill_workers(pool)
+
+    outcomes = list(generate_many(pool, [job(1, LONG), job(2, LONG), job(3)], each_step=each_step))
+    assert sorted(outcome.name for outcome in outcomes) == ["j1", "j2", "j3"]
+    assert steps.count((steps[0][0], 0)) == 2, "from its beginning"
+    assert_as_alone(outcomes)
+
+
+def test_a_job_whose_workers_are_always_lost_is_told_and_no_other_waits(pool: ModelPool) -> None:
+    def each_step(name: str, step: Step) -> None:
+        kill_workers(pool)
+
+    (outcome,) = generate_many(pool, [job(1, LONG)], each_step=each_step)
+    assert isinstance(outcome.error, WorkerError) and "The worker (" in str(outcome.error)
+
+
 def test_the_command_line_makes_videos_by_workers(workers: Workers, pool: ModelPool, tmp_path: Path) -> None:
     for group in pool.pool.groups:
         group.end()
@@ -166,10 +187,10 @@ def test_arguments_that_contradict_each_other_are_one_line(
     assert words in line and not (tmp_path / "out").exists()
 
 
-def test_nothing_is_left_of_a_program_that_is_killed(tmp_path: Path) -> None:
-    """While its workers share tokens and weights."""
+def test_nothing_is_left_of_a_program_that_is_terminated(tmp_path: Path) -> None:
+    """While its workers share tokens and weights. Of one that is killed: tests/server/test_workers.py."""
     command = ["generate", "--demo", "t2v", "--prompt", "a red circle", "--steps", "1000", "--workers", "2", "--shard-weights"]
-    environment = {**os.environ, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = [sys.executable, "-m", "fastvideo_core", *command, "--output", str(tmp_path / "out")]
     with subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as program:
         assert program.stderr is not None
@@ -177,6 +198,16 @@ def test_nothing_is_left_of_a_program_that_is_killed(tmp_path: Path) -> None:
             assert line or program.poll() is None
         theirs = family(program.pid)
         assert len([each for each in theirs if each.name().startswith("ray::_Host")]) == 2
-        program.kill()
-    _, left = psutil.wait_procs(theirs, timeout=60)
-    assert left == []
+        program.terminate()
+    assert left_of(theirs) == []
+
+
+def test_nothing_is_left_of_tests_that_fail(tmp_path: Path) -> None:
+    """With workers of a fixture in them that are at work."""
+    (tmp_path / "test_failing.py").write_text(FAILING, "utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "core"))), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_failing.py"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "ZeroDivisionError" in ended.stdout and "1 failed" in ended.stdout, ended.stdout
+    theirs = [int(process) for process in (tmp_path / "processes").read_text().split()]
+    assert len(theirs) > 3 and not any(psutil.pid_exists(each) and runs(psutil.Process(each)) for each in theirs)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,10 +13,12 @@ import psutil
 import pytest
 import torch
 
-from fastvideo_core import Conditioning, Generation, GuidanceSettings, SamplingRequest, VideoSize, WanModel, load_demo
+from fastvideo_core import Conditioning, Generation, GuidanceSettings, Layout, SamplingRequest, VideoSize, WanModel, load_demo
 from fastvideo_core.parallel.ray_ranks import RayRank
 
+TWO = Layout(cfg=2)
 STEPS = 6
+HANG_SECONDS = 45.0
 
 
 @cache
@@ -52,14 +55,16 @@ def made(model: WanModel, asked: SamplingRequest | None = None, **options: Any) 
 
 
 @contextmanager
-def killed_when(method: str, rank: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The process of a rank of two is killed once, as it is asked for a method; "start": as it begins."""
-    ask, begin, killed, before = RayRank.ask, RayRank.begin, list[int](), starting()
+def killed_when(method: str, rank: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """The process of a rank of two is killed once, just after it was asked for a method; "start": as it begins. Gives
+    when."""
+    ask, begin, killed, before = RayRank.ask, RayRank.begin, list[float](), starting()
 
     def asking(self: RayRank, number: int, asked: str, given: Sequence[object]) -> Any:
+        answer = ask(self, number, asked, given)
         if asked == method and self.name.startswith(f"rank {rank} ") and not killed:
             kill(killed, process_of(self.name))
-        return ask(self, number, asked, given)
+        return answer
 
     def beginning(self: RayRank) -> Any:
         begun = begin(self)
@@ -70,12 +75,12 @@ def killed_when(method: str, rank: int, monkeypatch: pytest.MonkeyPatch) -> Iter
     with monkeypatch.context() as patch:
         patch.setattr(RayRank, "ask", asking)
         patch.setattr(RayRank, "begin", beginning)
-        yield
+        yield killed
     assert killed
 
 
-def kill(killed: list[int], process: int) -> None:
-    killed.append(process)
+def kill(killed: list[float], process: int) -> None:
+    killed.append(time.monotonic())
     os.kill(process, signal.SIGKILL)
 
 
@@ -92,7 +97,36 @@ def first(find: Callable[[], list[int]]) -> int:
 
 def starting() -> list[int]:
     """Ray's processes that are becoming a rank."""
-    return [each.pid for each in family() if each.name().startswith("ray::_Host")]
+    return [each.pid for each in family() if _name(each).startswith("ray::_Host")]
+
+
+def _name(process: psutil.Process) -> str:
+    """None of one that has ended meanwhile."""
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def assert_told_in_time(since: float, what: str) -> None:
+    """Somebody waits for an error. It takes parts of a second, and shall take 10 s at most on a machine that has nothing else to
+    do; the limit is what would be a hang on any."""
+    seconds = time.monotonic() - since
+    print(f"{what}: told after {seconds:.2f} s")
+    assert seconds < HANG_SECONDS
+
+
+def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run, after their end had all the time that a slow machine needs. It takes seconds."""
+    started = time.monotonic()
+    _, left = psutil.wait_procs([each for each in processes if runs(each)], 60)
+    print(f"{len(processes)} processes: the last one was gone after {time.monotonic() - started:.1f} s")
+    return [each for each in left if runs(each)]
+
+
+def runs(process: psutil.Process) -> bool:
+    """A process that has ended may stay in the list of a container's processes, where nobody asks how it ended."""
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def family(process: int | None = None) -> list[psutil.Process]:

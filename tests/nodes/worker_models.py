@@ -66,10 +66,10 @@ def write_quantised(host: Any, kind: str) -> str:
     return name
 
 
-def workers_of(host: Any, cfg: int, ulysses: int) -> Any:
+def workers_of(host: Any, cfg: int, ulysses: int, **place: str) -> Any:
     layout = {"layout": "cfg x ulysses", "cfg": cfg, "ulysses": ulysses}
     node = host.node_classes["FastVideoWorkers"]
-    return node.execute(count=cfg * ulysses, device="CPU", layout=layout, place={"place": "this machine"}).args[0]
+    return node.execute(count=cfg * ulysses, device="CPU", layout=layout, place=place or {"place": "this machine"}).args[0]
 
 
 def on_workers(host: Any, workers: Any, name: str = "heads_0") -> Any:

@@ -1,10 +1,11 @@
 """`make bench`, or python -m tools.bench [loop] [--device cuda --size 1.3B-480p] [--steps 10] [--rounds 9] [--threads 1].
 `make bench ARGS=profile`, or python -m tools.bench profile, with the same options.
 `make bench ARGS=scale`, or python -m tools.bench scale [--size medium] [--rounds 5].
+`make bench ARGS=workers`, or python -m tools.bench workers [--prompts 50] [--rounds 9] --threads 1.
 `make bench ARGS=curves`, or python -m tools.bench curves [--clips 8] [--threads 1]; sparse likewise.
 `make bench ARGS=load`, or python -m tools.bench load [--rounds 9].
 
-loop and load need COMFYUI_PATH, which `make bench` sets.
+loop, load and workers need COMFYUI_PATH, which `make bench` sets.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 
 def main() -> None:
     asked = vars(_parser().parse_args())
-    threads, what, clips = (asked.pop(name) for name in ("threads", "what", "clips"))
+    threads, what, clips, prompts = (asked.pop(name) for name in ("threads", "what", "clips", "prompts"))
     if asked["device"] == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # ComfyUI would take a GPU that it sees
     import torch
@@ -40,6 +41,10 @@ def main() -> None:
         from . import load
 
         print(load.report(*load.run(asked["rounds"]), command))
+    elif what == "workers":
+        from . import growth, overhead, workers_page
+
+        print(workers_page.report(overhead.run(asked["rounds"]), growth.run(prompts), command))
     elif what == "profile":
         from . import profile, profile_page
 
@@ -53,12 +58,13 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     parser.add_argument(
-        "what", nargs="?", choices=["loop", "profile", "curves", "sparse", "scale", "load"], default="loop",
+        "what", nargs="?", choices=["loop", "profile", "curves", "sparse", "scale", "load", "workers"], default="loop",
         help="loop: what is around the transformer calls; profile: where a step's time goes; curves: what step caches save and "
         "change; sparse: what sparse attention changes and saves; scale: one rank against two, and a plan for many GPUs; load: "
-        "what the pack adds to ComfyUI's start",
+        "what the pack adds to ComfyUI's start; workers: what asking them costs, and what many prompts leave behind",
     )  # fmt: skip
     parser.add_argument("--clips", type=int, default=8, help="curves, sparse: prompts and seeds")
+    parser.add_argument("--prompts", type=int, default=50, help="workers: through one server")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--size", default="small", help="demo, small, medium, or 1.3B-480p; random weights")
     parser.add_argument("--steps", type=int, default=10)
