@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from . import (
     attention,
+    batch,
     calibrate,
     compare,
     compile,
@@ -31,7 +32,7 @@ from .native.state import register_states
 MODULES = (
     text_encode, sampler, guider, diffusers_model, demo_wan, run_report, magcache, dbcache, calibrate, attention,
     sparse_attention, compile, compare, tune, phase, phase_sampler, image_motion, recipe, queue_sampler,
-    workers, model_on_workers,
+    workers, model_on_workers, batch,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from functools import wraps
 from types import MappingProxyType
 from typing import Any
 
+from comfy.clip_vision import ClipVisionModel
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 from comfy_api.latest import io
@@ -24,7 +25,7 @@ from .native.workers import NativeWorkers
 SOCKETS: Mapping[str, type] = MappingProxyType({
     "MODEL": ModelPatcher, "CLIP": CLIP, "VAE": VAE, "CONDITIONING": list, "LATENT": dict, "IMAGE": Tensor, "SIGMAS": Tensor,
     "FASTVIDEO_RUN_REPORT": RunReport, "FASTVIDEO_PHASES": Phases,
-    "FASTVIDEO_WORKERS": NativeWorkers,
+    "FASTVIDEO_WORKERS": NativeWorkers, "CLIP_VISION": ClipVisionModel,
 })  # fmt: skip
 """What each kind of connection brings."""
 AXES: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -1,6 +1,7 @@
 """FastVideo Queue Sampler: many Wan videos, with each model loaded once for all of them."""
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
@@ -8,12 +9,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from fastvideo_core import RequestError, counted
+from fastvideo_core import counted
 
 from .checked import checked
 from .inputs import SHOWN, guidance_inputs, latent_input, prompt_inputs, run_inputs, sigmas_input
+from .lists import one, rows
 from .native.marks import marks_of
 from .native.phases import named
+from .native.progress import OwnProgress
 from .native.queue import QueuedRun, sample_queue
 from .phase_sampler import GUIDANCE
 from .requests import prompt_of, request_of
@@ -71,42 +74,25 @@ class FastVideoQueueSampler(io.ComfyNode):
         cls, phases: list[Any], positive: list[Any], negative: list[Any], latent: list[Any], seed: list[int],
         sigmas: Any = NOT_CONNECTED, save_state: Any = NOT_CONNECTED, **settings: list[Any],
     ) -> io.NodeOutput:  # fmt: skip
-        experts, planned = named(_one("phases", phases))
+        experts, planned = named(one("phases", phases))
         levels = connected(sigmas)
         request = request_of(
-            phases=planned, seed=seed[0], sigmas=NOT_CONNECTED if levels is None else _one("sigmas", levels),
-            **{name: _one(name, values) for name, values in settings.items()},
+            phases=planned, seed=seed[0], sigmas=NOT_CONNECTED if levels is None else one("sigmas", levels),
+            **{name: one(name, values) for name, values in settings.items()},
         )  # fmt: skip
-        save = "" if connected(save_state) is None else _one("save_state", save_state)
-        rows = _rows(positive=positive, negative=negative, latent=latent, seed=seed)
+        save = "" if connected(save_state) is None else one("save_state", save_state)
+        given = rows(positive=positive, negative=negative, latent=latent, seed=seed)
         runs = [
-            QueuedRun(positive, negative, latent, replace(request, seed=seed), save) for positive, negative, latent, seed in rows
+            QueuedRun(shown, other, video, replace(request, seed=own), save, OwnProgress(f"video {number} of {len(given)}, "))
+            for number, (shown, other, video, own) in enumerate(given, start=1)
         ]
-        sample_queue(experts, runs, marks_of(list(experts.values()), prompt_of(cls), ("phases",)))
+        deque(sample_queue(experts, runs, marks_of(list(experts.values()), prompt_of(cls), ("phases",))), maxlen=0)
         made = [run for run in runs if run.video is not None]
         if not made and runs[0].error is not None:
             raise runs[0].error
         told = "\n".join([_first_line(runs), *(f"{number}: {_line(run)}" for number, run in enumerate(runs, start=1))])
         logging.info("FastVideo Queue Sampler\n%s", told)
         return io.NodeOutput([run.video for run in made], [run.report for run in made], told)
-
-
-def _one(name: str, values: Sequence[Any]) -> Any:
-    if len(values) > 1:
-        raise RequestError(
-            f"The {name} input got a list of {len(values)}, and there is one for all videos. Connect a single one."
-        )
-    return values[0]
-
-
-def _rows(**lists: list[Any]) -> list[tuple[Any, ...]]:
-    """One for each video."""
-    count = max(map(len, lists.values()))
-    short = [name for name, values in lists.items() if len(values) not in (1, count)]
-    if short:
-        told = ", ".join(f"{name} {len(values)}" for name, values in lists.items())
-        raise RequestError(f"The lists are of unequal lengths: {told}. Give each {count}, or one for all.")
-    return list(zip(*(values if len(values) == count else values * count for values in lists.values()), strict=True))
 
 
 def _first_line(runs: Sequence[QueuedRun]) -> str:

@@ -32,6 +32,7 @@ from .native.cache import with_cache
 from .native.dbcache import NativeDBCache
 from .native.magcache import NativeMagCache
 from .native.marks import marks_of, warned
+from .native.progress import OwnProgress
 from .native.sample import sample
 from .requests import experts_of, prompt_of, request_of, scales_of
 from .sockets import ACCELERATION, FASTER, NOT_CONNECTED
@@ -117,7 +118,7 @@ class FastVideoAutoTune(io.ComfyNode):
 
         def generated(settings: CacheSettings | None) -> tuple[Tensor, RunReport]:
             through = experts if settings is None else {name: with_settings(each, settings) for name, each in experts.items()}
-            video, report = sample(through, positive, negative, latent, request, heading=f"run {next(numbers)}, ")
+            video, report = sample(through, positive, negative, latent, request, progress=OwnProgress(f"run {next(numbers)}, "))
             return decoded(vae, video["samples"]), report
 
         found = tune(cache, target_ssim, trial(*generated(None), generated))

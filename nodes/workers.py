@@ -12,6 +12,7 @@ from .native.workers import NativeWorkers
 from .sockets import LOADING, WorkersSocket
 
 PLACES = ("this machine", "a Ray cluster")
+SHARED, WHOLE_VIDEOS = "cfg x ulysses", "whole videos"
 
 
 class FastVideoWorkers(io.ComfyNode):
@@ -35,8 +36,8 @@ class FastVideoWorkers(io.ComfyNode):
             node_id="FastVideoWorkers",
             display_name="FastVideo Workers",
             category=LOADING,
-            description="Several GPUs for one video: which, and how they share the work. They start when a model is loaded on "
-            "them, and end with ComfyUI.",
+            description="Several GPUs for one video, or for many: which, and how they share the work. They start when a model is "
+            "loaded on them, and end with ComfyUI.",
             search_aliases=[
                 "multi gpu", "parallel", "ulysses", "sequence parallel", "cfg parallel", "ray", "cluster", "multigpu",
                 "gpus",
@@ -51,8 +52,12 @@ class FastVideoWorkers(io.ComfyNode):
                 ),
                 io.DynamicCombo.Input(
                     "layout",
-                    options=[io.DynamicCombo.Option("auto", []), io.DynamicCombo.Option("cfg x ulysses", [cfg, ulysses])],
-                    tooltip="How they share a step. auto: a half for each branch of guidance, and within it the tokens.",
+                    options=[
+                        io.DynamicCombo.Option("auto", []), io.DynamicCombo.Option(SHARED, [cfg, ulysses]),
+                        io.DynamicCombo.Option(WHOLE_VIDEOS, []),
+                    ],
+                    tooltip="How they share a step. auto: a half for each branch of guidance, and within it the tokens. whole "
+                    "videos: they share none, and each makes videos of its own, for FastVideo Batch.",
                 ),
                 io.DynamicCombo.Input(
                     "place",
@@ -69,11 +74,12 @@ class FastVideoWorkers(io.ComfyNode):
         cls, count: int, device: str, layout: dict[str, Any] | None = None, place: dict[str, Any] | None = None
     ) -> io.NodeOutput:
         assert layout is not None and place is not None  # `checked`
-        asked = None if layout["layout"] == "auto" else Layout(layout["cfg"], layout["ulysses"])
+        asked = Layout(layout["cfg"], layout["ulysses"]) if layout["layout"] == SHARED else None
         counted = {"gpus" if device == "GPU" else "workers": count}
         here = place["place"] == PLACES[0]
         workers = Workers.local(**counted, layout=asked) if here else Workers.at(place["address"], **counted, layout=asked)
-        return io.NodeOutput(NativeWorkers(workers.machines, workers.layout))
+        single = Layout() if layout["layout"] == WHOLE_VIDEOS else workers.layout
+        return io.NodeOutput(NativeWorkers(workers.machines, single))
 
 
 NODES = [FastVideoWorkers]

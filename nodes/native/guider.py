@@ -35,7 +35,7 @@ from .facts import (
 )
 from .marks import on_models, warned
 from .plan import GuiderSettings, is_partial, native_plan
-from .progress import show
+from .progress import ALONE, Progress
 from .remote_network import remote_of
 from .report import native_report, solver_name
 from .run import NativeRun
@@ -43,11 +43,11 @@ from .taking_part import ExpertGuider
 
 
 class WanGuider(ExpertGuider):
-    """A core GUIDER. `report` is the last finished generation's. heading: what begins the line on the node while it works."""
+    """A core GUIDER. `report` is the last finished generation's."""
 
     run: NativeRun
     resumed: GenerationState | None = None
-    heading = ""
+    progress: Progress = ALONE
 
     def __init__(
         self, models: Mapping[str, Any], positive: Any, negative: Any, settings: GuiderSettings, recipes: Sequence[Guess] = ()
@@ -108,7 +108,7 @@ class WanGuider(ExpertGuider):
 
         def after_step(step: int, denoised: Any, latents: Any, steps: int) -> None:
             run.stopwatch.lap()
-            show(f"{self.heading}{run.step_text()}")
+            self.progress.tell(run.step_text())
             if callback is not None:
                 callback(step, denoised, latents, steps)
 

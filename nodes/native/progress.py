@@ -1,7 +1,10 @@
 """The line that ComfyUI's page shows on a node while it works."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import latent_preview
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
@@ -13,6 +16,34 @@ def show(text: str) -> None:
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context is not None and server is not None:
         server.send_progress_text(text, context.node_id, server.client_id)
+
+
+class Progress(Protocol):
+    """Where a run is told of while it works."""
+
+    def tell(self, text: str) -> None:
+        """After each step."""
+        ...
+
+    def prepare(self, model: Any, steps: int) -> Any:
+        """Core's callback of a sampler: bar, preview and interrupt."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnProgress:
+    """Of a run that the node makes alone. heading: what begins the line."""
+
+    heading: str = ""
+
+    def tell(self, text: str) -> None:
+        show(f"{self.heading}{text}")
+
+    def prepare(self, model: Any, steps: int) -> Any:
+        return latent_preview.prepare_callback(model, steps)
+
+
+ALONE = OwnProgress()
 
 
 def step_text(done: int, steps: int, laps: Sequence[float], skipped: int) -> str:

@@ -14,6 +14,7 @@ import torch
 from fastvideo_core import FastVideoError, GenerationState, RunReport, SamplingRequest, Schedule, joined
 
 from .marks import NO_MARKS, Marks
+from .progress import ALONE, Progress
 from .report import RESUMED, STOPPED
 from .sample import sample
 from .state import check_state_name, save_state, state_file
@@ -40,6 +41,7 @@ class QueuedRun:
     latent: dict[str, Any]
     request: SamplingRequest
     save: str = ""
+    progress: Progress = ALONE
     state: GenerationState | None = None
     stop_after_phase: int = 0
     parts: list[RunReport] = field(default_factory=list)
@@ -84,9 +86,9 @@ def _news(part: RunReport, first: bool) -> tuple[str, ...]:
     return tuple(note for note in part.notes if not note.startswith(STOPPED) and (first or not note.startswith(RESUMED)))
 
 
-def sample_queue(experts: Mapping[str, Any], runs: Sequence[QueuedRun], marks: Marks = NO_MARKS) -> None:
-    """Leaves in each run its video or its error. All have the same phases. What was made when the queue is cancelled is kept,
-    and the same queue goes on from there; of queues without a name only the last one is.
+def sample_queue(experts: Mapping[str, Any], runs: Sequence[QueuedRun], marks: Marks = NO_MARKS) -> Iterator[QueuedRun]:
+    """Each run as it ends, with its video or its error. All have the same phases. What was made when the queue is cancelled is
+    kept, and the same queue goes on from there; of queues without a name only the last one is.
 
     Args:
         experts: MODELs by the names of the phases' experts.
@@ -94,22 +96,25 @@ def sample_queue(experts: Mapping[str, Any], runs: Sequence[QueuedRun], marks: M
     Raises:
         RequestError: the request contradicts itself, or the name of the states cannot be one.
     """
-    check_state_name(runs[0].save)
     sizes = [len(list(phases)) for _, phases in groupby(runs[0].request.plan().phases, key=lambda phase: phase.expert)]
-    with _keeping(runs):
+    with keeping(runs):
         for stop in accumulate(sizes):
-            for number, run in enumerate(runs, start=1):
-                if run.error is None:
-                    run.stop_after_phase = stop if stop < sum(sizes) else 0
-                    _make_turn(experts, run, marks, f"video {number} of {len(runs)}, ")
-    for run in runs:
-        if run.file is not None and run.error is None:
-            run.file.unlink(missing_ok=True)
+            last = stop == sum(sizes)
+            for run in [run for run in runs if run.error is None]:
+                run.stop_after_phase = 0 if last else stop
+                make_turn(experts, run, marks)
+                if last or run.error is not None:
+                    yield run
 
 
 @contextmanager
-def _keeping(runs: Sequence[QueuedRun]) -> Iterator[None]:
-    """Where it ends early, the states of those that have no files yet."""
+def keeping(runs: Sequence[QueuedRun]) -> Iterator[None]:
+    """Where it ends early, the states of those that have no files yet; otherwise none is left of those that are made.
+
+    Raises:
+        RequestError: the name of the states cannot be one.
+    """
+    check_state_name(runs[0].save)
     try:
         yield
     except BaseException:
@@ -120,12 +125,17 @@ def _keeping(runs: Sequence[QueuedRun]) -> Iterator[None]:
         for run in unnamed:
             run.write()
         raise
+    for run in runs:
+        if run.file is not None and run.error is None:
+            run.file.unlink(missing_ok=True)
 
 
-def _make_turn(experts: Mapping[str, Any], run: QueuedRun, marks: Marks, heading: str) -> None:
-    inputs = (experts, run.positive, run.negative, run.latent, run.request)
+def make_turn(experts: Mapping[str, Any], run: QueuedRun, marks: Marks) -> None:
+    """The next one, and leaves its video or its error in the run."""
     try:
-        video, report = sample(*inputs, kept=run, marks=marks, heading=heading)
+        video, report = sample(
+            experts, run.positive, run.negative, run.latent, run.request, kept=run, marks=marks, progress=run.progress
+        )
     except TurnMadeError:
         return
     except (FastVideoError, torch.OutOfMemoryError) as error:

@@ -7,7 +7,6 @@ import comfy.model_management
 import comfy.model_sampling
 import comfy.samplers
 import comfy.utils
-import latent_preview
 import torch
 
 from fastvideo_core import RunReport, SamplingRequest
@@ -18,20 +17,22 @@ from .loop import EngineLoop
 from .marks import NO_MARKS, Marks
 from .part import WHOLE, SamplerPart
 from .plan import GuiderSettings
+from .progress import ALONE, Progress
 from .state import NOT_KEPT, Kept, about
 
 
 def sample(
     experts: Mapping[str, Any], positive: Any, negative: Any, latent: dict[str, Any], request: SamplingRequest,
     part: SamplerPart = WHOLE, kept: Kept = NOT_KEPT, marks: Marks = NO_MARKS, notes: Sequence[str] = (),
-    heading: str = "",
+    progress: Progress = ALONE,
 ) -> tuple[dict[str, Any], RunReport]:  # fmt: skip
     """One generation on native MODELs, or the part of one. Returns LATENT and the run's report.
 
     Args:
         experts: MODELs by the names of the request's phases.
         marks: what tells of a few-step recipe; what contradicts it is told before the run and in the report.
-        notes: for the report. heading: as in `WanGuider`.
+        notes: for the report.
+        progress: where it is told while it works.
     """
     samples, sigmas = latent.get("samples"), part.levels(request.levels)
     settings = GuiderSettings(
@@ -52,7 +53,7 @@ def sample(
         what = about(experts, schedule, request, latent, guider.prompts, part)
         resumed = kept.resumed(what, schedule)
     guider = guider.for_run(noise, levels, resumed)
-    guider.notes, guider.heading = (*guider.notes, *notes), heading
+    guider.notes, guider.progress = (*guider.notes, *notes), progress
     loop = EngineLoop(
         guider=guider, request=request, start=part.start_at_step, resumed=resumed, phases=kept.stop_after_phase, keep=kept.keep,
         keep_last=kept.keep_last, about=what,
@@ -63,7 +64,7 @@ def sample(
         comfy.samplers.KSAMPLER(loop),
         levels,
         denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(guider.model_patcher, len(sigmas) - 1),
+        callback=progress.prepare(guider.model_patcher, len(sigmas) - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=request.seed,
     )

@@ -14,7 +14,9 @@ from comfy.cli_args import args
 from safetensors import SafetensorError, safe_open
 
 from fastvideo_core import LoadError
-from fastvideo_core.parallel import Entry, Group, Layout, Machines, suggested
+from fastvideo_core.parallel import Entry, Layout, Machines, suggested
+
+from .one_worker import OneWorker, SharedGroup
 
 RANK_PATH = Path(__file__).resolve().parents[1] / "rank_path"
 
@@ -27,7 +29,8 @@ class NativeWorkers:
 
     def __init__(self, machines: Machines, layout: Layout | None) -> None:
         self.machines, self._layout = machines, layout
-        self._groups: dict[Layout, Group] = {}
+        self._groups: dict[Layout, list[SharedGroup]] = {}
+        self._singly: list[OneWorker] = []
         self.close = weakref.finalize(self, _end, machines, self._groups)
 
     def layout(self, heads: int) -> Layout:
@@ -36,37 +39,53 @@ class NativeWorkers:
         layout.check(heads)
         return layout
 
-    def group(self, layout: Layout) -> Group:
-        """The ranks of a layout: the only ones, for GPUs belong to one group at a time."""
-        for other, group in self._groups.items():
-            if other != layout:
+    def group(self, layout: Layout) -> SharedGroup:
+        """The ranks of a layout: the only ones, for GPUs belong to one layout at a time."""
+        return self._all(layout)[0]
+
+    def singly(self) -> list[OneWorker]:
+        """Each worker by itself. The first one is also the group of that layout."""
+        groups = self._all(Layout())
+        if not self._singly:
+            count = len(groups)
+            self._singly = [OneWorker(f"worker {n} of {count} ({self._kind})", each) for n, each in enumerate(groups, start=1)]
+        return self._singly
+
+    def _all(self, layout: Layout) -> list[SharedGroup]:
+        """As many groups as there are single workers; of another layout one."""
+        for other, groups in self._groups.items():
+            for group in groups if other != layout else ():
                 group.end()
         if layout not in self._groups:
             gc.collect()  # what a prompt left that failed may refer to itself, and to workers that have the GPUs
             options = {**_options(), "cpu": not self.machines.gpus}
             paths = (str(Path(folder_paths.__file__).parent), str(RANK_PATH))
             entry = Entry("fastvideo_rank", "networks", (options,), paths)
-            self._groups[layout] = Group(partial(self.machines.start, layout, entry))
+            count = self.machines.count if layout.ranks == 1 else 1
+            self._groups[layout] = [SharedGroup(partial(self.machines.start, layout, entry)) for _ in range(count)]
         return self._groups[layout]
 
-    def running(self, layout: Layout) -> Group | None:
+    def running(self, layout: Layout) -> SharedGroup | None:
         """The ranks of a layout, where they run."""
-        group = self._groups.get(layout)
+        group = next(iter(self._groups.get(layout, ())), None)
         return group if group is not None and group.running else None
 
     @property
-    def groups(self) -> list[Group]:
-        """One for each layout that a model asked for."""
-        return list(self._groups.values())
+    def groups(self) -> list[SharedGroup]:
+        """Of all layouts that models asked for."""
+        return [group for groups in self._groups.values() for group in groups]
+
+    @property
+    def _kind(self) -> str:
+        return "GPU" if self.machines.gpus else "CPU"
 
     def title(self, layout: Layout) -> str:
         """As a report tells it."""
-        kind = "GPU" if self.machines.gpus else "CPU"
-        return f"{layout.ranks} {kind} worker{'s' if layout.ranks > 1 else ''} ({layout.text()})"
+        return f"{layout.ranks} {self._kind} worker{'s' if layout.ranks > 1 else ''} ({layout.text()})"
 
 
-def _end(machines: Machines, groups: Mapping[Layout, Group]) -> None:
-    for group in groups.values():
+def _end(machines: Machines, groups: Mapping[Layout, list[SharedGroup]]) -> None:
+    for group in (group for each in groups.values() for group in each):
         group.end()
     if groups:
         machines.leave()

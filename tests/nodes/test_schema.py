@@ -25,6 +25,10 @@ WIDGETS = {  # in this order for good: saved workflows hold the values of widget
         "phases", "positive", "negative", "latent", "seed", "steps", "shift", "solver", "guidance_mode", "gate",
         "guidance_rescale", "sigmas", "save_state",
     ],
+    "FastVideoBatch": [
+        "phases", "clip", "vae", "prompts", "negative", "seeds", "width", "height", "length", "steps", "shift", "solver",
+        "guidance_mode", "gate", "guidance_rescale", "filename_prefix", "fps", "start_images", "clip_vision", "sigmas",
+    ],
     "FastVideoGuider": [
         "model", "low_noise_model", "positive", "negative", "guidance_scale", "low_noise_guidance_scale", "boundary",
         "guidance_mode", "gate", "guidance_rescale", "phases",
