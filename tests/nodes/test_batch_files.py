@@ -67,7 +67,7 @@ def test_each_line_is_a_file_and_one_that_fails_is_named(prompts: Any) -> None:
     assert rows[0].startswith("1: batch/x_00001_.mp4: ") and rows[2].startswith("3: batch/x_00002_.mp4: ")
     assert rows[1].startswith("2: failed: The positive prompt has") and "(seed 8, prompt 'circle circle" in rows[1]
     assert made.progress("3")[-1] == (4.0, 4.0)
-    assert {data for kind, data in made.events if kind == TEXT} >= {progress("0 of 2 videos", "1: step 1 of 2, 0:00 left")}
+    assert any(data.startswith(progress("0 of 2 videos", "1: step 1 of 2, ")) for kind, data in made.events if kind == TEXT)
     files = [prompts.base / "output" / shown["subfolder"] / shown["filename"] for shown in made.outputs["3"]["images"]]
     told = [json.loads(metadata(file)["fastvideo_batch"]) for file in files]
     assert told == [{"number": number, "prompt": PROMPTS[number // 2], "seed": seed} for number, seed in ((1, 7), (3, 9))]
