@@ -18,7 +18,7 @@ from .native.phases import named
 from .native.saved_video import check_prefix
 from .phase_sampler import GUIDANCE
 from .requests import prompt_of, request_of
-from .sockets import CATEGORY, NOT_CONNECTED, PhasesSocket, RunReportSocket, connected
+from .sockets import NOT_CONNECTED, SAMPLING, PhasesSocket, RunReportSocket, connected
 
 MOST_SEED = 2**64 - 1
 
@@ -29,10 +29,13 @@ class FastVideoBatch(io.ComfyNode):
         return io.Schema(
             node_id="FastVideoBatch",
             display_name="FastVideo Batch",
-            category=CATEGORY,
+            category=SAMPLING,
             description="Makes a video of each prompt and saves it as soon as it is done: on several GPUs one on each at a time, "
             "otherwise one after the other with each model loaded once. One that fails is named and stops no other.",
-            search_aliases=["batch prompts", "prompt list", "many prompts", "multi gpu", "parallel", "queue", "save video"],
+            search_aliases=[
+                "batch prompts", "prompt list", "many prompts", "multi gpu", "parallel", "queue", "save video", "wan", "sampler",
+                "batch", "multigpu",
+            ],
             is_output_node=True,
             is_input_list=True,
             inputs=[

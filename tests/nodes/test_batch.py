@@ -13,9 +13,9 @@ from caching import cached as magcached
 from caching import module_of, plans, put_table
 from safetensors.torch import save_file
 from sampling import conditions_of, latent_of
-from tiny_wan import metadata, random_weights, save_lora
-from wan_files import cast, scaled_fp8
-from worker_models import here, on_workers, ranks_of, with_lora, workers_of
+from tiny_wan import metadata, random_weights
+from wan_files import cast
+from worker_models import INSIDE, here, on_workers, ranks_of, with_lora, write_files
 
 from fastvideo_core import PhaseSettings, RequestError, SamplingRequest, StoppedError, WorkerError
 
@@ -26,26 +26,20 @@ STEPS = 4
 
 
 @pytest.fixture(scope="module")
-def files(comfy: Any) -> None:
-    folder = comfy.model_folder("diffusion_models")
-    for seed in (0, 1):
-        save_file(random_weights("t2v", seed), folder / f"batch_{seed}.safetensors", metadata(heads=1))
-    save_file(cast(random_weights("t2v", 0), torch.bfloat16), folder / "batch_bf16.safetensors", metadata(heads=1))
-    save_file(scaled_fp8(random_weights("t2v", 0)), folder / "batch_fp8.safetensors", metadata(heads=1))
-    save_lora(comfy.model_folder("loras"))
-
-
-@pytest.fixture(scope="module")
-def workers(comfy: Any, files: None) -> Iterator[Any]:
+def workers(comfy: Any) -> Iterator[Any]:
     """Two, for all tests: they take long to start."""
-    made = workers_of(comfy, {"layout": "whole videos"})
+    write_files(comfy)
+    brief = cast(random_weights("t2v", 0), torch.bfloat16)
+    save_file(brief, comfy.model_folder("diffusion_models") / "heads_bf16.safetensors", metadata(heads=4))
+    node = comfy.node_classes["FastVideoWorkers"]
+    made = node.execute(count=2, device="CPU", layout={"layout": "whole videos"}, place={"place": "this machine"}).args[0]
     yield made
     made.close()
 
 
 @pytest.fixture
 def remote(comfy: Any, workers: Any) -> Callable[[str], Any]:
-    return lambda name="batch_0": on_workers(comfy, workers, name)
+    return lambda name="heads_0": on_workers(comfy, workers, name)
 
 
 def runs_of(host: Any, experts: Mapping[str, Any], count: int = 3, steps: int = STEPS) -> list[Any]:
@@ -111,22 +105,26 @@ def process_of(name: str) -> int:
 
 
 def test_each_is_that_of_its_single_run_and_both_workers_have_work(comfy: Any, remote: Any, workers: Any) -> None:
-    expected = run_many(comfy, {"single": here(comfy, "batch_0")}, count=4)
-    runs = run_many(comfy, {"single": remote("batch_0")}, count=4)
+    expected = run_many(comfy, {"single": here(comfy, "heads_0")}, count=4)
+    runs = run_many(comfy, {"single": remote("heads_0")}, count=4)
     assert_equal(runs, expected)
     where = {note for run in runs for note in run.report.notes if "CPU" in note}
     assert where == {f"the single network was called {STEPS} times, in worker {n} of 2 (CPU)" for n in (1, 2)}
 
 
-@pytest.mark.parametrize("kind", ["batch_bf16", "batch_fp8", "lora", "two experts", "MagCache"])
+@pytest.mark.parametrize("kind", ["heads_bf16", "heads_fp8", "lora", "two experts", "MagCache", "BSA and folded text"])
 def test_kinds_of_files_and_what_is_on_their_models(comfy: Any, remote: Any, kind: str) -> None:
+    attached: dict[str, Callable[[Any], Any]] = {
+        "lora": partial(with_lora, comfy), "MagCache": partial(magcached, comfy),
+        "BSA and folded text": partial(INSIDE["BSA and folded text"], comfy),
+    }  # fmt: skip
+
     def experts(load: Callable[[str], Any]) -> dict[str, Any]:
         if kind == "two experts":
-            return {"high_noise": load("batch_0"), "low_noise": with_lora(comfy, load("batch_1"))}
-        model = load(kind if kind.startswith("batch") else "batch_0")
-        return {"single": with_lora(comfy, model) if kind == "lora" else magcached(comfy, model) if kind == "MagCache" else model}
+            return {"high_noise": load("heads_0"), "low_noise": with_lora(comfy, load("heads_1"))}
+        return {"single": attached.get(kind, lambda model: model)(load(kind if kind.startswith("heads") else "heads_0"))}
 
-    put_table(comfy, here(comfy, "batch_0"))
+    put_table(comfy, here(comfy, "heads_0"))
     expected = run_many(comfy, experts(lambda name: here(comfy, name)), steps=8)
     runs = run_many(comfy, experts(remote), steps=8)
     assert_equal(runs, expected)
@@ -135,7 +133,7 @@ def test_kinds_of_files_and_what_is_on_their_models(comfy: Any, remote: Any, kin
 
 
 def test_one_fails_alone_and_another_is_cancelled(comfy: Any, remote: Any) -> None:
-    experts = {"single": remote("batch_0")}
+    experts = {"single": remote("heads_0")}
     expected = run_many(comfy, experts, count=5)
     runs = runs_of(comfy, experts, count=5)
     runs[1].positive = [[text * torch.nan, told] for text, told in runs[1].positive]
@@ -156,7 +154,7 @@ def test_one_fails_alone_and_another_is_cancelled(comfy: Any, remote: Any) -> No
 def test_an_interrupt_stops_all_and_they_go_on_later(comfy: Any, remote: Any, workers: Any) -> None:
     from comfy import model_management
 
-    experts, steps = {"single": remote("batch_0")}, []
+    experts, steps = {"single": remote("heads_0")}, []
     expected, before = run_many(comfy, experts, steps=8), ranks_of(workers)
 
     def each_step(run: int, step: int) -> None:
@@ -176,7 +174,7 @@ def test_an_interrupt_stops_all_and_they_go_on_later(comfy: Any, remote: Any, wo
 def test_others_get_memory_when_no_video_is_at_work(comfy: Any, remote: Any, workers: Any) -> None:
     from comfy import model_management
 
-    experts = {"single": remote("batch_0")}
+    experts = {"single": remote("heads_0")}
 
     def asked() -> list[int]:
         return [worker.ranks._number for worker in workers.singly()]
@@ -191,12 +189,12 @@ def test_others_get_memory_when_no_video_is_at_work(comfy: Any, remote: Any, wor
 
 def test_models_here_and_on_workers_are_not_mixed(comfy: Any, remote: Any) -> None:
     with pytest.raises(RequestError, match="not all on the same workers"):
-        run_many(comfy, {"high_noise": here(comfy, "batch_0"), "low_noise": remote("batch_1")})
+        run_many(comfy, {"high_noise": here(comfy, "heads_0"), "low_noise": remote("heads_1")})
 
 
 def test_a_lost_worker_s_video_goes_on_once_in_the_next_one(comfy: Any, remote: Any, workers: Any) -> None:
     """The first one's workers are killed always, the second one's once."""
-    experts, steps, killed = {"single": remote("batch_0")}, [], []
+    experts, steps, killed = {"single": remote("heads_0")}, [], []
     expected = run_many(comfy, experts, count=2)
     runs = runs_of(comfy, experts, count=2)
 
