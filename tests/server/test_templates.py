@@ -14,8 +14,7 @@ from template_files import write
 from tools.comfy_server import ComfyServer
 
 Prompt = dict[str, Any]
-NAMES = sorted(path.stem for path in (PACK / "workflows" / "api").glob("*.json") if path.stem != "multi_gpu")
-"""Without the one that needs several GPUs; workers have a test file of their own."""
+NAMES = sorted(path.stem for path in (PACK / "workflows" / "api").glob("*.json"))
 SWITCHES = {"PrimitiveBoolean": False, "PrimitiveFloat": 0.0}
 """Their values for the plain run."""
 SWITCHED = [name for name in NAMES if any(node["class_type"] in SWITCHES for node in demo_prompt(name).values())]
@@ -23,7 +22,8 @@ SMALL = {"width": 32, "height": 32, "length": 5}
 MANY_STEPS, FEWER_STEPS = 40, 12
 """Those of the published checkpoints, and as many as let a step cache skip some."""
 LOADERS = {
-    "UNETLoader": ("diffusion_models", "unet_name"), "LoraLoaderModelOnly": ("loras", "lora_name"),
+    "UNETLoader": ("diffusion_models", "unet_name"), "FastVideoLoadModelOnWorkers": ("diffusion_models", "model_name"),
+    "LoraLoaderModelOnly": ("loras", "lora_name"),
     "CLIPLoader": ("text_encoders", "clip_name"), "CLIPVisionLoader": ("clip_vision", "clip_name"),
     "VAELoader": ("vae", "vae_name"),
 }  # fmt: skip
@@ -101,6 +101,8 @@ def small(name: str) -> Prompt:
         steps = node["inputs"].get("steps")
         if isinstance(steps, int) and steps >= MANY_STEPS:
             node["inputs"]["steps"] = FEWER_STEPS
+        if node["class_type"] == "FastVideoWorkers":  # one is enough: what several do has test files of its own
+            node["inputs"] |= {"device": "CPU", "count": 1}
     return prompt
 
 

@@ -18,11 +18,13 @@ from tools.workflows.files import FOLDER, api_prompt, canvas_workflows, prompt_f
 from tools.workflows.first_frame import first_frame
 from tools.workflows.memory import network
 from tools.workflows.multi_gpu import MULTI_GPU
+from tools.workflows.multi_gpu_batch import MULTI_GPU_BATCH
 from tools.workflows.thumbnails import SIZE, graph_thumbnail
 from tools.workflows.wan import WAN_WORKFLOWS
 from tools.workflows.wan_memory import needed
 
-NAMES = [*DEMO_WORKFLOWS, *WAN_WORKFLOWS, MULTI_GPU]
+ON_WORKERS = (MULTI_GPU, MULTI_GPU_BATCH)
+NAMES = [*DEMO_WORKFLOWS, *WAN_WORKFLOWS, *ON_WORKERS]
 LOADER_WIDGETS = {
     "UNETLoader", "CLIPLoader", "VAELoader", "CLIPVisionLoader", "LoraLoaderModelOnly", "FastVideoLoadModelOnWorkers",
 }  # fmt: skip
@@ -188,10 +190,11 @@ def test_size_of_a_transformer_is_that_of_its_weights() -> None:
 def test_prompt_passes_comfyui_validation_once_its_files_are_there(outputs_of: Callable[..., set[str]], name: str) -> None:
     more = {"demo_auto_tune": {"FastVideoAutoTune", "PreviewImage"}, "demo_calibrate": {"FastVideoCalibrateMagCache"}}
     compared = {"FastVideoCompare", "PreviewImage"} if name in ACCELERATORS else set()
-    assert outputs_of(workflow(name), prompt(name)) == {"SaveVideo", "FastVideoRunReport"} | compared | more.get(name, set())
+    saves = "FastVideoBatch" if name == MULTI_GPU_BATCH else "SaveVideo"
+    assert outputs_of(workflow(name), prompt(name)) == {saves, "FastVideoRunReport"} | compared | more.get(name, set())
 
 
-@pytest.mark.parametrize("name", [*WAN_WORKFLOWS, MULTI_GPU])
+@pytest.mark.parametrize("name", [*WAN_WORKFLOWS, *ON_WORKERS])
 def test_thumbnail_shows_the_graph_of_its_workflow(name: str) -> None:
     saved = np.asarray(Image.open(template_file(name, "jpg")), dtype=float)
     drawn = np.asarray(graph_thumbnail(workflow(name)), dtype=float)

@@ -9,6 +9,7 @@ import tomllib
 from tools.workflows.canvas import ObjectInfo, PackVersions
 from tools.workflows.demo import DEMO_WORKFLOWS, demo_canvas
 from tools.workflows.multi_gpu import multi_gpu_canvas
+from tools.workflows.multi_gpu_batch import multi_gpu_batch_canvas
 from tools.workflows.wan import WAN_WORKFLOWS, wan_canvas
 
 PACK = Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ def canvas_workflows(object_info: ObjectInfo) -> dict[str, dict[str, Any]]:
     packs = versions()
     canvases = [demo_canvas(name, object_info, packs) for name in DEMO_WORKFLOWS]
     canvases += [wan_canvas(name, object_info, packs) for name in WAN_WORKFLOWS]
-    canvases.append(multi_gpu_canvas(object_info, packs))
+    canvases += [multi_gpu_canvas(object_info, packs), multi_gpu_batch_canvas(object_info, packs)]
     return {canvas.name: canvas.json() for canvas in canvases}
 
 

@@ -2,7 +2,7 @@
 
 from fastvideo_core.wan import VARIANTS
 from tools.workflows import columns, models
-from tools.workflows.canvas import Canvas, Note, ObjectInfo, PackVersions
+from tools.workflows.canvas import Canvas, Node, Note, ObjectInfo, PackVersions
 from tools.workflows.columns import Loaded
 from tools.workflows.wan import FOX, NEGATIVE, NOTE_HEIGHT, settings
 from tools.workflows.wan_files import WanFiles
@@ -21,7 +21,7 @@ NOTE = "\n".join([
     "guidance scale 1 there is one branch, and all workers share its tokens.",
     "- *cfg x ulysses*: **ulysses** workers share the tokens of a call and exchange them twice in each block: in one machine, "
     "best with NVLink. It divides the heads of attention: 40 here.",
-    "- More GPUs: set *count* to their number. Many videos rather than one soon: give each GPU a prompt of its own.",
+    "- More GPUs: set *count* to their number. Many videos rather than one soon: the workflow *multi_gpu_batch*.",
     "",
     "### What goes with it",
     "LoRA loaders behind *FastVideo Load Model On Workers*, step caches, *FastVideo Attention*, *Sparse Attention* and "
@@ -31,8 +31,6 @@ NOTE = "\n".join([
     "### Exact or not",
     "The workers compute what one GPU does, but for rounding. **MagCache** is *not exact*: bypass it (Ctrl+B) for the plain run.",
 ])  # fmt: skip
-
-
 CHINESE = "\n".join([
     "## 多 GPU：Wan 2.1 T2V 14B",
     "两个工作进程，各占一块 GPU，各算一个引导分支。已在 CPU 上验证；还没有在 GPU 上测过。",
@@ -45,7 +43,7 @@ CHINESE = "\n".join([
     "所有工作进程分担它的 token。",
     "- *cfg x ulysses*：**ulysses** 个工作进程分担一次调用的 token，每个块里交换两次：在一台机器内用，最好有 NVLink。"
     "它要能整除注意力头数，这里是 40。",
-    "- GPU 更多时：把 *数量* 设为 GPU 的数量。想要的是许多视频而不是尽快出一个：给每块 GPU 各自的提示词。",
+    "- GPU 更多时：把 *数量* 设为 GPU 的数量。想要的是许多视频而不是尽快出一个：用工作流 *multi_gpu_batch*。",
     "",
     "### 能与什么配合",
     "*FastVideo 加载模型到工作进程* 之后的 LoRA 加载器、步缓存、*FastVideo 注意力*、*稀疏注意力* 和 *编译*、"
@@ -57,20 +55,25 @@ CHINESE = "\n".join([
 
 
 def multi_gpu_canvas(object_info: ObjectInfo, packs: PackVersions) -> Canvas:
-    canvas, (file,) = Canvas(MULTI_GPU, object_info, packs), FILES.transformers
-    workers = canvas.node("FastVideoWorkers")
-    model = canvas.node("FastVideoLoadModelOnWorkers", models=[file], workers=workers["workers"], model_name=file.name)
-    clip = canvas.node("CLIPLoader", models=[models.UMT5], clip_name=models.UMT5.name, type="wan")
-    vae = canvas.node("VAELoader", models=[FILES.vae], vae_name=FILES.vae.name)
-    cache = canvas.node("FastVideoMagCache", model=model["MODEL"])
-    loaded = Loaded([cache["MODEL"]], clip["CLIP"], vae["VAE"])
+    canvas = Canvas(MULTI_GPU, object_info, packs)
+    workers, loaders, cache, loaded = on_workers(canvas)
     given = columns.from_noise(canvas, loaded, (FOX, NEGATIVE), FILES.size)
     sampler = canvas.node(
         "FastVideoSampler", at_least=columns.SAMPLER_HEIGHT, model=cache["MODEL"], **given.sampled, **settings(FILES.variant)
     )
     canvas.column(columns.NOTE_WIDTH, note=Note(NOTE, CHINESE, NOTE_HEIGHT))
-    canvas.column(columns.MODELS_WIDTH, ("Workers", [workers]), ("Models", [model, clip, vae]))
+    canvas.column(columns.MODELS_WIDTH, ("Workers", [workers]), ("Models", loaders))
     canvas.column(columns.PROMPT_WIDTH, ("Step cache", [cache]), ("Prompt and size", given.nodes))
     canvas.column(columns.SAMPLER_WIDTH, ("Sampling", [sampler]))
     columns.video_column(canvas, sampler, loaded.vae, FILES.variant.fps)
     return canvas
+
+
+def on_workers(canvas: Canvas, **asked: str) -> tuple[Node, list[Node], Node, Loaded]:
+    """FastVideo Workers, the loaders, a step cache, and the sockets that come out of them. asked: of the first."""
+    (file,), workers = FILES.transformers, canvas.node("FastVideoWorkers", **asked)
+    model = canvas.node("FastVideoLoadModelOnWorkers", models=[file], workers=workers["workers"], model_name=file.name)
+    clip = canvas.node("CLIPLoader", models=[models.UMT5], clip_name=models.UMT5.name, type="wan")
+    vae = canvas.node("VAELoader", models=[FILES.vae], vae_name=FILES.vae.name)
+    cache = canvas.node("FastVideoMagCache", model=model["MODEL"])
+    return workers, [model, clip, vae], cache, Loaded([cache["MODEL"]], clip["CLIP"], vae["VAE"])
