@@ -23,6 +23,27 @@ from .sockets import NOT_CONNECTED, SAMPLING, PhasesSocket, RunReportSocket, con
 MOST_SEED = 2**64 - 1
 
 
+def video_inputs() -> list[io.Input]:
+    """What tells videos from each other, and their size."""
+    return [
+        io.String.Input(
+            "prompts", multiline=True, dynamic_prompts=True,
+            tooltip="A prompt in each line, a video each; a list of texts has all their lines. One is for all seeds.",
+        ),
+        io.String.Input(
+            "negative", multiline=True, dynamic_prompts=True, default="",
+            tooltip="What no video must show; only read where the guidance scale is not 1. A list is one for each video.",
+        ),
+        io.String.Input(
+            "seeds", default="0",
+            tooltip="Whole numbers with spaces or commas between them: one for each video, or one for all.",
+        ),
+        io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="Of the videos, in pixels."),
+        io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="Of the videos, in pixels."),
+        io.Int.Input("length", default=81, min=1, max=8192, step=4, tooltip="Frames of each video."),
+    ]  # fmt: skip
+
+
 class FastVideoBatch(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -44,21 +65,7 @@ class FastVideoBatch(io.ComfyNode):
                 ),
                 io.Clip.Input("clip", tooltip="UMT5 text encoder: core's CLIP loader with type wan."),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
-                io.String.Input(
-                    "prompts", multiline=True, dynamic_prompts=True,
-                    tooltip="A prompt in each line, a video each; a list of texts has all their lines. One is for all seeds.",
-                ),
-                io.String.Input(
-                    "negative", multiline=True, dynamic_prompts=True, default="",
-                    tooltip="What no video must show; only read where the guidance scale is not 1. A list is one for each video.",
-                ),
-                io.String.Input(
-                    "seeds", default="0",
-                    tooltip="Whole numbers with spaces or commas between them: one for each video, or one for all.",
-                ),
-                io.Int.Input("width", default=832, min=16, max=8192, step=16, tooltip="Of the videos, in pixels."),
-                io.Int.Input("height", default=480, min=16, max=8192, step=16, tooltip="Of the videos, in pixels."),
-                io.Int.Input("length", default=81, min=1, max=8192, step=4, tooltip="Frames of each video."),
+                *video_inputs(),
                 *(given for given in run_inputs() if given.id != "seed"),
                 *(given for given in guidance_inputs() if given.id in GUIDANCE),
                 io.String.Input(

@@ -8,7 +8,7 @@ from tools.workflows.wan import FOX, NEGATIVE, NOTE_HEIGHT
 MULTI_GPU_BATCH = "multi_gpu_batch"
 NOTE = "\n".join([
     "## Several GPUs: batch of Wan 2.1 T2V 14B",
-    "Each worker makes a video of its own, and saves it as soon as it is done. Proven on the CPU; not yet measured on GPUs.",
+    "A video on each worker at a time, as soon as it is done a file. Proven on the CPU; not yet measured on GPUs.",
     "",
     "### What it needs",
     'Two GPUs, and Ray, with ComfyUI\'s Python: `pip install "ray>=2.54"`. Each GPU holds the whole network (14.3 GB here).',
