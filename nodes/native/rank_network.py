@@ -19,6 +19,7 @@ from fastvideo_core import Branch, Contribution, LoadError, weights_digest
 from fastvideo_core.parallel import AgreedStop, Mesh, Ranks
 from fastvideo_core.step_cache import BlockwiseSession, Counts, fingerprint
 
+from .blocks import has_own_kernel
 from .call import BRANCHES
 from .facts import check_shareable
 from .generation import network_weights
@@ -92,6 +93,7 @@ class RankNetworks:
             "config": dict(config.unet_config),
             "dtype": model.model.get_dtype(),
             "manual_cast_dtype": model.model.manual_cast_dtype,
+            "own_kernel": has_own_kernel(model.model.diffusion_model),
             "weights": fingerprint(weights),
             "digest": weights_digest(weights),
         }
@@ -121,8 +123,9 @@ class RankNetworks:
         self._works[work] = WORKS[kind](self._facts[name], self._shard, **asked)
 
     def end(self, work: str) -> Contribution:
-        """Frees it. Returns what it did."""
-        return self._works.pop(work).contribution()
+        """Frees it. Returns what it did; nothing where it was refused."""
+        begun = self._works.pop(work, None)
+        return Contribution() if begun is None else begun.contribution()
 
     def offload(self) -> None:
         """Frees the device, until the next call."""

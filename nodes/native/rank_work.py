@@ -20,7 +20,6 @@ from fastvideo_core.wan.loading import NetworkSize
 
 from .attached import SPARSE
 from .attention import AttentionPart, native_attention, situation_of
-from .blocks import has_own_kernel
 from .override import KEY, OVERRIDE, marked_call
 from .rank_hooks import RankShard
 from .sparse import SparseRun, SparseWrapper, variant_of
@@ -33,21 +32,17 @@ NOBODY = "single"
 
 @dataclass(frozen=True)
 class RankNetwork:
-    """What is known of a network that need not lie on the device. dtype: that it computes in; has_own: see `has_own_kernel`."""
+    """What is known of a network that need not lie on the device. dtype: that it computes in."""
 
     situation: Situation
     size: NetworkSize
     dtype: torch.dtype
     device: torch.device
-    has_own: bool
 
     @classmethod
     def of(cls, model: Any) -> "RankNetwork":
-        network = model.model.diffusion_model
-        return cls(
-            situation_of(model), size_of(network), model.model.get_dtype_inference(), model.load_device,
-            has_own_kernel(network),
-        )  # fmt: skip
+        base = model.model
+        return cls(situation_of(model), size_of(base.diffusion_model), base.get_dtype_inference(), model.load_device)
 
 
 class RankWork(Protocol):
@@ -76,7 +71,7 @@ class AttentionWork:
         chosen = native_attention(network.situation, self_attention, cross_attention, fold_text)
         self.text = GenerationText(folds, network.device, chosen.all_rows)
         self.override = chosen.override(self.text)
-        self.part = AttentionPart(self.override.account, self.text, network.has_own)
+        self.part = AttentionPart(self.override.account, self.text, has_own=False)
 
     def join(self, call: ExitStack, network: Any, options: dict[str, Any], step: int) -> None:
         options[OVERRIDE] = self.override
@@ -102,7 +97,7 @@ class SparseWork:
             name, path = trained
             weights = TrainedFile(name, Path(path)).weights(variant_of(sparse), network.size, network.dtype)
             weights.layers.to(network.device)
-        self.run = SparseRun(SparseWrapper(sparse, kernel, weights), phases, lambda _: self._step, network.has_own, shard)
+        self.run = SparseRun(SparseWrapper(sparse, kernel, weights), phases, lambda _: self._step, has_own=False, shard=shard)
         self._step = 0
 
     def join(self, call: ExitStack, network: Any, options: dict[str, Any], step: int) -> None:

@@ -102,13 +102,16 @@ class RemoteModel:
         if already:
             raise RequestError(f"There are two {node} nodes on one MODEL: remove or bypass one of the two.")
         name = uuid.uuid4().hex
-        self.begin(name, kind, asked)
-        self.end(name)
+        try:
+            self.begin(name, kind, asked)
+        finally:
+            self.end(name)
 
     def begin(self, work: str, kind: str, asked: Mapping[str, Any]) -> None:
-        """As `RankNetworks.begin`, before the first call that names it."""
-        self._ask(self.ready(), "begin", work, self.name, kind, asked)
+        """As `RankNetworks.begin`, before the first call that names it. `end` follows in any case."""
+        group = self.ready()
         self._opened[work] = self._told
+        self._ask(group, "begin", work, self.name, kind, asked)
 
     def end(self, work: str) -> list[Contribution]:
         """What each rank tells as `RankNetworks.end`; nothing where the ranks that it was begun in are gone."""

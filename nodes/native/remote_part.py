@@ -12,8 +12,9 @@ from comfy.patcher_extension import WrappersMP
 
 from fastvideo_core import Contribution
 
+from .override import own_kernel_notes
 from .remote_model import RemoteModel
-from .remote_network import RemoteNetwork, RemotePatcher
+from .remote_network import NODE, RemoteNetwork, RemotePatcher
 from .taking_part import Participant, taking_part
 from .workers import NativeWorkers
 
@@ -58,6 +59,7 @@ class WorkersPart(Participant):
     def contribution(self, expert: str) -> Contribution:
         calls, alone = self.remote.calls - self._before[0], self.remote.alone - self._before[1]
         notes = [f"the {expert} network was called {calls} times, in {self.remote.title}"]
+        notes += own_kernel_notes(NODE, self.remote.facts["own_kernel"])
         if alone:
             notes.append(
                 f"{alone} of these calls had one branch, which both halves of the workers computed: a layout with cfg 1 shares "

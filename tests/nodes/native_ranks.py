@@ -3,7 +3,10 @@
 For processes that have ComfyUI on their path and nothing of it loaded.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +138,37 @@ def files_case(mesh: Mesh, folder: Path) -> dict[str, Any]:
     lora = comfy.lora.load_lora(comfy.utils.load_torch_file(str(folder / "tiny.safetensors")), names)
     patched = high.clone()
     assert patched.add_patches(lora, 0.8)
-    found = []
-    for name, model in (("high", high), ("low", low), ("high", patched), ("low", low), ("high", high)):
-        networks.patch(name, model.patches, str(model.patches_uuid) if model.patches else None)
-        found += [part_difference(mesh, predicted(networks, name, parts=parts), model, parts) for parts in (BOTH, [0])]
-    return {"kinds": [each["kind"] for each in facts], "differences": found}
+    found, seen = [], []
+    with watched_networks(seen):
+        for name, model in (("high", high), ("low", low), ("high", patched), ("low", low), ("high", high)):
+            networks.patch(name, model.patches, str(model.patches_uuid) if model.patches else None)
+            found += [part_difference(mesh, predicted(networks, name, parts=parts), model, parts) for parts in (BOTH, [0])]
+    gc.collect()
+    held = [opened for opened in (reference() for reference in seen) if opened is not None]
+    copies = [name for opened in held for name in opened.backup]
+    networks.offload()
+    gc.collect()
+    return {
+        "kinds": [each["kind"] for each in facts], "differences": found,
+        "opened": len(seen), "held": len(held), "copies": copies, "offloaded": [reference() for reference in seen],
+    }  # fmt: skip
+
+
+@contextmanager
+def watched_networks(seen: list[Any]) -> Iterator[None]:
+    """Remembers what core's loader makes, and keeps none of it."""
+    load = comfy.sd.load_diffusion_model
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        model = load(*args, **kwargs)
+        seen.append(weakref.ref(model))
+        return model
+
+    comfy.sd.load_diffusion_model = watched
+    try:
+        yield
+    finally:
+        comfy.sd.load_diffusion_model = load
 
 
 def core_model(path: Path) -> Any:
