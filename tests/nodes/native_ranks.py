@@ -143,15 +143,17 @@ def files_case(mesh: Mesh, folder: Path) -> dict[str, Any]:
         for name, model in (("high", high), ("low", low), ("high", patched), ("low", low), ("high", high)):
             networks.patch(name, model.patches, str(model.patches_uuid) if model.patches else None)
             found += [part_difference(mesh, predicted(networks, name, parts=parts), model, parts) for parts in (BOTH, [0])]
-    gc.collect()
-    held = [opened for opened in (reference() for reference in seen) if opened is not None]
-    copies = [name for opened in held for name in opened.backup]
+    copies = len(networks._network.backup)
+    held = [held_of(seen)]
     networks.offload()
+    held.append(held_of(seen))
+    return {"kinds": [each["kind"] for each in facts], "differences": found, "copies": copies, "opened": len(seen), "held": held}
+
+
+def held_of(seen: Sequence[Any]) -> int:
+    """How many of them there are still."""
     gc.collect()
-    return {
-        "kinds": [each["kind"] for each in facts], "differences": found,
-        "opened": len(seen), "held": len(held), "copies": copies, "offloaded": [reference() for reference in seen],
-    }  # fmt: skip
+    return sum(reference() is not None for reference in seen)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """MODELs whose network is in workers, real processes of Ray: each sampler gives what it gives with the model here."""
 
+import gc
 import os
 import re
 import signal
@@ -254,6 +255,7 @@ def test_other_settings_in_a_prompt_take_the_place_of_those_before(prompts: Any,
             with pytest.raises(PromptFailed, match=r"gate is 0.5, and the layout cfg 2 x ulysses 1 has a half of the workers"):
                 prompts.run(on_workers_prompt(layout, 4.0, gate=0.5))
     prompts.reset()
+    gc.collect()  # their workers end now, and not in another test
 
 
 def on_workers_prompt(layout: dict[str, Any], scale: float, **settings: Any) -> dict[str, Any]:
