@@ -46,8 +46,8 @@ class FastVideoRunReport(io.ComfyNode):
         if connected(images) is not None:
             report = replace(report, prompt_seconds=seconds_since_queued())
         picture = run_picture(report)[None]
-        shown = {**ui.PreviewText(report.text()).as_dict(), **ui.PreviewImage(picture, cls=cls).as_dict()}
-        return io.NodeOutput(report.text(), report.json(), picture, ui=shown)
+        saved = ui.PreviewImage(picture, cls=cls).as_dict()["images"]
+        return io.NodeOutput(report.text(), report.json(), picture, ui={"text": (report.text(),), "picture": saved})
 
 
 NODES = [FastVideoRunReport]

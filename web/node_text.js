@@ -1,36 +1,53 @@
-// Shows the text that these nodes leave on the node itself, also when a run is opened again from the history.
+// Shows the text and the picture that these nodes leave on the node itself, also when a run is opened again from the history.
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-const NODES = ["FastVideoRunReport", "FastVideoCompare", "FastVideoCalibrateMagCache", "FastVideoAutoTune", "FastVideoLoadDiffusersModel"];
+// What a fresh node has room for, in pixels beside its inputs; a saved one has its own size.
+const TEXT = 240;
+const TEXT_AND_PICTURE = 600;
+const NODES = {
+  FastVideoRunReport: TEXT_AND_PICTURE,
+  FastVideoCompare: TEXT,
+  FastVideoCalibrateMagCache: TEXT,
+  FastVideoAutoTune: TEXT,
+  FastVideoLoadDiffusersModel: TEXT,
+};
+const WIDTH = 440; // as wide as the lines of a comparison
+const LEAST = 120;
 
 app.registerExtension({
   name: "FastVideo.NodeText",
 
   nodeCreated(node) {
-    if (NODES.includes(node.comfyClass)) addReport(node);
+    if (node.comfyClass in NODES) addPanel(node);
   },
 
   onNodeOutputsUpdated(outputs) {
     for (const [locator, output] of Object.entries(outputs)) {
       const node = nodeAt(locator);
-      if (NODES.includes(node?.comfyClass)) show(node, output);
+      if (node?.comfyClass in NODES) show(node, output);
     }
   },
 });
 
-function addReport(node) {
-  const element = document.createElement("textarea");
-  element.className = "comfy-multiline-input";
-  element.style.whiteSpace = "pre-wrap";
-  element.readOnly = true;
-  element.placeholder = "The report appears here after a run.";
-  const widget = node.addDOMWidget("report_text", "fastvideo_report", element, {
-    getValue: () => element.value,
-    setValue: (text) => (element.value = text),
-    getMinHeight: () => 120,
+function addPanel(node) {
+  const panel = document.createElement("div");
+  Object.assign(panel.style, { display: "flex", flexDirection: "column", overflowY: "auto", minHeight: `${LEAST - 20}px` });
+  const text = document.createElement("textarea");
+  text.className = "comfy-multiline-input";
+  Object.assign(text.style, { whiteSpace: "pre-wrap", width: "100%", flex: `1 0 ${LEAST - 20}px` });
+  text.readOnly = true;
+  text.placeholder = "The report appears here after a run.";
+  panel.append(text);
+  const widget = node.addDOMWidget("report_text", "fastvideo_report", panel, {
+    getValue: () => text.value,
+    setValue: (value) => (text.value = value),
+    getMinHeight: () => LEAST,
     serialize: false, // not an input of the prompt
   });
   widget.serialize = false; // nor a value of the saved workflow
+  const wide = Math.max(node.size[0], WIDTH);
+  node.setSize([wide, node.computeSize()[1] + NODES[node.comfyClass] - LEAST]);
   const onExecuted = node.onExecuted;
   node.onExecuted = function (output) {
     onExecuted?.call(this, output);
@@ -40,7 +57,18 @@ function addReport(node) {
 
 function show(node, output) {
   const widget = node.widgets?.find(({ name }) => name === "report_text");
-  if (widget && output?.text) widget.value = output.text.join("\n");
+  if (!widget || !output?.text) return;
+  widget.value = output.text.join("\n");
+  for (const shown of widget.element.querySelectorAll("img")) shown.remove();
+  widget.element.append(...(output.picture ?? []).map(pictureOf));
+}
+
+function pictureOf({ filename, subfolder, type }) {
+  const picture = document.createElement("img");
+  picture.onerror = () => picture.remove(); // of a run before ComfyUI was started again
+  picture.src = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+  Object.assign(picture.style, { width: "100%", flex: "none" });
+  return picture;
 }
 
 // A locator is a node id, or "<subgraph id>:<node id>".

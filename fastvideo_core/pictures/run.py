@@ -19,7 +19,7 @@ WIDTH, BARS = 720, 330
 """Pixels of the picture, and of the height that the bars and their axes have."""
 LEFT, RIGHT, ABOVE, BELOW = 76, 24, 30, 52
 """Pixels of the margins around the bars."""
-LINE, LETTERS = 26, 62
+LINE, LETTERS = 26, 68
 """Pixels of a line of text, and how many letters fit."""
 TALLEST = 2.5
 """Times the dearest kind of step: a higher bar, as of a first step that loads and warms up, is cut off and says its seconds."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import comfy.latent_formats
 import comfy.sd
 import comfy.text_encoders.wan
 import comfy.utils
@@ -16,7 +17,8 @@ from safetensors import safe_open
 from fastvideo_core import LoadError, RequestError
 
 PACK = Path(__file__).resolve().parents[2]
-FOLDER, FIRST_FRAME = PACK / "models" / "demo", PACK / "assets" / "demo_first_frame.png"
+FOLDER, ASSETS = PACK / "models" / "demo", PACK / "assets"
+FIRST_FRAME, LATENT_RGB = ASSETS / "demo_first_frame.png", ASSETS / "demo_latent_rgb.json"
 TEXT_SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_heads", "num_layers")  # the rest is as in UMT5-XXL
 DISTILLED = ("t2v", "high_noise", "low_noise")
 """Those that have a LoRA for few steps."""
@@ -43,10 +45,22 @@ def load_expert(name: str, lora_strength: float) -> Any:
             "two experts."
         )
     model = comfy.sd.load_diffusion_model(str(demo_file(f"wan_{name}")))
+    model.model.latent_format = DemoLatents()
     if not lora_strength:
         return model
     lora = comfy.utils.load_torch_file(str(demo_file(f"lora_{name}")), safe_load=True)
     return comfy.sd.load_lora_for_models(model, None, lora, lora_strength, 0.0)[0]
+
+
+class DemoLatents(comfy.latent_formats.Wan21):
+    """Wan 2.1's latents, which previews show in the colours that the demo's VAE gives them."""
+
+    def __init__(self) -> None:
+        if not LATENT_RGB.is_file():
+            raise LoadError(f"The demo's {LATENT_RGB} is missing: install the pack again, with its assets folder.")
+        table = json.loads(LATENT_RGB.read_text(encoding="utf-8"))
+        super().__init__()
+        self.latent_rgb_factors, self.latent_rgb_factors_bias = table["factors"], table["bias"]
 
 
 def load_clip(path: Path) -> Any:

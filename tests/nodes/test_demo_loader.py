@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import numpy
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from fastvideo_core import RequestError
@@ -28,3 +30,20 @@ def test_every_expert_gets_the_lora_of_its_name_whole(direct: Any, model: str, n
 def test_image_to_video_has_none(direct: Any) -> None:
     with pytest.raises(RequestError, match=r"lora_strength is 1, and the demo's i2v has no few-step LoRA"):
         loaded(direct, "i2v", lora_strength=1.0)
+
+
+@torch.inference_mode()
+def test_previews_show_the_colours_of_the_video(direct: Any) -> None:
+    from comfy.latent_formats import Wan21
+    from latent_preview import Latent2RGBPreviewer
+
+    model, _, _, vae, picture = loaded(direct, "t2v")
+    wanted = torch.nn.functional.avg_pool2d(picture[0].movedim(-1, 0), 8).movedim(0, -1)
+    latents = model.model.latent_format.process_in(vae.encode(picture))
+
+    def error(latent_format: Wan21) -> float:
+        previewer = Latent2RGBPreviewer(latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias)
+        shown = numpy.array(previewer.decode_latent_to_preview(latents))
+        return float((torch.from_numpy(shown) / 255 - wanted).abs().mean())
+
+    assert error(model.model.latent_format) < min(0.1, 0.5 * error(Wan21()))

@@ -26,7 +26,7 @@ def test_report_is_shown_and_handed_on(prompts: Any) -> None:
     text, report = run.captured["text"], run.captured["report"]
     assert list(run.outputs["6"]["text"]) == [text] == [report.text()]
     assert torch.equal(run.captured["picture"], run_picture(report)[None])
-    assert [image["type"] for image in run.outputs["6"]["images"]] == ["temp"]
+    assert [image["type"] for image in run.outputs["6"]["picture"]] == ["temp"]
     data = json.loads(run.captured["json"])
     assert [phase["expert"] for phase in data["phases"]] == ["high_noise", "low_noise"]
     assert data["seed"] == SETTINGS["seed"] and data["solver"] == "euler" and data["dtype"] == "float32"
