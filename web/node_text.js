@@ -60,11 +60,15 @@ function show(node, output) {
   if (!widget || !output?.text) return;
   widget.value = output.text.join("\n");
   for (const shown of widget.element.querySelectorAll("img")) shown.remove();
-  widget.element.append(...(output.picture ?? []).map(pictureOf));
+  widget.element.append(...(output.picture ?? []).map((saved) => pictureOf(node, saved)));
 }
 
-function pictureOf({ filename, subfolder, type }) {
+function pictureOf(node, { filename, subfolder, type }) {
   const picture = document.createElement("img");
+  picture.onload = () => {
+    const high = node.computeSize()[1] + (node.size[0] * picture.naturalHeight) / picture.naturalWidth;
+    if (node.size[1] < high) node.setSize([node.size[0], high]);
+  };
   picture.onerror = () => picture.remove(); // of a run before ComfyUI was started again
   picture.src = api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
   Object.assign(picture.style, { width: "100%", flex: "none" });

@@ -36,3 +36,9 @@ def test_script_is_served_once(comfy_server: ComfyServer) -> None:
     ours = [path for path in comfy_server.request("/extensions") if NAME in path]
     assert ours == [f"/extensions/{NAME}/node_text.js"]
     assert "FastVideo.NodeText" in comfy_server.request(ours[0])
+
+
+def test_blueprints_are_served_with_the_pack_s_name(comfy_server: ComfyServer) -> None:
+    served = [entry for entry in comfy_server.request("/global_subgraphs").values() if entry["source"] == "custom_node"]
+    assert {entry["name"] for entry in served} == {path.stem for path in (PACK / "subgraphs").glob("*.json")}
+    assert all(NAME in entry["info"]["node_pack"] for entry in served)

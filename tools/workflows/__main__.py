@@ -1,4 +1,4 @@
-"""Writes everything in workflows/, and the demo's first frame in assets/.
+"""Writes everything in workflows/ and subgraphs/, and the demo's first frame in assets/.
 
     python -m tools.workflows COMFYUI_FOLDER
 
@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image
 
 from tools.comfy_server import ComfyServer
+from tools.workflows.blueprints import blueprints
 from tools.workflows.demo import DEMO_WORKFLOWS
-from tools.workflows.files import PACK, api_prompt, canvas_workflows, prompt_file, template_file, text
+from tools.workflows.files import PACK, api_prompt, blueprint_file, canvas_workflows, prompt_file, template_file, text, versions
 from tools.workflows.first_frame import first_frame
 from tools.workflows.thumbnails import graph_thumbnail, video_thumbnail
 
@@ -34,6 +35,9 @@ def main() -> None:
             made = video_thumbnail(workflow, _frames(server, prompt)) if name in DEMO_WORKFLOWS else graph_thumbnail(workflow)
             made.save(template_file(name, "jpg"), quality=88)
             print(f"{template_file(name).name}, .jpg, api/{prompt_file(name).name}")
+        for name, blueprint in blueprints(object_info, versions()).items():
+            blueprint_file(name).write_text(text(blueprint), encoding="utf-8")
+            print(blueprint_file(name).name)
 
 
 def _frames(server: ComfyServer, prompt: dict[str, Any]) -> list[Image.Image]:

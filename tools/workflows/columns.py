@@ -7,7 +7,7 @@ from tools.workflows.canvas import Canvas, Node, Socket
 
 # Five columns that are readable side by side on a small screen.
 NOTE_WIDTH, MODELS_WIDTH, PROMPT_WIDTH, SAMPLER_WIDTH, VIDEO_WIDTH = 370, 350, 330, 330, 380
-TEXT_HEIGHT, REPORT_HEIGHT = 200, 480
+TEXT_HEIGHT, REPORT_HEIGHT = 200, 220
 SAMPLER_HEIGHT, PHASE_SAMPLER_HEIGHT, PLAYER_HEIGHT = 620, 480, 400  # leave room for the preview and the player
 
 Prompts = tuple[str | Socket, str]

@@ -50,6 +50,11 @@ def api_prompt(workflow: dict[str, Any], object_info: ObjectInfo) -> dict[str, A
     return prompt
 
 
+def blueprint_file(name: str) -> Path:
+    """Which ComfyUI lists by its name."""
+    return PACK / "subgraphs" / f"{name}.json"
+
+
 def text(content: dict[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
