@@ -26,7 +26,7 @@ PROMPTS = (
     "a yellow triangle moving up on a teal background",
     "a green square growing on a white background",
 )
-ROUNDS, SEED, STEPS, FPS, ENLARGED = 5, 7, 20, 16, 4
+ROUNDS, SEED, STEPS, FPS, ENLARGED = 5, 1, 20, 16, 4
 NAVY, INK = "#141e5a", "#e8eaed"
 ICON, BANNER = 400, (1260, 540)
 Make = Callable[[str], Measured]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .figure import DPI, INK, new_figure, pixels
 
-STRIP = 40
+STRIP = 24
 """A frame is so many times as high as half the strip with the names above it; both have even heights, as mp4 wants."""
 SMALLEST = 16
 MARGIN = 4
