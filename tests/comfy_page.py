@@ -69,6 +69,13 @@ class ComfyPage:
         load = "window.app.loadGraphData(await (await fetch(url)).json(), true, true, name, {openSource: 'template'})"
         self.page.evaluate(f"async ([url, name]) => {{ await {load} }}", [url, name])
 
+    def load(self, workflow: dict[str, Any]) -> None:
+        self.page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
+
+    def fresh_size(self, kind: str) -> list[float]:
+        """Width and height of a node as it is when it is placed."""
+        return list(self.page.evaluate("kind => [...window.LiteGraph.createNode(kind).size]", kind))
+
     def found_templates(self, words: str) -> set[str]:
         """The pack's templates among those that the template browser shows for a search."""
         self.page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")

@@ -8,7 +8,8 @@ import pytest
 from comfy_page import ComfyPage
 from demo_prompts import PACK
 
-from tools.workflows.files import prompt_file, template_file
+from tools.workflows.blueprints import BLUEPRINTS
+from tools.workflows.files import blueprint_file, prompt_file, template_file
 
 WORKFLOWS = sorted(path.stem for path in (PACK / "workflows" / "api").glob("*.json"))
 READABLE = 0.57
@@ -85,6 +86,18 @@ def test_report_is_no_part_of_the_saved_workflow_nor_of_the_prompt(page: ComfyPa
     assert saved.get("widgets_values", []) == []
     (posted,) = (node["inputs"] for node in page.prompt().values() if node["class_type"] == REPORT)
     assert posted.keys() == {"report", "images"}
+
+
+def test_fresh_nodes_have_room_for_what_they_show_and_blueprints_for_their_inputs(page: ComfyPage) -> None:
+    for kind, high in (("FastVideoRunReport", 600), ("FastVideoCompare", 300)):
+        width, height = page.fresh_size(kind)
+        assert width >= 440 and height >= high, kind
+    for name in BLUEPRINTS:
+        page.load(shipped(blueprint_file(name)))
+        (definition,) = shipped(blueprint_file(name))["definitions"]["subgraphs"]
+        assert sorted(entry["class_type"] for entry in page.prompt().values()) == sorted(
+            node["type"] for node in definition["nodes"]
+        )
 
 
 def test_help_panel_shows_the_page_of_the_node(page: ComfyPage) -> None:

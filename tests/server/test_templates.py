@@ -1,5 +1,6 @@
 """Every shipped template on a real server, as it is but for its size: small files lie under the names that its loaders give."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -8,10 +9,12 @@ from typing import Any
 
 import av
 import pytest
-from demo_prompts import FIRST_FRAME, PACK, demo_prompt
+from comfy_cli.workflow_to_api import convert_ui_to_api
+from demo_prompts import FIRST_FRAME, PACK, demo_prompt, node_of
 from template_files import write
 
 from tools.comfy_server import ComfyServer
+from tools.workflows.files import blueprint_file
 
 Prompt = dict[str, Any]
 NAMES = sorted(path.stem for path in (PACK / "workflows" / "api").glob("*.json"))
@@ -87,6 +90,19 @@ def test_one_switch_goes_back_to_the_plain_run(server: ComfyServer, name: str) -
     assert switched
     assert not told(report) & switched, report
     assert not re.search(FEW_STEPS, report, re.MULTILINE), report
+
+
+def test_a_blueprint_runs_beside_a_node_that_takes_what_it_makes(server: ComfyServer) -> None:
+    """As the canvas posts it; that all blueprints are parts of workflows above is a test of their files."""
+    blueprint = json.loads(blueprint_file("Wan 2.2 4 steps").read_text(encoding="utf-8"))
+    prompt = convert_ui_to_api(blueprint, server.object_info())
+    made = {"report": [node_of(prompt, "FastVideoPhaseSampler"), 1], "images": [node_of(prompt, "VAEDecode"), 0]}
+    prompt[node_of(prompt, "EmptyHunyuanLatentVideo")]["inputs"] |= SMALL
+    prompt["report"] = {"class_type": "FastVideoRunReport", "inputs": made}
+    identity = server.post(prompt)
+    server.wait(identity)
+    ((_, report),) = reports(server, identity, prompt)
+    assert re.search(FEW_STEPS, report, re.MULTILINE), report
 
 
 def test_core_knew_every_weight(server: ComfyServer) -> None:
