@@ -14,7 +14,7 @@ from ..generate import Step
 from ..report import RunReport
 from ..state import GenerationState
 from ..video_file import save_mp4
-from ..wan.many import Generating, Job, ManyOutcomes, Outcome, Pooled, generate_many
+from ..wan.many import Job, ManyOutcomes, Outcome, Pooled, generate_many
 from ..wan.model import WanModel
 from ..wan.placement import held
 from .arguments import add_generation, add_model, condition, fps_of, load_model, request_of, size_of
@@ -108,7 +108,7 @@ class Queue:
                 self.told.append(sentence)
                 self.tell(sentence)
 
-    def run(self, making: Generating | Pooled) -> None:
+    def run(self, making: WanModel | Pooled) -> None:
         """making: the model, or what makes its videos elsewhere."""
         from tqdm import tqdm
 

@@ -19,8 +19,9 @@ from ..report import RunReport
 from ..request import SamplingRequest, VideoSize
 from ..state import GenerationState
 from .compiled import CompileSettings
-from .generation import Generation, NewCache, WorkingModel
+from .generation import Generation, NewCache
 from .memory import WAYS_OUT
+from .model import WanModel
 from .placement import held, is_group_offloaded, room
 
 
@@ -50,22 +51,6 @@ class Outcome:
     latents: Tensor | None = None
     report: RunReport | None = None
     error: FastVideoError | None = None
-
-
-class Generating(WorkingModel, Protocol):
-    """A `WanModel`."""
-
-    def generate(
-        self,
-        request: SamplingRequest,
-        conditioning: Conditioning,
-        size: VideoSize,
-        cache: NewCache | None = None,
-        attention: AttentionSettings | None = None,
-        sparse: SparseSchedule | None = None,
-        compile: CompileSettings | None = None,
-        state: GenerationState | None = None,
-    ) -> Generation: ...
 
 
 EachStep = Callable[[str, Step], object]
@@ -100,7 +85,7 @@ class Pooled(Protocol):
 
 
 def generate_many(
-    model: Generating | Pooled,
+    model: WanModel | Pooled,
     jobs: Sequence[Job],
     *,
     cache: NewCache | None = None,
@@ -138,7 +123,7 @@ class ManyGenerations(ManyOutcomes):
     weights on the device; what was not ended is then in `states()`."""
 
     def __init__(
-        self, model: Generating, jobs: Mapping[str, Job], options: Mapping[str, Any], each_step: EachStep | None
+        self, model: WanModel, jobs: Mapping[str, Job], options: Mapping[str, Any], each_step: EachStep | None
     ) -> None:
         self._each_step = each_step
         self._account = _Account([_Running(name, job) for name, job in jobs.items()])
@@ -184,13 +169,13 @@ class _Running:
     def state(self) -> GenerationState | None:
         return self.job.state if self.generation is None else self.generation.state()
 
-    def plan(self, model: Generating) -> None:
+    def plan(self, model: WanModel) -> None:
         """Raises RequestError where the request contradicts itself or the model."""
         schedule, state = self.job.request.plan(), self.job.state
         check_experts(schedule, model.transformers)
         self.left = turns(schedule, 0 if state is None else state.step)
 
-    def turn(self, model: Generating, options: Mapping[str, Any]) -> Iterator[Step]:
+    def turn(self, model: WanModel, options: Mapping[str, Any]) -> Iterator[Step]:
         """The steps of its next turn, or none where none is left."""
         job = self.job
         if self.generation is None:
@@ -229,7 +214,7 @@ class _Account:
 Event = Outcome | tuple[str, Step]
 
 
-def _run(model: Generating, account: _Account, options: Mapping[str, Any]) -> Generator[Event, None, None]:
+def _run(model: WanModel, account: _Account, options: Mapping[str, Any]) -> Generator[Event, None, None]:
     for running in list(account.running):
         yield from _planned(model, running, account, options)
     while account.running:
@@ -240,7 +225,7 @@ def _run(model: Generating, account: _Account, options: Mapping[str, Any]) -> Ge
                 yield from _turn(model, running, account, options)
 
 
-def _planned(model: Generating, running: _Running, account: _Account, options: Mapping[str, Any]) -> Iterator[Event]:
+def _planned(model: WanModel, running: _Running, account: _Account, options: Mapping[str, Any]) -> Iterator[Event]:
     """What ends without any loading: a job that cannot run, and one whose state is that after its last step."""
     try:
         running.plan(model)
@@ -252,7 +237,7 @@ def _planned(model: Generating, running: _Running, account: _Account, options: M
         yield from _turn(model, running, account, options)
 
 
-def _turn(model: Generating, running: _Running, account: _Account, options: Mapping[str, Any]) -> Iterator[Event]:
+def _turn(model: WanModel, running: _Running, account: _Account, options: Mapping[str, Any]) -> Iterator[Event]:
     outcome = None
     try:
         with room(lambda: f"The generation {running.name} does not fit into the memory of {model.device}. {WAYS_OUT}."):
@@ -268,7 +253,7 @@ def _turn(model: Generating, running: _Running, account: _Account, options: Mapp
 
 
 @contextmanager
-def _held(model: Generating, expert: str, account: _Account) -> Iterator[None]:
+def _held(model: WanModel, expert: str, account: _Account) -> Iterator[None]:
     """The expert's weights on the device, unless it moves them itself."""
     network = model.transformers[expert]
     if is_group_offloaded(network):

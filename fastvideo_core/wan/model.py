@@ -87,15 +87,10 @@ class WanModel:
         index = read_index(folder)
         two_experts, image_encoder = (has_part(index, part) for part in ("transformer_2", "image_encoder"))
         model = cls.from_files(
-            transformer=folder / "transformer",
-            low_noise_transformer=folder / "transformer_2" if two_experts else None,
-            vae=folder,
-            text_encoder=folder,
-            image_encoder=folder if image_encoder else None,
-            dtype=dtype,
-            device=device,
+            transformer=folder / "transformer", low_noise_transformer=folder / "transformer_2" if two_experts else None,
+            vae=folder, text_encoder=folder, image_encoder=folder if image_encoder else None, dtype=dtype, device=device,
             offload_device=offload_device,
-        )
+        )  # fmt: skip
         first_frame = bool(index.get("expand_timesteps", False))
         return replace(model, name=folder.name, boundary=index.get("boundary_ratio"), first_frame=first_frame)
 
@@ -235,7 +230,12 @@ class WanModel:
             ConditioningError: the conditioning does not fit the model or the size.
         """
         self._check_size(size)
-        return Generation(self, request, conditioning, size, cache, attention, sparse, compile, state)
+        generation = Generation(self, request, conditioning, size, cache, attention, sparse, compile, state)
+        self.check(generation)
+        return generation
+
+    def check(self, generation: Generation) -> None:
+        """Raises RequestError where its experts cannot work so: those of this process can."""
 
     def working(self, transformers: Transformers, work: Work) -> Working:
         """Some of its experts at the work of a generation."""

@@ -5,19 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..attention.experts import AttentionSettings
-from ..attention.sparse import SparseSchedule
-from ..conditioning import Conditioning
 from ..errors import RequestError
 from ..parallel.group import Group
 from ..parallel.layout import Layout
-from ..request import SamplingRequest, VideoSize
-from ..state import GenerationState
 from ..step_cache.cache_dit import CacheDiT
 from .asked import AskedExperts
 from .at_work import check_idle
-from .compiled import CompileSettings
-from .generation import Generation, NewCache
+from .generation import Generation
 from .loading.lora import LoraReport, apply_lora
 from .model import WanModel
 from .parts import Transformers
@@ -50,35 +44,19 @@ class GroupRanks:
 @dataclass(frozen=True, kw_only=True)
 class ModelOnWorkers(WanModel):
     """A `WanModel` whose transformers work in the ranks of one group. Those here are the same files, mapped: they tell which they
-    are, and never work. owner: is kept alive with the model."""
+    are, and never work. A step of a generation raises WorkerError where a rank is gone; the next generation has new ones. owner:
+    is kept alive with the model."""
 
     ranks: GroupRanks
     owner: object
 
-    def generate(
-        self,
-        request: SamplingRequest,
-        conditioning: Conditioning,
-        size: VideoSize,
-        cache: NewCache | None = None,
-        attention: AttentionSettings | None = None,
-        sparse: SparseSchedule | None = None,
-        compile: CompileSettings | None = None,
-        state: GenerationState | None = None,
-    ) -> Generation:
-        """As `WanModel.generate`.
-
-        Raises:
-            RequestError: half of the ranks would have nothing to do with this request, or LoRAs that are fused into weights that
-                ranks share would be at other strengths.
-            WorkerError, when a step is asked for: a rank is gone. The next generation has new ones.
-        """
-        generation = super().generate(request, conditioning, size, cache, attention, sparse, compile, state)
-        check_guidance(self.ranks.layout, request.guidance)
+    def check(self, generation: Generation) -> None:
+        """Raises RequestError where half of the ranks would have nothing to do, its step cache cannot work in another process, or
+        LoRAs that are fused into weights that ranks share would be at other strengths."""
+        check_guidance(self.ranks.layout, generation.request.guidance)
         check_elsewhere(generation)
         if self.ranks.shard_weights:
             check_fused(generation)
-        return generation
 
     def working(self, transformers: Transformers, work: Work) -> AskedExperts:
         return AskedExperts(self.ranks, work, transformers)
