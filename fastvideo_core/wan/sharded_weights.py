@@ -80,6 +80,8 @@ class ShardedWeights:
             except BaseException:
                 self._let_go()
                 raise
+            finally:
+                self._forget_order()
             return out
 
         return call
@@ -89,6 +91,14 @@ class ShardedWeights:
         for block in self._blocks:
             block.reshard()
         self._root(lambda: None)
+
+    def _forget_order(self) -> None:
+        """Of the blocks: FSDP writes each down for a backward pass (torch 2.11, FSDPParamGroup._record_post_forward), which never
+        comes here, and would keep the list for ever."""
+        for block in self._blocks:
+            group = block._get_fsdp_state()._fsdp_param_group
+            group._post_forward_indices.clear()
+            group.comm_ctx.post_forward_order.clear()
 
     def note(self) -> str:
         """For the report."""

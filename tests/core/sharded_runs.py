@@ -168,8 +168,9 @@ def exchanges(mesh: Mesh, model: Model, asked: SamplingRequest) -> list[Counter[
 class Held:
     """What a rank has of the weights of a file's blocks. values: of each, how many; own, private: bytes of these, and of the
     memory that they are in; reading: the most bytes that were made while they were read; whole: the blocks whose weights are all
-    there, at the beginning of each block of a call; left: on which devices they are afterwards, where they were to
-    be put on another one; linears: layers that were computed by what is fastest; error: against one process."""
+    there, at the beginning of each block of a call; left: on which devices they are afterwards, where they were to be put on
+    another one; linears: layers that were computed by what is fastest; written: what FSDP keeps of calls that are over; error:
+    against one process."""
 
     values: dict[str, int]
     own: int
@@ -178,6 +179,7 @@ class Held:
     whole: list[list[int]]
     left: set[str]
     linears: int
+    written: int
     error: float
 
 
@@ -196,7 +198,7 @@ def held(mesh: Mesh, file: Path, model: Model) -> Held:
     return Held(
         values={name: part.numel() for name, part in parts.items()}, own=own_bytes(blocks), private=sum(storages.values()),
         reading=reading.peak, whole=whole, left=_left(mesh, load_transformer(file)), linears=len(ranked.accounts[-1].linears),
-        error=error(together, alone),
+        written=sum(len(block._get_fsdp_state()._comm_ctx.post_forward_order) for block in blocks), error=error(together, alone),
     )  # fmt: skip
 
 

@@ -213,7 +213,8 @@ def test_a_rank_holds_its_part_of_the_weights_and_gathers_block_by_block(
     block = sum(weight.nbytes for name, weight in weights.items() if name.startswith("0."))
     for each in found:
         assert each.own <= each.private <= each.reading <= 4 * sum(longest.values()) + 100 < 1.2 * 4 * block / count
-        assert each.whole == [[0], [1], [2], [3]] and each.left == {"meta"} and each.error <= 2e-6 and each.linears
+        assert each.whole == [[0], [1], [2], [3]] and each.left == {"meta"} and each.written == 0
+        assert each.error <= 2e-6 and each.linears > 0
 
 
 def test_loras_are_fused_into_weights_that_ranks_share(ranks: RankGroup, tmp_path: Path) -> None:
