@@ -7,6 +7,7 @@ import sys
 
 import tools.runtime
 from tools.runtime.environment import ensure_environment, python
+from tools.runtime.frontend import ensure_frontend
 from tools.runtime.lock import make_locks
 from tools.runtime.pins import NEWEST, RELEASES, ROOT, RUNTIME, VENV, SetupError
 from tools.runtime.source import ensure_tree
@@ -18,6 +19,7 @@ def setup() -> None:
     ensure_environment()
     for release in RELEASES:
         ensure_tree(release)
+    ensure_frontend()
 
 
 def run(arguments: list[str]) -> int:

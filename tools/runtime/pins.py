@@ -40,6 +40,25 @@ RELEASES = (OLDEST, ComfyUI("0.26.0"), NEWEST)
 """Both ends of what is tested, and one between them."""
 
 
+@dataclass(frozen=True)
+class Frontend:
+    """ComfyUI's page, which is a package of its own."""
+
+    version: str
+
+    @property
+    def folder(self) -> Path:
+        return RUNTIME / f"frontend-{self.version}"
+
+    @property
+    def lock(self) -> Path:
+        return LOCKS / f"frontend-{self.version}.lock"
+
+
+NEWER_FRONTEND = Frontend("1.58.1")
+"""Of ComfyUI 0.45, on which a part of the browser tests runs, too."""
+
+
 def platform_tag() -> str:
     """The name of this Python and platform in a lock's file name, such as cp311-linux-x86_64."""
     return f"cp{sys.version_info.major}{sys.version_info.minor}-{sys.platform}-{platform.machine().lower()}"
