@@ -26,6 +26,7 @@ from . import (
     tune,
     workers,
 )
+from .native.cancelling import register_cancelling
 from .native.magcache import register_folder
 from .native.state import register_states
 
@@ -40,6 +41,7 @@ class FastVideoExtension(ComfyExtension):
     async def on_load(self) -> None:
         register_folder()
         register_states()
+        register_cancelling()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [node for module in MODULES for node in module.NODES]

@@ -10,6 +10,7 @@ import torch
 
 from fastvideo_core import FastVideoError, SamplingRequest
 
+from .native.cancelling import cancellable
 from .native.facts import wan_facts
 from .native.many import ManyRuns, sample_many
 from .native.many_progress import ManyProgress
@@ -77,12 +78,13 @@ class Batch:
         progress = ManyProgress(len(begun), self.request.plan().steps)
         for run, video in begun.items():
             run.progress = progress.of(video.number, partial(many.check, run))
-        for run in sample_many(self.experts, many, marks):
-            video = begun[run]
-            video.error = run.error
-            _alone(video, self._finish)
-            progress.ended(video.number)
-            logging.info("FastVideo Batch: %s", video.line())
+        with cancellable({video.number: partial(many.cancel, number) for number, video in enumerate(begun.values())}):
+            for run in sample_many(self.experts, many, marks):
+                video = begun[run]
+                video.error = run.error
+                _alone(video, self._finish)
+                progress.ended(video.number)
+                logging.info("FastVideo Batch: %s", video.line())
 
     def _begin(self, video: BatchVideo) -> None:
         texts = encode(self.clip, video.prompt, "positive"), encode(self.clip, video.negative, "negative")

@@ -1,0 +1,48 @@
+"""FastVideo Batch on a real headless server: one of its videos is cancelled, the others become files."""
+
+from typing import Any
+
+import pytest
+
+from tools.comfy_client import Event, PromptRefused
+from tools.comfy_server import ComfyServer
+
+PROMPTS = ("a red circle moving left", "a blue square over white", "a green triangle")
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+PROMPT = {
+    "1": node("FastVideoLoadDemoWan", model="t2v", lora_strength=0.0),
+    "2": node("FastVideoPhase", model=["1", 0], until=0.0, guidance_scale=3.0),
+    "3": node(
+        "FastVideoBatch", phases=["2", 0], clip=["1", 2], vae=["1", 3], prompts="\n".join(PROMPTS), negative="", seeds="1",
+        width=32, height=32, length=5, steps=3, shift=5.0, solver="euler", guidance_mode="auto", gate=1.0, guidance_rescale=0.0,
+        filename_prefix="batch/one", fps=8.0,
+    ),
+}  # fmt: skip
+
+
+def test_one_video_is_cancelled_and_the_others_go_on(comfy_server: ComfyServer) -> None:
+    cancelled = []
+
+    def cancel(event: Event) -> None:
+        if event.type == "progress_state" and event.data["nodes"].get("3", {}).get("value") and not cancelled:
+            cancelled.append(comfy_server.request("/fastvideo/cancel", {"node": "3", "video": 2}))
+
+    identity = comfy_server.post(PROMPT)
+    comfy_server.wait(identity, on_event=cancel)
+    told, *lines = comfy_server.history(identity)["outputs"]["3"]["text"][0].splitlines()
+    assert cancelled == [{}] and told == "2 videos; 1 failed"
+    assert lines[1].startswith("2: failed: It was cancelled before its end.") and PROMPTS[1] in lines[1]
+    assert [file.name for file in comfy_server.files(identity)] == ["one_00001_.mp4", "one_00002_.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"), [({"node": "3", "video": 2}, "Node '3' makes no video 2 now"), ({"video": 2}, "its id")],
+)  # fmt: skip
+def test_what_does_not_run_cannot_be_cancelled(comfy_server: ComfyServer, given: dict[str, Any], why: str) -> None:
+    with pytest.raises(PromptRefused, match=why):
+        comfy_server.request("/fastvideo/cancel", given)
