@@ -5,6 +5,7 @@
 #   make demo          a text-to-video and an image-to-video prompt through a headless ComfyUI; videos in output/
 #   make test          lint, then every test
 #   make test-compat   the node and server tests on each pinned ComfyUI: the oldest supported one, 0.26.0 and the newest
+#   make test-gpu      what only a GPU can tell: its tests and benchmarks at real sizes, as output/gpu.json
 #   make bench         the benchmarks; options in ARGS
 #   make lint          ruff and mypy
 #   make clean         remove .venv, .runtime and the tools' caches; output/ stays
@@ -22,7 +23,7 @@ ARGS ?=
 
 RUN = $(PYTHON) -m tools.runtime run
 
-.PHONY: help setup demo test test-compat bench lint clean
+.PHONY: help setup demo test test-compat test-gpu bench lint clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -38,6 +39,9 @@ test:
 
 test-compat:
 	@$(RUN) -m tools.check compat $(ARGS)
+
+test-gpu:
+	@$(RUN) -m tools.gpu $(ARGS)
 
 bench:
 	@$(RUN) -m tools.bench $(ARGS)

@@ -81,6 +81,7 @@ def test_flex_equals_mathematics_up_to_rounding(dtype: torch.dtype, kind: MaskKi
     assert_exact(BACKENDS["flex"].load(), situation, 37, 21, scales=(0.3,))
 
 
+@pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=["float16", "bfloat16", "float32"])

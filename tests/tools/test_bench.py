@@ -79,7 +79,10 @@ def test_quartiles_of_a_single_round_are_that_round() -> None:
     assert quartiles([1.0, 2.0, 3.0, 4.0, 5.0]) == (2.0, 3.0, 4.0)
 
 
-def test_the_large_size_is_wan_2_1_1_3b_at_480p() -> None:
+def test_the_large_sizes_are_those_of_wan_2_1() -> None:
     size = SIZES["1.3B-480p"]
     assert (128 * size.heads, size.layers, size.ffn_dim, size.text_dim) == (1536, 30, 8960, 4096)
     assert (size.shape, size.tokens) == ((1, 16, 21, 60, 104), 32760)
+    size = SIZES["14B-480p"]
+    assert (128 * size.heads, size.layers, size.ffn_dim, size.tokens) == (5120, 40, 13824, 32760)
+    assert SIZES["14B-720p"].tokens == 75600

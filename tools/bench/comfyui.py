@@ -49,14 +49,14 @@ def ksampler(task: Task, host: ComfyInProcess, model: Any, conditionings: list[A
 
 
 def fastvideo_sampler(
-    task: Task, host: ComfyInProcess, model: Any, conditionings: list[Any], latent: Any
+    task: Task, host: ComfyInProcess, model: Any, conditionings: list[Any], latent: Any, gate: float = 1.0
 ) -> Callable[[], Tensor]:
     node: Any = host.node_classes["FastVideoSampler"]
     positive, negative = conditionings
     request = task.request("auto")
     settings = {
         "seed": request.seed, "steps": request.steps, "shift": request.shift, "solver": request.solver,
-        "guidance_scale": request.guidance_scale, "guidance_mode": request.guidance.mode, "gate": request.guidance.gate,
+        "guidance_scale": request.guidance_scale, "guidance_mode": request.guidance.mode, "gate": gate,
         "guidance_rescale": request.guidance.rescale, "low_noise_guidance_scale": 3.0, "boundary": 0.875,
     }  # fmt: skip
 

@@ -7,8 +7,11 @@ from types import MappingProxyType
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from fastvideo_core.wan.loading import original_keys
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,13 @@ class Size:
         )
 
 
+def _14b(latents: tuple[int, int, int]) -> Size:
+    """Wan2.1-T2V-14B's config.json."""
+    return Size(
+        title="Wan 2.1 T2V 14B", heads=40, ffn_dim=13824, layers=40, text_dim=4096, latents=latents, dtype=torch.bfloat16
+    )
+
+
 SIZES = MappingProxyType(
     {
         "small": Size(
@@ -55,23 +65,28 @@ SIZES = MappingProxyType(
             title="Wan 2.1 T2V 1.3B", heads=12, ffn_dim=8960, layers=30, text_dim=4096, latents=(21, 60, 104),
             dtype=torch.bfloat16,
         ),
+        "14B-480p": _14b((21, 60, 104)),
+        "14B-720p": _14b((21, 90, 160)),
     }
 )  # fmt: skip
 
 
-def write_weights(size: Size, folder: Path) -> Path:
-    """Random weights of a fixed seed as one file with original Wan keys, which the engine and ComfyUI both load."""
+def write_weights(size: Size, folder: Path, device: torch.device = CPU) -> Path:
+    """Random weights of a fixed seed as one file with original Wan keys, which the engine and ComfyUI both load. device: where
+    they are drawn; 14 billion take minutes on a CPU."""
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)
-    network = WanTransformer3DModel(
-        num_attention_heads=size.heads,
-        attention_head_dim=128,
-        ffn_dim=size.ffn_dim,
-        num_layers=size.layers,
-        text_dim=size.text_dim,
-    )
-    weights = {key: value.to(size.dtype).contiguous() for key, value in original_keys(network.state_dict()).items()}
+    with device:
+        network = WanTransformer3DModel(
+            num_attention_heads=size.heads,
+            attention_head_dim=128,
+            ffn_dim=size.ffn_dim,
+            num_layers=size.layers,
+            text_dim=size.text_dim,
+        )
+    nn.Module.to(network, size.dtype)  # tensor by tensor in place: two copies of 14 billion need more than 80 GB
+    weights = {key: value.contiguous() for key, value in original_keys(network.state_dict()).items()}
     file = folder / f"{size.title.replace(' ', '_')}.safetensors"
     told = {"text_dim": size.text_dim, "num_heads": size.heads}  # what ComfyUI does not read from the weights
     save_file(weights, file, metadata={"config": json.dumps({"transformer": told})})
