@@ -54,10 +54,17 @@ class ComfyPage:
     def show_vue_nodes(self, shown: bool) -> None:
         self.page.evaluate("shown => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', shown)", shown)
 
-    def open_template(self, name: str) -> None:
-        """Opens one of the pack's workflows from the template browser."""
+    def show_locale(self, locale: str, kind: str, title: str) -> None:
+        """For this tab and later ones: the server keeps it. Waits until nodes of this kind have this title; those that are on the
+        canvas keep theirs."""
+        self.page.evaluate("locale => window.app.extensionManager.setting.set('Comfy.Locale', locale)", locale)
+        shown = "([kind, title]) => window.LiteGraph.registered_node_types[kind].title == title"
+        self.page.wait_for_function(shown, arg=[kind, title])
+
+    def open_template(self, name: str, pack: str = PACK_NAME) -> None:
+        """Opens one of the pack's workflows from the template browser. pack: what that calls the pack."""
         self.page.evaluate("window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-        self.page.get_by_role("dialog").get_by_text(PACK_NAME, exact=True).click()
+        self.page.get_by_role("dialog").get_by_text(pack, exact=True).click()
         self.page.get_by_test_id(CARD + template_file(name).stem).click()
         self.page.wait_for_function("window.app.graph.nodes.some(node => node.type.startsWith('FastVideo'))")
         self.page.get_by_test_id("template-workflows-content").wait_for(state="hidden")
@@ -116,6 +123,40 @@ class ComfyPage:
     def set_widget(self, kind: str, name: str, value: Any) -> None:
         found = "window.app.graph.nodes.find(node => node.type == kind).widgets.find(widget => widget.name == name)"
         self.page.evaluate(f"([kind, name, value]) => {{ {found}.value = value }}", [kind, name, value])
+
+    def title(self, kind: str) -> str:
+        """Of a node as the canvas draws it."""
+        return str(self.page.evaluate("kind => window.app.graph.nodes.find(node => node.type == kind).title", kind))
+
+    def label(self, kind: str, name: str) -> str:
+        """Of a widget as the canvas draws it."""
+        found = "window.app.graph.nodes.find(node => node.type == kind).widgets.find(widget => widget.name == name)"
+        return str(self.page.evaluate(f"([kind, name]) => {found}.label", [kind, name]))
+
+    def hovered(self, kind: str, name: str) -> str:
+        """The tooltip of a widget, over which the mouse rests."""
+        place = (
+            "([kind, name]) => { const {graph, canvas} = window.app; const node = graph.nodes.find(node => node.type == kind);"
+            "const {y} = node.widgets.find(widget => widget.name == name);"
+            "const {left, top} = canvas.canvas.getBoundingClientRect();"
+            "const [x, below] = canvas.ds.convertOffsetToCanvas([node.pos[0] + 60, node.pos[1] + y + 10]);"
+            "return [left + x, top + below] }"
+        )
+        x, y = self.page.evaluate(place, [kind, name])
+        self.page.mouse.move(x - 3, y)
+        self.page.mouse.move(x, y)
+        tooltip = self.page.locator(".node-tooltip")
+        tooltip.wait_for()
+        return str(tooltip.inner_text())
+
+    def open_help(self, kind: str) -> None:
+        """The help panel with a node's page."""
+        self.page.evaluate("kind => window.app.canvas.selectNode(window.app.graph.nodes.find(node => node.type == kind))", kind)
+        self.page.get_by_test_id("info-button").click()
+
+    def open_note(self, title: str) -> None:
+        """A note that is closed."""
+        self.page.evaluate("title => window.app.graph.nodes.find(node => node.title == title).collapse()", title)
 
     def run(self) -> None:
         """Presses Run and waits until the prompt has ended well."""

@@ -102,7 +102,21 @@ def test_fresh_nodes_have_room_for_what_they_show_and_blueprints_for_their_input
 
 def test_help_panel_shows_the_page_of_the_node(page: ComfyPage) -> None:
     page.open_template("demo_t2v")
-    node = "window.app.graph.nodes.find(node => node.type == 'FastVideoSampler')"
-    page.page.evaluate(f"window.app.canvas.selectNode({node})")
-    page.page.get_by_test_id("info-button").click()
+    page.open_help(SAMPLER)
     page.page.get_by_text("Settings of Wan's authors").wait_for()
+
+
+def test_page_in_chinese_shows_names_tooltips_help_and_notes_in_it(page: ComfyPage) -> None:
+    nodes, names = (json.loads((PACK / "locales" / "zh" / f"{file}.json").read_text("utf-8")) for file in ("nodeDefs", "main"))
+    page.show_locale("zh", SAMPLER, nodes[SAMPLER]["display_name"])
+    try:
+        page.open_template("demo_compare", pack=names["templateWorkflows"]["category"]["fastvideo-nodes"])
+        assert page.title("FastVideoMagCache") == nodes["FastVideoMagCache"]["display_name"]
+        steps = nodes[SAMPLER]["inputs"]["steps"]
+        assert (page.label(SAMPLER, "steps"), page.hovered(SAMPLER, "steps")) == (steps["name"], steps["tooltip"])
+        page.open_help(SAMPLER)
+        page.page.get_by_text("Wan 官方参数").wait_for()
+        page.open_note(CHINESE_NOTE)
+        page.page.get_by_text("对比什么").wait_for()
+    finally:
+        page.show_locale("en", SAMPLER, "FastVideo Sampler")

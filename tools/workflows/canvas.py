@@ -13,6 +13,7 @@ GAP, GROUP_MARGIN, COLUMN_GAP = 24, 16, 56
 GROUP_BOTTOM = 36  # Vue nodes of a pack are a line higher: they say which pack they come from
 GROUP_TITLE = 44
 TOP = 100
+CHINESE_NOTE = "中文说明（点左边的圆点打开）"
 CLOSED = TITLE + 6
 """What a closed node takes of a column."""
 ACTIVE, BYPASSED = 0, 4
@@ -152,7 +153,7 @@ class Canvas:
         if note is not None:
             below = TITLE + CLOSED
             self._note("About this workflow", note.text, (x, y + below), (width, note.height - CLOSED))
-            self._note("中文说明（点左边的圆点打开）", note.chinese, (x, y + TITLE), (width, note.height), closed=True)
+            self._note(CHINESE_NOTE, note.chinese, (x, y + TITLE), (width, note.height), closed=True)
             y += TITLE + note.height + GAP
         for title, nodes in groups:
             top, y = y, y + GROUP_TITLE
