@@ -154,10 +154,6 @@ class ComfyPage:
         self.page.evaluate("kind => window.app.canvas.selectNode(window.app.graph.nodes.find(node => node.type == kind))", kind)
         self.page.get_by_test_id("info-button").click()
 
-    def open_note(self, title: str) -> None:
-        """A note that is closed."""
-        self.page.evaluate("title => window.app.graph.nodes.find(node => node.title == title).collapse()", title)
-
     def run(self) -> None:
         """Presses Run and waits until the prompt has ended well."""
         self.page.evaluate("window.app.api.addEventListener('execution_success', () => (window.ended = true), {once: true})")

@@ -12,6 +12,7 @@ from demo_prompts import FIRST_FRAME
 from PIL import Image
 
 from fastvideo_core.wan import VARIANTS
+from tools.workflows.bilingual import BETWEEN
 from tools.workflows.canvas import TITLE
 from tools.workflows.demo import ACCELERATORS, DEMO_WORKFLOWS
 from tools.workflows.files import FOLDER, api_prompt, canvas_workflows, prompt_file, template_file, text
@@ -41,10 +42,9 @@ def prompt(name: str) -> dict[str, Any]:
 
 
 def notes(name: str) -> list[str]:
-    """The English one, and the Chinese one, which is closed."""
-    found = [node for node in workflow(name)["nodes"] if node["type"] == "MarkdownNote"]
-    assert [node["flags"] for node in found] == [{}, {"collapsed": True}]
-    return [node["widgets_values"][0] for node in found]
+    """The English half of the note, and the Chinese one."""
+    (text,) = (node["widgets_values"][0] for node in workflow(name)["nodes"] if node["type"] == "MarkdownNote")
+    return text.split(BETWEEN)
 
 
 def test_there_is_a_file_for_every_workflow_and_no_other() -> None:
@@ -217,7 +217,7 @@ def _corners(x: float, y: float, width: float, height: float) -> tuple[float, fl
 
 def _box(node: dict[str, Any]) -> tuple[float, float, float, float]:
     (x, y), (width, height) = node["pos"], node["size"]
-    return _corners(x, y - TITLE, width, TITLE if node["flags"].get("collapsed") else height + TITLE)
+    return _corners(x, y - TITLE, width, height + TITLE)
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

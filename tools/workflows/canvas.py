@@ -13,9 +13,6 @@ GAP, GROUP_MARGIN, COLUMN_GAP = 24, 16, 56
 GROUP_BOTTOM = 36  # Vue nodes of a pack are a line higher: they say which pack they come from
 GROUP_TITLE = 44
 TOP = 100
-CHINESE_NOTE = "中文说明（点左边的圆点打开）"
-CLOSED = TITLE + 6
-"""What a closed node takes of a column."""
 ACTIVE, BYPASSED = 0, 4
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 OPTIONAL_SHAPE = 7  # LiteGraph draws an optional socket hollow
@@ -36,16 +33,6 @@ class Model:
 
     def json(self) -> dict[str, str]:
         return {"name": self.name, "url": self.url, "directory": self.directory}
-
-
-@dataclass(frozen=True)
-class Note:
-    """About a workflow, in Markdown: in English, and in Chinese in a note that is closed as the workflow opens and takes a line.
-    height: of both."""
-
-    text: str
-    chinese: str
-    height: int
 
 
 @dataclass(frozen=True)
@@ -147,14 +134,12 @@ class Canvas:
         self.nodes.append(node)
         return node
 
-    def column(self, width: int, *groups: Group, note: Note | None = None) -> None:
-        """Groups one below the other, right of what is there, and above them a note."""
+    def column(self, width: int, *groups: Group, note: tuple[str, int] | None = None) -> None:
+        """Groups one below the other, right of what is there; above them a note: its text in Markdown, and its height."""
         x, y = self.right + COLUMN_GAP, TOP
         if note is not None:
-            below = TITLE + CLOSED
-            self._note("About this workflow", note.text, (x, y + below), (width, note.height - CLOSED))
-            self._note(CHINESE_NOTE, note.chinese, (x, y + TITLE), (width, note.height), closed=True)
-            y += TITLE + note.height + GAP
+            self._note(note[0], (x, y + TITLE), (width, note[1]))
+            y += TITLE + note[1] + GAP
         for title, nodes in groups:
             top, y = y, y + GROUP_TITLE
             for node in nodes:
@@ -175,10 +160,10 @@ class Canvas:
             "links": links, "groups": self.groups, "config": {}, "extra": {}, "version": 0.4,
         }  # fmt: skip
 
-    def _note(self, title: str, text: str, position: tuple[int, int], size: tuple[int, int], closed: bool = False) -> None:
+    def _note(self, text: str, position: tuple[int, int], size: tuple[int, int]) -> None:
         self.notes.append({
             "id": 1001 + len(self.notes), "type": "MarkdownNote", "pos": list(position), "size": list(size),
-            "flags": {"collapsed": True} if closed else {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": title,
+            "flags": {}, "order": 0, "mode": 0, "inputs": [], "outputs": [], "title": "About this workflow",
             "properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#000",
         })  # fmt: skip
 

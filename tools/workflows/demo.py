@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from tools.workflows import columns, demo_notes, demo_notes_zh, demo_ways
-from tools.workflows.canvas import Canvas, Note, ObjectInfo, PackVersions
+from tools.workflows.bilingual import bilingual
+from tools.workflows.canvas import Canvas, ObjectInfo, PackVersions
 from tools.workflows.demo_ways import FPS, SIZE, Way
 
-NOTE_HEIGHT = 620
+NOTE_HEIGHT = 760
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def demo_canvas(name: str, object_info: ObjectInfo, packs: PackVersions) -> Canv
     measures = {"width": SIZE.width, "height": SIZE.height, "frames": SIZE.length, "fps": FPS}
     about = demo_notes.ABOUT.format(title=demo.title, **measures) + demo.about
     loader = canvas.node("FastVideoLoadDemoWan", model=demo.model, lora_strength=demo.lora_strength)
-    note = Note(about, demo_notes_zh.about(name, **measures), NOTE_HEIGHT)
-    canvas.column(columns.NOTE_WIDTH, ("Model", [loader]), note=note)
+    text = bilingual(about, demo_notes_zh.about(name, **measures))
+    canvas.column(columns.NOTE_WIDTH, ("Model", [loader]), note=(text, NOTE_HEIGHT))
     demo.way(canvas, loader)
     return canvas

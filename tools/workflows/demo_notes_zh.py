@@ -15,6 +15,9 @@ ABOUT = """## FastVideo 演示：{title}
 - red、green、blue、yellow、purple、cyan
 - black、white、gray、navy、brown、teal background
 - moving left、right、up、down；still；growing；shrinking
+
+### 一步要好几秒时
+正常一步不到一秒。CPU 核心被别的程序占用时，torch 的线程会全速空等：启动 ComfyUI 前设置环境变量 `OMP_WAIT_POLICY=PASSIVE`。
 """
 IMAGE = """
 ### 首帧

@@ -2,7 +2,8 @@
 
 from fastvideo_core.wan import VARIANTS
 from tools.workflows import columns, models
-from tools.workflows.canvas import Canvas, Node, Note, ObjectInfo, PackVersions
+from tools.workflows.bilingual import bilingual
+from tools.workflows.canvas import Canvas, Node, ObjectInfo, PackVersions
 from tools.workflows.columns import Loaded
 from tools.workflows.wan import FOX, NEGATIVE, NOTE_HEIGHT, settings
 from tools.workflows.wan_files import WanFiles
@@ -61,7 +62,7 @@ def multi_gpu_canvas(object_info: ObjectInfo, packs: PackVersions) -> Canvas:
     sampler = canvas.node(
         "FastVideoSampler", at_least=columns.SAMPLER_HEIGHT, model=cache["MODEL"], **given.sampled, **settings(FILES.variant)
     )
-    canvas.column(columns.NOTE_WIDTH, note=Note(NOTE, CHINESE, NOTE_HEIGHT))
+    canvas.column(columns.NOTE_WIDTH, note=(bilingual(NOTE, CHINESE), NOTE_HEIGHT))
     canvas.column(columns.MODELS_WIDTH, ("Workers", [workers]), ("Models", loaders))
     canvas.column(columns.PROMPT_WIDTH, ("Step cache", [cache]), ("Prompt and size", given.nodes))
     canvas.column(columns.SAMPLER_WIDTH, ("Sampling", [sampler]))

@@ -1,7 +1,8 @@
 """The workflow of many videos on several GPUs: a published checkpoint, and a video on each worker at a time."""
 
 from tools.workflows import columns
-from tools.workflows.canvas import Canvas, Note, ObjectInfo, PackVersions
+from tools.workflows.bilingual import bilingual
+from tools.workflows.canvas import Canvas, ObjectInfo, PackVersions
 from tools.workflows.multi_gpu import FILES, on_workers
 from tools.workflows.wan import FOX, NEGATIVE, NOTE_HEIGHT
 
@@ -73,7 +74,7 @@ def multi_gpu_batch_canvas(object_info: ObjectInfo, packs: PackVersions) -> Canv
         fps=variant.fps, filename_prefix=f"fastvideo/{MULTI_GPU_BATCH}",
     )  # fmt: skip
     report = canvas.node("FastVideoRunReport", at_least=columns.REPORT_HEIGHT, report=batch["reports"])
-    canvas.column(columns.NOTE_WIDTH, note=Note(NOTE, CHINESE, NOTE_HEIGHT))
+    canvas.column(columns.NOTE_WIDTH, note=(bilingual(NOTE, CHINESE), NOTE_HEIGHT))
     canvas.column(columns.MODELS_WIDTH, ("Workers", [workers]), ("Models", loaders))
     canvas.column(columns.PROMPT_WIDTH, ("Step cache", [cache]), ("Phase", [phase]))
     canvas.column(columns.VIDEO_WIDTH, ("Batch", [batch]))

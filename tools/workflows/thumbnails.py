@@ -45,10 +45,10 @@ def video_thumbnail(workflow: dict[str, Any], frames: Sequence[Image.Image]) -> 
 
 
 def _card(workflow: dict[str, Any]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """An empty card with the heading of the workflow's English note: two lines of title, one of details."""
+    """An empty card with the heading of the workflow's note: two lines of title, one of details."""
     image = Image.new("RGB", (SIZE * SCALE, SIZE * SCALE), BACKGROUND)
     draw = ImageDraw.Draw(image)
-    note = next(node for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    (note,) = (node for node in workflow["nodes"] if node["type"] == "MarkdownNote")
     title, details = note["widgets_values"][0].splitlines()[:2]
     words = title.removeprefix("## ").split()
     small = ImageFont.load_default(15 * SCALE)

@@ -5,7 +5,8 @@ from typing import Any
 
 from fastvideo_core.wan import VARIANTS, WanVariant
 from tools.workflows import columns, models, wan_notes, wan_notes_zh
-from tools.workflows.canvas import GAP, GROUP_BOTTOM, GROUP_TITLE, TITLE, Canvas, Node, Note, ObjectInfo, PackVersions, Socket
+from tools.workflows.bilingual import bilingual
+from tools.workflows.canvas import GAP, GROUP_BOTTOM, GROUP_TITLE, TITLE, Canvas, Node, ObjectInfo, PackVersions, Socket
 from tools.workflows.columns import Conditions, Loaded
 from tools.workflows.memory import published_table
 from tools.workflows.wan_files import WanFiles
@@ -23,7 +24,7 @@ FAST = "Fast (off: the plain run)"
 STRENGTH = "LoRA strength (0: the plain run)"
 RECIPE = "auto, or as the model's authors"
 FRAMES = ("First frame", "Last frame")
-NOTE_HEIGHT = 1050
+NOTE_HEIGHT = 1200
 """Of a note that stands alone in its column."""
 
 T2V_A14B = [models.T2V_HIGH_NOISE, models.T2V_LOW_NOISE]
@@ -138,8 +139,8 @@ def first_column(canvas: Canvas, files: WanFiles, given: Sequence[Node]) -> None
     taken = sum(TITLE + picture.height + GAP for picture in given) + GROUP_TITLE + GROUP_BOTTOM if given else 0
     title = "First frame" if len(given) == 1 else "First and last frame"
     groups = [(title, given)] if given else []
-    note = Note(wan_notes.about(files), wan_notes_zh.about(files), NOTE_HEIGHT - taken)
-    canvas.column(columns.NOTE_WIDTH, *groups, note=note)
+    text = bilingual(wan_notes.about(files), wan_notes_zh.about(files))
+    canvas.column(columns.NOTE_WIDTH, *groups, note=(text, NOTE_HEIGHT - taken))
 
 
 def settings(variant: WanVariant) -> dict[str, Any]:
