@@ -12,7 +12,6 @@ from diffusers import WanTransformer3DModel
 from magcache_run import flat_table
 from sharded_cases import Model, error, predicted, request
 from sharded_networks import CPU, conditioning
-from simulated_cuda import Allocated
 from step_operations import recorded
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -26,6 +25,7 @@ from fastvideo_core.step_cache import DBCache, DBCacheSettings, MagCache
 from fastvideo_core.wan.loading import apply_lora, load_transformer
 from fastvideo_core.wan.memory import own_bytes
 from fastvideo_core.wan.ranked import PhaseAccount, RankExperts
+from tools.simulated import Allocated
 
 COLLECTIVE = re.compile("all_?(gather|to_?all|reduce)|broadcast|barrier|scatter|send|recv")
 

@@ -12,7 +12,6 @@ import torch
 from lora_cases import saved
 from magcache_run import flat_table
 from many_cases import BACK_AND_FORTH, PAIR, TWO, alone, assert_as_alone, job
-from simulated_cuda import Allocated
 from state_cases import THREE, request
 from tiny_model import model_of
 from torch import nn
@@ -33,6 +32,7 @@ from fastvideo_core import (
 from fastvideo_core.attention import AttentionSettings
 from fastvideo_core.attention.sparse import NABLASettings, SparseSchedule
 from fastvideo_core.wan.compiled import CompileSettings
+from tools.simulated import Allocated
 
 NABLA = NABLASettings(mass=0.5, tile=(1, 2, 2))
 MAGCACHE = MagCacheSettings(threshold=0.5, max_skips=1, retention=0.0)

@@ -3,20 +3,17 @@ GPU at the true sizes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import tiny
 import torch
-from simulated_cuda import SIZES, SimulatedExperts, TrueSize, peak_of, simulated
+from simulated_cuda import SIZES, SimulatedExperts, peak_of, simulated
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from fastvideo_core import plan, shifted_sigmas
 from fastvideo_core.attention.sparse import (
     BSASettings,
-    FlexKernel,
     GatherKernel,
     Kernel,
     NABLASettings,
@@ -34,6 +31,8 @@ from fastvideo_core.attention.sparse.experts import SparseDenoiser, token_grid
 from fastvideo_core.attention.sparse.gather import GatherPlan, _chosen_first
 from fastvideo_core.attention.sparse.memory import Layer
 from fastvideo_core.wan import WanExperts
+from tools.simulated.checkpoints import TrueSize
+from tools.simulated.sparse import Flex
 
 SCHEDULE = plan(shifted_sigmas(10, 5.0), 4.0)
 (PHASE,) = SCHEDULE.phases
@@ -52,19 +51,6 @@ DTYPE = (torch.bfloat16, torch.float32)
 every_variant = pytest.mark.parametrize("name", SETTINGS)
 
 
-class Flex(FlexKernel):
-    """Attention as flex attention allocates it: its output, laid out as the queries, and one float32 per row and head."""
-
-    def __init__(self) -> None:
-        super().__init__(compiled=False, multiple=16)  # as on a GPU
-        self._flex = self._allocated
-
-    @staticmethod
-    def _allocated(q: Tensor, k: Tensor, v: Tensor, block_mask: Any, kernel_options: Any) -> Tensor:
-        q.new_empty(q.shape[:3], dtype=torch.float32)
-        return torch.empty_like(q)
-
-
 class Gather(GatherKernel):
     """No value is there to read: as though every tile were attended."""
 
@@ -73,22 +59,11 @@ class Gather(GatherKernel):
         return GatherPlan(tiles, tile_map.sum(-1), grid.valid.reshape(grid.count, grid.width))
 
 
-def on_cuda(prepared: Any) -> Any:
-    """What was prepared from values on the CPU, on the GPU that has none."""
-    if isinstance(prepared, Tensor):
-        return prepared.to("cuda")
-    if not is_dataclass(prepared) or isinstance(prepared, type):
-        return prepared
-    return replace(prepared, **{each.name: on_cuda(getattr(prepared, each.name)) for each in fields(prepared) if each.init})
-
-
 @contextmanager
 def sparse(experts: SimulatedExperts, name: str, settings: SparseSettings, kernel: Kernel) -> Iterator[SparseDenoiser]:
     size, dtype, device = experts.size, experts.dtype, torch.device("cuda")
     with simulated(), experts.active(PHASE) as denoiser:
-        with unset_fake_temporarily(), torch.device("cpu"):
-            attention = settings.prepare(token_grid(denoiser), torch.device("cpu"), kernel)
-        attention = on_cuda(attention)
+        attention = settings.prepare(token_grid(denoiser), device, kernel)
         session = SparseSession("single", settings, attention, 0, 0)
         session._sums = torch.zeros(3)
         for attn in (block.attn1 for block in denoiser.transformer.blocks):

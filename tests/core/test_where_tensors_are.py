@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_model
 import torch
-from simulated_cuda import Allocated, SimulatedExperts, TrueSize, simulated
+from simulated_cuda import SimulatedExperts, conditioning_of, simulated
 from test_one_generation import REQUEST, SETTINGS
 from tiny_model import images, model_of, small
 from torch import Tensor
@@ -27,6 +27,8 @@ from fastvideo_core.attention.sparse import (
     VSASettings,
 )
 from fastvideo_core.wan.placement import placed
+from tools.simulated import Allocated
+from tools.simulated.checkpoints import TrueSize
 
 TILE = (1, 2, 2)
 SPARSE: dict[str, SparseSettings] = {
@@ -123,7 +125,7 @@ def test_a_given_frame_and_fresh_noise_go_to_the_device_once(solver: str) -> Non
     request = SamplingRequest(steps=5, shift=5.0, guidance_scale=3.0, solver=solver, guidance=BATCHED)  # type: ignore[arg-type]
     experts = SimulatedExperts(SMALL)
     with simulated():
-        conditioning = SMALL.conditioning(torch.bfloat16)
+        conditioning = conditioning_of(SMALL, torch.bfloat16)
         frame = GivenFrame(torch.zeros(1, 48, 1, 4, 6, device="cpu"))
         noise = seeded_noise(SMALL.shape, 1, "cuda")
         given = fastvideo_core.Conditioning(positive=conditioning.positive, negative=conditioning.negative, first_frame=frame)
@@ -131,7 +133,7 @@ def test_a_given_frame_and_fresh_noise_go_to_the_device_once(solver: str) -> Non
             copies = []
             steps = generate(request, experts, given, noise, Guidance(request.plan(), request.guidance))
             for _ in islice(steps, 4):  # in the last one it would look at the values
-                copies.append(counter.copies.count(("cpu", "cuda")))
+                copies.append(sum(copy.target == "cuda" for copy in counter.copies))
             steps.close()
     assert copies == [copies[0]] * 4
     assert copies[0] == (1 if solver == "euler" else 1 + 4)
