@@ -21,7 +21,7 @@ from .flow_map import check_told, reads_two_timesteps, two_timesteps
 from .linear import LinearAccount
 from .loading.lora_strengths import strengths
 from .memory import WAYS_OUT, activation_bytes, call_too_large, compute_dtype, free_bytes
-from .placement import MoveAccount, check_onload_device, is_group_offloaded, placed, room
+from .placement import MoveAccount, check_onload_device, is_group_offloaded, placed, room, visiting_bytes
 
 if TYPE_CHECKING:
     from diffusers import WanTransformer3DModel
@@ -83,7 +83,7 @@ class WanDenoiser:
         """
         given = self.conditioning.first_frame is not None
         needed = activation_bytes(self.transformer, self.latent_shape, 2, tokens_held, given, attention_bytes, self.ranks)
-        return needed + self._keys_bytes() + self.gathered_bytes
+        return needed + self._keys_bytes() + self.gathered_bytes + visiting_bytes(self.transformer)
 
     def _keys_bytes(self) -> int:
         """Of the keys and values that are kept for both branches."""

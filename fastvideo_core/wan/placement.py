@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -134,3 +135,19 @@ def check_onload_device(transformer: nn.Module, device: torch.device) -> None:
             f"The transformer is group-offloaded to {onload} and the generation was asked for on {device}. Load the model with "
             f"device='{onload}', or load it anew and offload it to {device}."
         )
+
+
+def visiting_bytes(transformer: nn.Module) -> int:
+    """What diffusers' group offloading has of the weights on the device at the most: those of no block, and the largest group of
+    blocks, two of them where the next is copied while one computes. 0 without group offloading."""
+    hooks = (getattr(module, "_diffusers_hook", None) for module in transformer.modules())
+    groups = {hook.get_hook("group_offloading").group for hook in hooks if hook and hook.get_hook("group_offloading")}
+    always = sum(_bytes_of(group) for group in groups if group.onload_leader is transformer)
+    blocks = (_bytes_of(group) * (1 if group.stream is None else 2) for group in groups if group.onload_leader is not transformer)
+    return always + max(blocks, default=0)
+
+
+def _bytes_of(group: Any) -> int:
+    """group: diffusers' `ModuleGroup`."""
+    of_modules = (tensor for module in group.modules for tensors in (module.parameters(), module.buffers()) for tensor in tensors)
+    return sum(tensor.nbytes for tensor in (*of_modules, *group.parameters, *group.buffers))

@@ -52,8 +52,8 @@ class BSASettings:
 
     def prepare(self, size: Size, device: torch.device, kernel: Kernel) -> "BidirectionalSparseAttention":
         grid = TileGrid.build(size, self.tile, device)
-        kept = torch.tensor([self.kept(tokens) for tokens in grid.counts.tolist()], device=device)
-        return BidirectionalSparseAttention(self, grid, kept, kernel)
+        of_each = torch.tensor([self.kept(tokens) for tokens in range(grid.width + 1)], device=device)
+        return BidirectionalSparseAttention(self, grid, of_each[grid.counts], kernel)  # counts are not read: that would wait
 
 
 @dataclass(frozen=True)
