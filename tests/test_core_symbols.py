@@ -4,6 +4,7 @@ What other than a name of a module leads to an object (arguments, results, what 
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,8 @@ from test_architecture import HOST, PRODUCT
 
 from tools.runtime.pins import RELEASES, ComfyUI
 
+DOTTED = re.compile(r"[\w.]+")
+"""A name, and not what stands on the result of a call."""
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -40,7 +43,8 @@ def _uses(path: Path) -> Iterator[tuple[int, str, ast.Call | None]]:
             yield from ((node.lineno, f"{node.module}.{alias.name}", None) for alias in node.names)
     called = {node.func: node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
-        first, *rest = ast.unparse(node).split(".") if isinstance(node, ast.Attribute | ast.Name) else [""]
+        written = ast.unparse(node) if isinstance(node, ast.Attribute | ast.Name) else ""
+        first, *rest = written.split(".") if DOTTED.fullmatch(written) else [""]
         if first in names and (rest or node in called):
             yield node.lineno, ".".join([names[first], *rest]), called.get(node)
 
@@ -155,6 +159,7 @@ from comfy.latest import Kind, Other, run
 run(1, c=3), comfy.inner.run(1, 2), Kind.old, Kind.limit.real, Other.old, comfy.inner.slow, comfy.inner.chosen, comfy.inner.fast
 comfy.inner.gone
 Kind.new
+Kind().newer
 run()
 run(1, d=2)
 run(1, 2, 3)
@@ -170,7 +175,7 @@ def test_what_is_gone_or_called_in_another_way_is_found(tmp_path: Path) -> None:
     assert faults(tmp_path, pack) == [
         "pack.py:5 comfy.inner.gone does not exist",
         "pack.py:6 comfy.latest.Kind.new does not exist",
-        "pack.py:7 comfy.latest.run needs a",
-        "pack.py:8 comfy.latest.run has no d",
-        "pack.py:9 comfy.latest.run takes 2",
+        "pack.py:8 comfy.latest.run needs a",
+        "pack.py:9 comfy.latest.run has no d",
+        "pack.py:10 comfy.latest.run takes 2",
     ]
