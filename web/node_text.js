@@ -14,6 +14,7 @@ const NODES = {
 };
 const WIDTH = 440; // as wide as the lines of a comparison
 const LEAST = 120;
+const EMPTY = { en: "The report appears here after a run.", zh: "运行后报告显示在这里。" };
 
 app.registerExtension({
   name: "FastVideo.NodeText",
@@ -37,7 +38,7 @@ function addPanel(node) {
   text.className = "comfy-multiline-input";
   Object.assign(text.style, { whiteSpace: "pre-wrap", width: "100%", flex: `1 0 ${LEAST - 20}px` });
   text.readOnly = true;
-  text.placeholder = "The report appears here after a run.";
+  text.placeholder = EMPTY[app.extensionManager.setting.get("Comfy.Locale")] ?? EMPTY.en;
   panel.append(text);
   const widget = node.addDOMWidget("report_text", "fastvideo_report", panel, {
     getValue: () => text.value,

@@ -74,3 +74,14 @@ def texts_in(value: Any, path: str = "") -> list[tuple[str, str]]:
     if isinstance(value, str):
         return [(path, value)]
     return [found for name, inner in value.items() for found in texts_in(inner, f"{path}/{name}")]
+
+
+def test_readme_in_chinese_names_every_node() -> None:
+    page = (PACK / "README.zh.md").read_text(encoding="utf-8")
+    assert [texts["display_name"] for texts in NODES.values() if texts["display_name"] not in page] == []
+
+
+def test_script_has_a_chinese_text_for_what_it_writes_on_nodes() -> None:
+    script = (PACK / "web" / "node_text.js").read_text(encoding="utf-8")
+    assert re.search(r'EMPTY = \{ en: "[^"]+", zh: "[^"]*[一-鿿][^"]*" \}', script)
+    assert re.findall(r"placeholder = (.*);", script) == ['EMPTY[app.extensionManager.setting.get("Comfy.Locale")] ?? EMPTY.en']
