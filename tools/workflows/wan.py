@@ -24,7 +24,7 @@ FAST = "Fast (off: the plain run)"
 STRENGTH = "LoRA strength (0: the plain run)"
 RECIPE = "auto, or as the model's authors"
 FRAMES = ("First frame", "Last frame")
-NOTE_HEIGHT = 1200
+NOTE_HEIGHT = 1050
 """Of a note that stands alone in its column."""
 
 T2V_A14B = [models.T2V_HIGH_NOISE, models.T2V_LOW_NOISE]
