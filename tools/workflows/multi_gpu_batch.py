@@ -78,5 +78,5 @@ def multi_gpu_batch_canvas(object_info: ObjectInfo, packs: PackVersions) -> Canv
     canvas.column(columns.MODELS_WIDTH, ("Workers", [workers]), ("Models", loaders))
     canvas.column(columns.PROMPT_WIDTH, ("Step cache", [cache]), ("Phase", [phase]))
     canvas.column(columns.VIDEO_WIDTH, ("Batch", [batch]))
-    canvas.column(columns.VIDEO_WIDTH, ("Reports", [report]))
+    canvas.column(columns.SAMPLER_WIDTH, ("Reports", [report]))
     return canvas
