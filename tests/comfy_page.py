@@ -43,10 +43,8 @@ class ComfyPage:
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("console", self._listen)
-        self.page.goto(url)
-        # The very first visit opens the template browser; every other one a workflow.
-        shown = "(window.app.graph?.nodes.length || document.querySelector('[role=dialog]'))"
-        self.page.wait_for_function(f"window.app?.vueAppReady && window.app.extensionManager && {shown}")
+        self.url = url
+        self._open()
 
     def close(self) -> None:
         self.page.close()
@@ -54,12 +52,10 @@ class ComfyPage:
     def show_vue_nodes(self, shown: bool) -> None:
         self.page.evaluate("shown => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', shown)", shown)
 
-    def show_locale(self, locale: str, kind: str, title: str) -> None:
-        """For this tab and later ones: the server keeps it. Waits until nodes of this kind have this title; those that are on the
-        canvas keep theirs."""
+    def show_locale(self, locale: str) -> None:
+        """For this tab, which opens again, and for later ones: the server keeps it."""
         self.page.evaluate("locale => window.app.extensionManager.setting.set('Comfy.Locale', locale)", locale)
-        shown = "([kind, title]) => window.LiteGraph.registered_node_types[kind].title == title"
-        self.page.wait_for_function(shown, arg=[kind, title])
+        self._open()
 
     def open_template(self, name: str, pack: str = PACK_NAME) -> None:
         """Opens one of the pack's workflows from the template browser. pack: what that calls the pack."""
@@ -174,6 +170,12 @@ class ComfyPage:
         """Of the player on the canvas, once it has the video."""
         self.page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
         return tuple(self.page.evaluate("(v => [v.videoWidth, v.videoHeight])(document.querySelector('video'))"))
+
+    def _open(self) -> None:
+        self.page.goto(self.url)
+        # The very first visit opens the template browser; every other one a workflow.
+        shown = "(window.app.graph?.nodes.length || document.querySelector('[role=dialog]'))"
+        self.page.wait_for_function(f"window.app?.vueAppReady && window.app.extensionManager && {shown}")
 
     def _listen(self, message: Any) -> None:
         source = message.location.get("url", "")
