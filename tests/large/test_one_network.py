@@ -33,8 +33,9 @@ pytestmark = [
 ROW = VARIANTS["wan2.1_t2v_1.3B"]
 SHAPE = (1, 16, 2, 32, 32)  # 256 x 256 x 5
 STEPS, SEED = 2, 3
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-"""Of tests/nodes/test_parity_engine.py, and what bfloat16 rounds: core computes such weights in float32 on the CPU."""
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2}
+"""Of tests/nodes/test_parity_engine.py, and what bfloat16 rounds: core computes such weights in float32 on the CPU. It rounds
+a velocity by 0.7 %, of which guidance scale 4 makes 3.5 times as much."""
 HELD = 0.25  # beside the weights, as a share of them
 
 
