@@ -243,7 +243,7 @@ def test_a_distilled_model_is_left_alone() -> None:
         latents = run.latents()
     assert len(blocks) == 2 * 4
     assert torch.equal(latents[-1], all_latents(request(4, 1.0), {"single": network})[-1])
-    assert run.cache.done.text().startswith("DBCache stands aside: 4 steps without guidance")
+    assert run.cache.done.text().startswith("DBCache stands aside: a run of 4 steps without guidance")
 
 
 def test_the_report_tells_blocks_reasons_and_what_auto_was() -> None:

@@ -76,8 +76,8 @@ def test_without_a_cache_or_with_one_that_looks_at_the_video_there_is_no_plan(de
 
 def test_a_cache_that_stands_aside_says_so_in_its_plan_and_report(demo: WanModel) -> None:
     generation = run(demo, replace(REQUEST, guidance_scale=1.0), with_dbcache())
-    assert "stands aside: 8 steps without guidance" in generation.plan().text()
-    assert "stands aside: 8 steps without guidance" in generation.report().text()
+    assert "stands aside: a run of 8 steps without guidance" in generation.plan().text()
+    assert "stands aside: a run of 8 steps without guidance" in generation.report().text()
 
 
 @pytest.mark.parametrize(

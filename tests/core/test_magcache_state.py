@@ -194,4 +194,4 @@ def test_a_cache_that_stands_aside_leaves_the_blocks_alone() -> None:
         latents = run.latents()
     assert len(blocks) == 2 * 4
     assert torch.equal(latents, dense(request(4, 1.0), {"single": network}, tiny.conditioning()))
-    assert run.cache.done.text().startswith("MagCache stands aside: 4 steps without guidance")
+    assert run.cache.done.text().startswith("MagCache stands aside: a run of 4 steps without guidance")

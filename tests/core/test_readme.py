@@ -51,7 +51,7 @@ def test_the_example_of_a_step_cache_runs(tmp_path: Path, capsys: pytest.Capture
 def test_compare_finds_what_stands_beside_it() -> None:
     run("compare")
     pairs = json.loads(Path("output/compare/comparison.json").read_text(encoding="utf-8"))["pairs"]
-    assert len(list(Path("output/compare").glob("*.mp4"))) == 8
+    assert len(list(Path("output/compare").glob("*.mp4"))) == 2 * (4 + 1)  # each alone, and side by side
     for case in ("magcache", "dbcache", "gate=0.5"):
         own = [pair for pair in pairs if pair["case"] == case]
         assert len(own) == 2

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -26,22 +27,29 @@ from fastvideo_core.parallel.ray_ranks import SETTINGS
 
 pytest.importorskip("ray", reason="workers are processes of Ray, an optional package")
 
+
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
+def short_folder() -> Iterator[Path]:
+    """The sockets in it have names of 107 bytes at most, which pytest's own folders may leave no room for."""
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def nodes(short_folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     """The cluster's address, and its second node, which alone has CPUs: as `ray start` makes them, with the tests' token."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    folder = tmp_path_factory.mktemp("cluster")
     head = ["--head", f"--port={address.partition(':')[2]}", "--num-cpus=0", "--include-dashboard=false",
-            f"--temp-dir={folder}", f"--system-config={json.dumps(dict(SETTINGS))}"]  # fmt: skip
+            f"--temp-dir={short_folder}", f"--system-config={json.dumps(dict(SETTINGS))}"]  # fmt: skip
     with during("RAY_AUTH_MODE", "token"):
         make_token()
     started: list[subprocess.Popen[bytes]] = []
     try:
         for arguments in (head, [f"--address={address}", "--num-cpus=2"]):
             command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, "--num-gpus=0", "--block"]
-            started.append(start(command, folder / f"node{len(started)}.log"))
+            started.append(start(command, short_folder / f"node{len(started)}.log"))
         yield address, psutil.Process(started[1].pid)
     finally:
         for node in started:

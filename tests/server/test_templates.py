@@ -38,8 +38,8 @@ SPEED = {
     "FastVideoAttention": r"^self-attention of the .* expert: .*\n(.*\n)*text of the .* expert: 512 rows folded into \d+",
 }
 """What a run report says where such a node is before its sampler, and nowhere else."""
-FEW_STEPS = r"^[48] steps euler, .*\n(.*\n)*.* expert: \d steps from .*, guidance scale 1; calls: \d x 1 branch"
-PHASE = re.compile(r"^\S+ expert: \d+ steps from sigma", re.MULTILINE)
+FEW_STEPS = r"^[48] steps euler, .*\n(.*\n)*.* expert: \d steps? from .*, guidance scale 1; calls: \d x 1 branch"
+PHASE = re.compile(r"^\S+ expert: \d+ steps? from sigma", re.MULTILINE)
 MODELS = ("model", "low_noise_model", "base_model")
 
 
