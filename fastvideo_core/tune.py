@@ -48,7 +48,7 @@ class Attempt:
 
     @property
     def asked(self) -> str:
-        return f"threshold {self.settings.threshold:g}, max_skips {self.settings.max_skips}"
+        return settings_text(self.settings)
 
     @property
     def told(self) -> str:
@@ -117,6 +117,11 @@ def tune(cache: TunedCache, target: float, attempt: Callable[[CacheSettings], At
     return Tuning(cache=cache, target=target, attempts=attempts, best=tried[reached])
 
 
+def settings_text(settings: CacheSettings) -> str:
+    """What a ladder's rungs differ by."""
+    return f"threshold {settings.threshold:g}, max_skips {settings.max_skips}"
+
+
 def check_wanted(cache: TunedCache, target: float) -> None:
     """What a search is asked for, before its dense run. Raises RequestError as `tune`."""
     one_of("cache", cache, LADDERS)
@@ -145,6 +150,6 @@ def _out_of_reach(cache: str, target: float, attempts: Sequence[Attempt]) -> str
     tried = "\n".join(f"  {attempt.line()}" for attempt in attempts)
     best = max(attempts, key=lambda attempt: attempt.quality.ssim)
     return (
-        f"No setting of {cache} reaches SSIM {target:g} on this video; the nearest is {best.quality.ssim:.4f}, with threshold "
-        f"{best.settings.threshold:g}, max_skips {best.settings.max_skips}. Ask for less, or use more steps. Tried:\n{tried}"
+        f"No setting of {cache} reaches SSIM {target:g} on this video; the nearest is {best.quality.ssim:.4f}, with "
+        f"{best.asked}. Ask for less, or use more steps. Tried:\n{tried}"
     )

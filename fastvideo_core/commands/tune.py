@@ -13,7 +13,7 @@ from ..quality import FrameQuality
 from ..request import SamplingRequest, VideoSize
 from ..speed import speed_up_of_all
 from ..step_cache import DBCacheSettings, with_dbcache, with_magcache
-from ..tune import LADDERS, Attempt, CacheSettings, TunedCache, blocks_cut, check_tunable, check_wanted, tune
+from ..tune import LADDERS, Attempt, CacheSettings, TunedCache, blocks_cut, check_tunable, check_wanted, settings_text, tune
 from ..wan.model import WanModel
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
 from .output import output_folder
@@ -92,8 +92,7 @@ class Trial:
 
     def attempt(self, settings: CacheSettings) -> Attempt:
         cache = self._cache(settings)
-        name = f"threshold {settings.threshold:g}, max_skips {settings.max_skips}"
-        runs = [self._measured(request, name, cache) for request in self.requests]
+        runs = [self._measured(request, settings_text(settings), cache) for request in self.requests]
         means = [against(*pair).mean for pair in zip(self._dense, runs, strict=True)]
         count = len(runs)
         return Attempt(
