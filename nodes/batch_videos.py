@@ -78,12 +78,13 @@ class Batch:
         progress = ManyProgress(len(begun), self.request.plan().steps)
         for run, video in begun.items():
             run.progress = progress.of(video.number, partial(many.check, run))
-        with cancellable({video.number: partial(many.cancel, number) for number, video in enumerate(begun.values())}):
+        with cancellable({video.number: partial(many.cancel, number) for number, video in enumerate(begun.values())}) as ended:
             for run in sample_many(self.experts, many, marks):
                 video = begun[run]
                 video.error = run.error
                 _alone(video, self._finish)
                 progress.ended(video.number)
+                ended(video.number)
                 logging.info("FastVideo Batch: %s", video.line())
 
     def _begin(self, video: BatchVideo) -> None:

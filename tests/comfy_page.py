@@ -75,6 +75,12 @@ class ComfyPage:
     def load(self, workflow: dict[str, Any]) -> None:
         self.page.evaluate("workflow => window.app.loadGraphData(workflow)", workflow)
 
+    def load_prompt(self, prompt: dict[str, Any]) -> None:
+        """An API prompt, as if its file had been dropped on the page; the template browser of a first visit is closed."""
+        self.page.keyboard.press("Escape")
+        self.page.get_by_role("dialog").wait_for(state="hidden")
+        self.page.evaluate("prompt => window.app.loadApiJson(prompt, 'prompt')", prompt)
+
     def fresh_size(self, kind: str) -> list[float]:
         """Width and height of a node as it is when it is placed."""
         return list(self.page.evaluate("kind => [...window.LiteGraph.createNode(kind).size]", kind))
@@ -150,10 +156,19 @@ class ComfyPage:
         self.page.evaluate("kind => window.app.canvas.selectNode(window.app.graph.nodes.find(node => node.type == kind))", kind)
         self.page.get_by_test_id("info-button").click()
 
+    def start(self) -> None:
+        """Presses Run."""
+        ends = (
+            "const {api} = window.app;"
+            "api.addEventListener('execution_success', () => (window.ended = true), {once: true});"
+            "api.addEventListener('execution_error', ({detail}) => (window.failed = detail.exception_message), {once: true});"
+        )
+        self.page.evaluate(f"() => {{ {ends} }}")
+        self.page.get_by_test_id("queue-button").click()
+
     def run(self) -> None:
         """Presses Run and waits until the prompt has ended well."""
-        self.page.evaluate("window.app.api.addEventListener('execution_success', () => (window.ended = true), {once: true})")
-        self.page.get_by_test_id("queue-button").click()
+        self.start()
         self.page.wait_for_function("window.ended")
         self.page.evaluate("window.ended = false")
 

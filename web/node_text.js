@@ -11,9 +11,11 @@ const NODES = {
   FastVideoCalibrateMagCache: TEXT,
   FastVideoAutoTune: TEXT,
   FastVideoLoadDiffusersModel: TEXT,
+  FastVideoBatch: TEXT,
 };
 const WIDTH = 440; // as wide as the lines of a comparison
 const LEAST = 120;
+const PANEL = "fastvideo-panel";
 const EMPTY = { en: "The report appears here after a run.", zh: "运行后报告显示在这里。" };
 
 app.registerExtension({
@@ -31,8 +33,16 @@ app.registerExtension({
   },
 });
 
+// What the node shows its text in. With Vue nodes a workflow that is loaded again, as by an undo, shows those of the nodes before.
+export function panelOf(node) {
+  const panel = node.widgets?.find(({ name }) => name === "report_text")?.element;
+  if (panel && !panel.isConnected) document.querySelector(`[data-node-id="${node.id}"] .${PANEL}`)?.replaceWith(panel);
+  return panel;
+}
+
 function addPanel(node) {
   const panel = document.createElement("div");
+  panel.className = PANEL;
   Object.assign(panel.style, { display: "flex", flexDirection: "column", overflowY: "auto", minHeight: `${LEAST - 20}px` });
   const text = document.createElement("textarea");
   text.className = "comfy-multiline-input";
@@ -57,11 +67,11 @@ function addPanel(node) {
 }
 
 function show(node, output) {
-  const widget = node.widgets?.find(({ name }) => name === "report_text");
-  if (!widget || !output?.text) return;
-  widget.value = output.text.join("\n");
-  for (const shown of widget.element.querySelectorAll("img")) shown.remove();
-  widget.element.append(...(output.picture ?? []).map((saved) => pictureOf(node, saved)));
+  const panel = panelOf(node);
+  if (!panel || !output?.text) return;
+  panel.querySelector("textarea").value = output.text.join("\n");
+  for (const shown of panel.querySelectorAll("img")) shown.remove();
+  panel.append(...(output.picture ?? []).map((saved) => pictureOf(node, saved)));
 }
 
 function pictureOf(node, { filename, subfolder, type }) {

@@ -6,6 +6,7 @@ ComfyUI's own interrupt ends the prompt that runs, with all of its videos.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -13,6 +14,8 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 PATH = "/fastvideo/cancel"
+EVENT = "fastvideo.videos"
+"""Tells the page that a prompt is of: {"node": its id, "videos": the numbers of those that can be cancelled now}."""
 RUNNING: web.AppKey[dict[str, Any]] = web.AppKey("fastvideo_running", dict)
 """Of the server's application: by the running node's id, what cancels each of its videos, by their numbers."""
 
@@ -26,18 +29,31 @@ def register_cancelling() -> None:
 
 
 @contextmanager
-def cancellable(videos: Mapping[int, Callable[[], None]]) -> Iterator[None]:
-    """For the time in which the node that runs now makes videos; nothing where no prompt runs."""
+def cancellable(videos: Mapping[int, Callable[[], None]]) -> Iterator[Callable[[int], None]]:
+    """For the time in which the node that runs now makes videos; nothing where no prompt runs. Yields what is told of each that
+    has ended."""
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
-    running = None if context is None or server is None else server.app.get(RUNNING)
-    if running is None:
-        yield
+    if context is None or server is None or RUNNING not in server.app:
+        yield lambda ended: None
         return
-    running[context.node_id] = videos
+    node, running = context.node_id, server.app[RUNNING]
+    tell_page = partial(server.send_sync, EVENT, sid=server.client_id)
+    left = running[node] = dict(videos)
+
+    def tell() -> None:
+        tell_page({"node": node, "videos": sorted(left)})
+
+    def end(video: int) -> None:
+        del left[video]
+        tell()
+
+    tell()
     try:
-        yield
+        yield end
     finally:
-        del running[context.node_id]
+        del running[node]
+        left.clear()
+        tell()
 
 
 async def _cancel(request: web.Request) -> web.Response:

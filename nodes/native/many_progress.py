@@ -24,7 +24,7 @@ class ManyProgress:
         self._ended = 0
 
     def of(self, number: int, check: Callable[[], None]) -> "OneOfMany":
-        """check: is asked after each step of this video; what it raises ends it."""
+        """check: is asked before the first step of this video and after each; what it raises ends it."""
         return OneOfMany(self, number, check)
 
     def line(self, number: int, text: str) -> None:
@@ -59,6 +59,7 @@ class OneOfMany:
         self.many.line(self.number, text)
 
     def prepare(self, model: Any, steps: int) -> Any:
+        self.check()
         return partial(self._step, latent_preview.get_previewer(model.load_device, model.model.latent_format))
 
     def _step(self, previewer: Any, step: int, denoised: Any, *_: Any) -> None:

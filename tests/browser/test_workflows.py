@@ -1,6 +1,7 @@
 """The shipped workflows in ComfyUI's own page."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_report_is_no_part_of_the_saved_workflow_nor_of_the_prompt(page: ComfyPa
 
 
 def test_fresh_nodes_have_room_for_what_they_show_and_blueprints_for_their_inputs(page: ComfyPage) -> None:
-    for kind, high in (("FastVideoRunReport", 600), ("FastVideoCompare", 300)):
+    for kind, high in (("FastVideoRunReport", 600), ("FastVideoCompare", 300), ("FastVideoBatch", 700)):
         width, height = page.fresh_size(kind)
         assert width >= 440 and height >= high, kind
     for name in BLUEPRINTS:
@@ -98,6 +99,36 @@ def test_fresh_nodes_have_room_for_what_they_show_and_blueprints_for_their_input
         assert sorted(entry["class_type"] for entry in page.prompt().values()) == sorted(
             node["type"] for node in definition["nodes"]
         )
+
+
+@pytest.mark.parametrize("vue_nodes", [False, True], ids=["canvas nodes", "Vue nodes"])
+def test_each_video_of_a_batch_has_a_button_that_cancels_it_until_it_is_done(page: ComfyPage, vue_nodes: bool) -> None:
+    buttons = page.page.get_by_role("button", name=re.compile(r"Cancel \d"))
+    page.show_vue_nodes(vue_nodes)
+    page.load_prompt(batch_of(steps=1000 - vue_nodes))
+    page.start()
+    for video in (2, 1):
+        page.page.get_by_role("button", name=f"Cancel {video}").click()
+    page.page.wait_for_function("window.failed")
+    assert page.page.evaluate("window.failed").startswith("It was cancelled before its end.")
+    assert buttons.count() == 0
+    page.load_prompt(batch_of(steps=1 + vue_nodes))
+    page.run()
+    assert page.report().splitlines()[0] == "2 videos" and buttons.count() == 0
+
+
+def batch_of(steps: int) -> dict[str, Any]:
+    """API prompt of two videos of the demo model."""
+    inputs = {
+        "phases": ["2", 0], "clip": ["1", 2], "vae": ["1", 3], "prompts": "a red circle\na blue square", "negative": "",
+        "seeds": "1", "width": 32, "height": 32, "length": 5, "steps": steps, "shift": 5.0, "solver": "euler",
+        "guidance_mode": "auto", "gate": 1.0, "guidance_rescale": 0.0, "filename_prefix": "batch/x", "fps": 8.0,
+    }  # fmt: skip
+    return {
+        "1": {"class_type": "FastVideoLoadDemoWan", "inputs": {"model": "t2v", "lora_strength": 0.0}},
+        "2": {"class_type": "FastVideoPhase", "inputs": {"model": ["1", 0], "until": 0.0, "guidance_scale": 3.0}},
+        "3": {"class_type": "FastVideoBatch", "inputs": inputs},
+    }
 
 
 def test_help_panel_shows_the_page_of_the_node(page: ComfyPage) -> None:

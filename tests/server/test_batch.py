@@ -25,19 +25,27 @@ PROMPT = {
 }  # fmt: skip
 
 
-def test_one_video_is_cancelled_and_the_others_go_on(comfy_server: ComfyServer) -> None:
-    cancelled = []
+def test_one_video_is_cancelled_before_it_begins_and_the_others_go_on(comfy_server: ComfyServer) -> None:
+    cancelled: list[Any] = []
+    lines, left = list[str](), list[list[int]]()
 
-    def cancel(event: Event) -> None:
+    def look(event: Event) -> None:
         if event.type == "progress_state" and event.data["nodes"].get("3", {}).get("value") and not cancelled:
-            cancelled.append(comfy_server.request("/fastvideo/cancel", {"node": "3", "video": 2}))
+            cancelled.append(comfy_server.request("/fastvideo/cancel", {"node": "3", "video": 3}))
+        if event.type == "text":
+            lines.append(event.data["text"])
+        if event.type == "fastvideo.videos":
+            assert event.data["node"] == "3"
+            left.append(event.data["videos"])
 
     identity = comfy_server.post(PROMPT)
-    comfy_server.wait(identity, on_event=cancel)
-    told, *lines = comfy_server.history(identity)["outputs"]["3"]["text"][0].splitlines()
+    comfy_server.wait(identity, on_event=look)
+    told, *each = comfy_server.history(identity)["outputs"]["3"]["text"][0].splitlines()
     assert cancelled == [{}] and told == "2 videos; 1 failed"
-    assert lines[1].startswith("2: failed: It was cancelled before its end.") and PROMPTS[1] in lines[1]
+    assert each[2].startswith("3: failed: It was cancelled before its end.") and PROMPTS[2] in each[2]
     assert [file.name for file in comfy_server.files(identity)] == ["one_00001_.mp4", "one_00002_.mp4"]
+    assert any("2: step 1 of 3" in line for line in lines) and not any("3: step" in line for line in lines)
+    assert left == [[1, 2, 3], [2, 3], [3], [], []], "what the page can cancel"
 
 
 @pytest.mark.parametrize(
