@@ -11,9 +11,9 @@ def test_the_overhead_is_of_medians_and_of_the_fastest_steps() -> None:
 
 
 def test_growth_is_told_of_each_kind() -> None:
-    before = Held(processes=10, threads=100, handles=200, memory=2**30, shared=2**20)
-    growth = Growth(prompts=50, before=before, after=Held(10, 100, 202, 2**30 + 2**23, 2**20))
+    before = Held(threads=100, handles=200, own={1: 2**29, 2: 2**29}, shared=2**20)
+    growth = Growth(prompts=50, before=before, after=Held(100, 202, {1: 2**29, 2: 2**29 + 2**23}, 2**20))
     rows = growth_table(growth)
     assert rows[0] == "| | after 10 prompts of 2 steps | after 60 prompts of 2 steps | |"
     assert "| open files and sockets | 200 | 202 | +1.0% |" in rows and "| memory, MiB | 1024.0 | 1032.0 | +0.8% |" in rows
-    assert "| in /dev/shm, MiB | 1.0 | 1.0 | +0.0% |" in rows
+    assert "| in /dev/shm, MiB | 1.0 | 1.0 | +0.0% |" in rows and growth.most() == 2**23

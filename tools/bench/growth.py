@@ -1,34 +1,48 @@
 """Many prompts through one server whose model is in workers: what all its processes hold afterwards, against before."""
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from fastvideo_core.parallel.environment import during
 from tools.comfy_server import PACK, ComfyServer
 
 MODEL = "demo_wan_t2v.safetensors"
+GIVEN_BACK = "MALLOC_MMAP_THRESHOLD_", str(128 * 1024)
+"""What is freed in pieces of this many bytes goes back to the system at once. It is glibc's own value at first, which it raises
+with what is freed (mallopt(3)): each rank's heap then moves by tens of MB, up and down, that nobody holds."""
 STEPS = 2
+PROMPT_BYTES = STEPS * 2 * 512 * 128 * 4
+"""Of embedded texts that a prompt gives to each rank: in each call, those of both branches."""
 WARM = 10
 """Prompts before the first look: what each kind of work needs once is there then."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """By a server and all that it started. memory: bytes, resident; shared: bytes of files in /dev/shm, which is where Ray puts
-    what processes give each other."""
+    """By a server and all that it started. own: bytes of each process by its id, without files, and what several have counts
+    once; shared: bytes of files in /dev/shm, which is where Ray puts what processes give each other."""
 
-    processes: int
     threads: int
     handles: int
-    memory: int
+    own: Mapping[int, int]
     shared: int
+
+    @property
+    def processes(self) -> int:
+        return len(self.own)
+
+    @property
+    def memory(self) -> int:
+        return sum(self.own.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +51,25 @@ class Growth:
     before: Held
     after: Held
 
-    def shares(self) -> dict[str, float]:
-        """By which part each is more than before."""
-        pairs = {field.name: (getattr(self.before, field.name), getattr(self.after, field.name)) for field in fields(Held)}
-        return {name: after / before - 1 for name, (before, after) in pairs.items()}
+    def most(self) -> int:
+        """Bytes, of the process that grew the most."""
+        return max(self.after.own[process] - before for process, before in self.before.own.items())
 
 
 def held(server: ComfyServer) -> Held:
     processes = family(server)
     return Held(
-        processes=len(processes),
         threads=sum(process.num_threads() for process in processes),
         handles=sum(process.num_fds() for process in processes),
-        memory=sum(process.memory_info().rss for process in processes),
+        own={process.pid: _own(process) for process in processes},
         shared=sum({file.st_ino: 512 * file.st_blocks for process in processes for file in _shared(process)}.values()),
     )
+
+
+def _own(process: psutil.Process) -> int:
+    found = re.search(r"^Pss_Anon: +(\d+) kB$", Path(f"/proc/{process.pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found, "Linux tells it since 5.9"
+    return 1024 * int(found[1])
 
 
 def _shared(process: psutil.Process) -> Iterator[os.stat_result]:
@@ -72,7 +90,7 @@ def server_with_model(tree: Path, base: Path) -> Iterator[ComfyServer]:
     """The demo's network is in the folder that FastVideo Load Model On Workers lists."""
     server = ComfyServer(tree, base)
     shutil.copy(PACK / "models" / "demo" / MODEL, server.model_folder("diffusion_models"))
-    with server:
+    with during(*GIVEN_BACK), server:
         yield server
 
 

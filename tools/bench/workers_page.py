@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
-from .growth import STEPS, WARM, Growth, Held
+from .growth import STEPS, WARM, Growth
 from .overhead import Overhead
 from .page import OUTPUT, update_page
 from .profile_page import machine
@@ -40,10 +40,10 @@ def overhead_table(overheads: Sequence[Overhead]) -> list[str]:
 
 def growth_table(growth: Growth) -> list[str]:
     before, after = (f"after {count} prompts of {STEPS} steps" for count in (WARM, WARM + growth.prompts))
-    return [f"| | {before} | {after} | |", "| --- | ---: | ---: | ---: |", *(_row(growth, field.name) for field in fields(Held))]
+    return [f"| | {before} | {after} | |", "| --- | ---: | ---: | ---: |", *(_row(growth, name) for name in WORDS)]
 
 
 def _row(growth: Growth, name: str) -> str:
-    values = [getattr(each, name) for each in (growth.before, growth.after)]
+    before, after = values = [getattr(each, name) for each in (growth.before, growth.after)]
     cells = [f"{value / 2**20:.1f}" if "MiB" in WORDS[name] else str(value) for value in values]
-    return f"| {WORDS[name]} | {' | '.join(cells)} | {growth.shares()[name]:+.1%} |"
+    return f"| {WORDS[name]} | {' | '.join(cells)} | {after / before - 1:+.1%} |"
