@@ -4,9 +4,10 @@
 `make bench ARGS=workers`, or python -m tools.bench workers [--prompts 50] [--rounds 9] --threads 1.
 `make bench ARGS=curves`, or python -m tools.bench curves [--clips 8] [--threads 1]; sparse likewise.
 `make bench ARGS="real --device cuda --size 14B-480p --steps 4"`, or python -m tools.bench real --steps 4 [--minutes 8].
+`make bench ARGS=paper`, or python -m tools.bench paper.
 `make bench ARGS=load`, or python -m tools.bench load [--rounds 9].
 
-loop, load, real and workers need COMFYUI_PATH, which `make bench` sets.
+loop, load, real, workers and paper need COMFYUI_PATH, which `make bench` sets.
 """
 
 import argparse
@@ -43,6 +44,10 @@ def main() -> None:
 
         device, size, steps = asked["device"], asked["size"], asked["steps"]
         print(real_page.report(real.run(device, size, steps, minutes), device, size, steps, command))
+    elif what == "paper":
+        from . import paper, paper_page
+
+        print(paper_page.report(paper.run(), command))
     elif what == "load":
         from . import load
 
@@ -64,11 +69,12 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m tools.bench", description=__doc__)
     made.add_argument(
-        "what", nargs="?", choices=["loop", "profile", "curves", "sparse", "scale", "real", "load", "workers"], default="loop",
+        "what", nargs="?", default="loop",
+        choices=["loop", "profile", "curves", "sparse", "scale", "real", "load", "workers", "paper"],
         help="loop: what is around the transformer calls; profile: where a step's time goes; curves: what step caches save and "
         "change; sparse: what sparse attention changes and saves; scale: one rank against two, and a plan for many GPUs; real: "
         "a step at a real size, in the time that is given; load: what the pack adds to ComfyUI's start; workers: what "
-        "asking them costs, and what many prompts leave behind",
+        "asking them costs, and what many prompts leave behind; paper: what one GPU would take, by counting",
     )  # fmt: skip
     made.add_argument("--clips", type=int, default=8, help="curves, sparse: prompts and seeds")
     made.add_argument("--prompts", type=int, default=50, help="workers: through one server")
