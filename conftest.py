@@ -5,6 +5,7 @@ the root goes last on `sys.path` and is collected as a plain folder. Test module
 have files of one name); modules that tests share lie in `tests/` or `tests/core/` and are imported by their plain name.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -31,6 +32,12 @@ class PackRootIsAFolder:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that processes side by side end at about the same time."""
     items.sort(key=lambda item: not any(item.path.is_relative_to(tier) for tier in LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a collection, of which a test may ask for many, has no need to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

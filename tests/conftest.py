@@ -3,6 +3,7 @@
 tests/core uses neither and runs with no ComfyUI at all.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,8 @@ def comfy(comfyui_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Comfy
     """ComfyUI in this process with the pack loaded, one for the session: `comfy.reset()` drops cached outputs."""
     host = ComfyInProcess(comfyui_tree, tmp_path_factory.mktemp("comfyui"))
     host.load_pack(ROOT)
+    gc.collect()
+    gc.freeze()  # as the root's conftest.py
     return host
 
 
