@@ -14,7 +14,7 @@ from tools.comfy_client import PromptFailed, PromptRefused
 from tools.comfy_server import ComfyServer
 
 Prompt = dict[str, Any]
-MUTATIONS = 300
+MUTATIONS = 100
 HOSTILE_VALUES = [
     None, "", " ", -1, 0, 0.5, 1e308, 10**30, -(2**63), "NaN", float("nan"), float("inf"), True, False, [], {}, "x" * 5000,
     "../../etc/passwd", "\x00", "三条腿", ["1"], ["1", 0], ["1", 99], ["1", -1], ["1", "0"], ["99", 0], [["1", 0], 0], {"a": [1]},

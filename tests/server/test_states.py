@@ -1,7 +1,8 @@
 """A run that is kept outlives its server: killed or interrupted in the middle, it goes on in another process bit by bit."""
 
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from tools.comfy_server import ComfyServer
 
 SMALL = {"steps": 60, "solver": "unipc", "gate": 0.9, "width": 32, "height": 32, "length": 5}
+STATES = "fastvideo_states"
 ENDS = (13, 26)
 """The steps before which the second and the third phase begin."""
 NEEDED = {
@@ -25,25 +27,11 @@ Latents = tuple[torch.Tensor, str]
 """With the report's text."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of all servers here, one after the other."""
-    return tmp_path_factory.mktemp("states")
-
-
-@pytest.fixture(scope="module")
-def start(comfyui_tree: Path, folder: Path) -> Iterator[Callable[[], ComfyServer]]:
-    """A new server on the same folders."""
-    servers: list[ComfyServer] = []
-
-    def started() -> ComfyServer:
-        servers.append(ComfyServer(comfyui_tree, folder))
-        servers[-1].start()
-        return servers[-1]
-
-    yield started
-    for server in servers:
-        server.stop()
+@pytest.fixture
+def doomed(comfyui_tree: Path, tmp_path: Path) -> Iterator[ComfyServer]:
+    """One to be killed; `comfy_server` is the one that goes on."""
+    with ComfyServer(comfyui_tree, tmp_path) as server:
+        yield server
 
 
 def prompt_of(**state: Any) -> dict[str, Any]:
@@ -86,21 +74,20 @@ def told(server: ComfyServer, step: int, **state: Any) -> str:
     pytest.fail(f"The prompt ended before step {step}: {event.type}")
 
 
-def test_a_run_goes_on_after_its_server_was_killed_and_it_was_interrupted(start: Callable[[], ComfyServer]) -> None:
-    first = start()
-    whole, _ = ran(first)
-    told(first, ENDS[0] + 3, save_state="kept")
-    kill(first)
-    second, resumed = start(), {"resume_state": "kept.safetensors"}
-    identity = told(second, ENDS[1] + 3, save_state="interrupted", **resumed)
-    second.interrupt(identity)
-    assert second.wait(identity)[-1].type == "execution_interrupted"
-    latents, text = ran(second, resume_state="interrupted.safetensors")
+def test_a_run_goes_on_after_its_server_was_killed_and_it_was_interrupted(
+    doomed: ComfyServer, comfy_server: ComfyServer
+) -> None:
+    whole, _ = ran(doomed)
+    told(doomed, ENDS[0] + 3, save_state="kept")
+    kill(doomed)
+    shutil.copytree(doomed.model_folder(STATES), comfy_server.model_folder(STATES), dirs_exist_ok=True)
+    resumed = {"resume_state": "kept.safetensors"}
+    identity = told(comfy_server, ENDS[1] + 3, save_state="interrupted", **resumed)
+    comfy_server.interrupt(identity)
+    assert comfy_server.wait(identity)[-1].type == "execution_interrupted"
+    latents, text = ran(comfy_server, resume_state="interrupted.safetensors")
     assert ENDS[1] + 3 <= resumed_at(text) < SMALL["steps"]
     assert torch.equal(latents, whole)
-    latents, text = ran(second, **resumed)
+    latents, text = ran(comfy_server, **resumed)
     assert resumed_at(text) in ENDS, "what was made of the phase at work was lost, and no more"
-    assert torch.equal(latents, whole)
-    kill(second)
-    latents, _ = ran(start(), resume_state="interrupted.safetensors")
     assert torch.equal(latents, whole)
