@@ -86,8 +86,7 @@ def test_strength_0_is_the_model_without_it(name):
     assert torch.equal(transformer(noise, timestep, rows, return_dict=False)[0], before)
 
 
-@pytest.mark.parametrize("kind", ["t2v", "two experts"])
-@pytest.mark.parametrize("steps", [4, 2])
+@pytest.mark.parametrize(("kind", "steps"), [("t2v", 2), ("two experts", 4)])
 def test_few_steps_show_what_the_prompt_says_and_are_nearer_to_the_teacher_than_without_it(kind, steps):
     scenes, _ = held_out_prompts(PROMPTS)
     verdicts = [read(clip) for clip in clips(kind, True, steps, 1.0)]
