@@ -36,16 +36,17 @@ def generation(networks: dict[str, WanTransformer3DModel], *phases: PhaseSetting
 
 
 def test_each_phase_is_as_if_its_strengths_had_been_applied(tmp_path: Path) -> None:
-    """Also linear layers that are exchanged for faster ones, and blocks behind a step cache."""
+    """Also linear layers that are exchanged for faster ones, and blocks behind a step cache; compiled ones in two phases."""
     one = {"single": with_loras(tmp_path, APPLIED)}
     several = {"boosted": with_loras(tmp_path, APPLIED | BOOST), "as applied": with_loras(tmp_path, APPLIED),
                "plain": with_loras(tmp_path, APPLIED | PLAIN)}  # fmt: skip
     values = {name: tensor.clone() for name, tensor in one["single"].state_dict().items()}
     cache = with_dbcache(DBCacheSettings(threshold=0.5, first_blocks=1, warmup_steps=1))
-    for options in ({}, {"cache": cache}, {"compile": CompileSettings("eager")}):
+    phases = [part("single", 0.93, **BOOST), part("single", 0.75), part("single", **PLAIN)]
+    applied = [part("boosted", 0.93), part("as applied", 0.75), part("plain")]
+    for options, count in (({}, 3), ({"cache": cache}, 3), ({"compile": CompileSettings("eager")}, 2)):
         torch.compiler.reset()
-        ours = generation(one, part("single", 0.93, **BOOST), part("single", 0.75), part("single", **PLAIN), **options)
-        apart = generation(several, part("boosted", 0.93), part("as applied", 0.75), part("plain"), **options)
+        ours, apart = generation(one, *phases[-count:], **options), generation(several, *applied[-count:], **options)
         for step, expected in zip(ours, apart, strict=True):
             assert torch.equal(step.latents, expected.latents)
     assert all(torch.equal(tensor, values[name]) for name, tensor in one["single"].state_dict().items())
