@@ -1,13 +1,15 @@
 """Whether a generation fits into a card's memory, and what it would take."""
 
+from dataclasses import replace
 from functools import cache
 
 import torch
 
 from fastvideo_core.wan.memory import MARGIN
+from tools.simulated.checkpoints import TrueSize
 
 from .cards import GIB, Card
-from .paper_count import FEW, Counts
+from .paper_count import Counts
 from .paper_plan import seconds
 from .paper_videos import Video
 
@@ -17,17 +19,21 @@ VISITING = 2
 
 def weight_bytes(video: Video) -> int:
     """Of one expert, as a checkpoint in bfloat16 has them in diffusers."""
-    return _bytes(video, FEW) + (video.row.layers - FEW) * block_bytes(video)
+    around, block = _bytes(replace(video.size, shape=()))
+    return around + video.row.layers * block
 
 
 def block_bytes(video: Video) -> int:
-    return _bytes(video, FEW + 1) - _bytes(video, FEW)
+    return _bytes(replace(video.size, shape=()))[1]
 
 
 @cache
-def _bytes(video: Video, layers: int) -> int:
+def _bytes(size: TrueSize) -> tuple[int, int]:
+    """Of the weights around the blocks, and of a block."""
     with torch.device("meta"):
-        return sum(weight.nbytes for weight in video.size.network(torch.bfloat16, layers).parameters())
+        network = size.network(torch.bfloat16, layers=1)
+    whole, block = (sum(weight.nbytes for weight in part.parameters()) for part in (network, network.blocks[0]))
+    return whole - block, block
 
 
 def how_it_fits(video: Video, counts: Counts, card: Card) -> str:

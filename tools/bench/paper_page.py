@@ -6,8 +6,8 @@ from .cards import CARDS, GIB, Card
 from .page import update_page
 from .paper_count import Counts, Work
 from .paper_memory import how_it_fits, weight_bytes
-from .paper_plan import FEW_STEPS, GATE, bsa_share, dbcache_skips, magcache_skips, seconds, whole
-from .paper_videos import VIDEOS
+from .paper_plan import FEW_STEPS, GATE, bsa_share, dbcache_skips, eight_bit_products, magcache_skips, seconds, whole
+from .paper_videos import VIDEOS, Video
 from .published import PUBLISHED, Measured
 
 BLOCK = "paper"
@@ -25,7 +25,7 @@ def report(counts: Mapping[str, Counts], command: str) -> str:
 def page(counts: Mapping[str, Counts], command: str) -> str:
     tables: list[Sequence[str]] = [
         [f"`{command}`"], ["A guided step:"], step_table(counts),
-        ["Seconds of it at the roofline, as torch runs it uncompiled / the engine's products alone:"], roofline_table(counts),
+        ["Seconds of it at the roofline, as torch runs it uncompiled, and products alone:"], roofline_table(counts),
         ["Of the exact video's products and attention, what is left:"], share_table(counts),
     ]  # fmt: skip
     for card in CARDS.values():
@@ -48,10 +48,9 @@ def step_table(counts: Mapping[str, Counts]) -> list[str]:
 
 def roofline_table(counts: Mapping[str, Counts]) -> list[str]:
     rows = []
-    for name in VIDEOS:
-        works = [guided_step(counts[name], way) for way in EXACT]
-        rows.append([name, *(_step_cell(works, card) for card in CARDS.values())])
-    names = "diffusers / KSampler / FastVideo Sampler / engine / products alone"
+    for name, video in VIDEOS.items():
+        rows.append([name, *(_step_cell(video, counts[name], card) for card in CARDS.values())])
+    names = "diffusers / KSampler / FastVideo Sampler / engine / products alone / in 8 bits"
     return table([names, *CARDS], merged(rows))
 
 
@@ -60,9 +59,10 @@ def guided_step(of: Counts, way: str) -> Work:
     return of[way].works[way == "engine"]
 
 
-def _step_cell(works: Sequence[Work], card: Card) -> str:
-    found = [seconds(work, card) for work in works]
-    return " / ".join(figure(each) for each in (*(one.total for one in found), found[-1].products))
+def _step_cell(video: Video, of: Counts, card: Card) -> str:
+    found = [seconds(guided_step(of, way), card) for way in EXACT]
+    alone = found[-1].products, eight_bit_products(video, of, card)
+    return " / ".join(figure(each) for each in (*(each.total for each in found), *alone))
 
 
 def share_table(counts: Mapping[str, Counts]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from fastvideo_core.attention.sparse import BSASettings, SLASettings, VSASettings
 from fastvideo_core.attention.sparse.sla import KEY_BLOCK, QUERY_BLOCK
 from fastvideo_core.checks import part_of
+from fastvideo_core.conditioning import TEXT_TOKENS
 from fastvideo_core.guidance import BOTH
 from fastvideo_core.schedule import Phase
 from fastvideo_core.step_cache import DBCACHE_PRESETS, plan_magcache, ratio_table, recommended
@@ -57,6 +58,17 @@ def kernel_flops(video: Video, settings: VSASettings | SLASettings | BSASettings
 def dense_flops(video: Video) -> int:
     """Of self-attention's two products, in all layers for one branch."""
     return 4 * video.tokens**2 * video.row.dim * video.row.layers
+
+
+def cross_flops(video: Video, rows: int) -> int:
+    """Of cross-attention's products to so many rows of text and to the image, in all layers for one branch."""
+    return 4 * video.tokens * (rows + video.row.image_tokens) * video.row.dim * video.row.layers
+
+
+def eight_bit_products(video: Video, counts: Counts, card: Card) -> float:
+    """Seconds of a guided step of KSampler's, products alone, where linear layers multiply in 8 bits and attention does not."""
+    attention = 2 * (dense_flops(video) + cross_flops(video, TEXT_TOKENS))
+    return (counts["KSampler"].works[0].flops - attention) / card.fp8 + attention / card.bf16
 
 
 def bsa_share(video: Video, counts: Counts) -> float:
