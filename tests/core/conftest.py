@@ -15,7 +15,7 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankGroup]:
     """Four of them at the most, which start when a test first needs them."""
-    group = RankGroup(tmp_path_factory.mktemp("ranks"))
+    group = RankGroup(tmp_path_factory.mktemp("ranks"), ["sharded_runs"])
     try:
         yield group
     finally:

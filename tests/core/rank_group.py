@@ -1,17 +1,21 @@
 """Real ranks for tests: processes of their own that wait for cases, and meet anew over gloo for each of them.
 
-Starting four takes longer than all that they do, so they stay for many tests; after a failure none of them is left.
+To import what they need takes longer than all that they do, so one process does it and is forked into them. They stay for many
+tests; after a failure none of them is left.
 """
 
 import copyreg
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from types import MappingProxyType
@@ -31,11 +35,12 @@ copyreg.pickle(MappingProxyType, lambda mapping: (frozen, (dict(mapping),)))
 
 
 class RankGroup:
-    """Up to `count` ranks. To be closed."""
+    """Up to `count` ranks, which have imported these modules. To be closed."""
 
-    def __init__(self, folder: Path, count: int = 4) -> None:
-        self.folder, self.count = folder, count
-        self._ranks: list[tuple[subprocess.Popen[bytes], Connection]] = []
+    def __init__(self, folder: Path, modules: Sequence[str] = (), count: int = 4) -> None:
+        self.folder, self.modules, self.count = folder, modules, count
+        self._parent: subprocess.Popen[bytes] | None = None
+        self._ranks: list[tuple[int, Connection]] = []
         self._meetings = 0
 
     def run(self, layout: Layout, case: Callable[..., Any], *given: Any, limit: float = 300) -> list[Any]:
@@ -69,25 +74,31 @@ class RankGroup:
         return [answers[rank] for rank in range(len(connections))]
 
     @property
-    def alive(self) -> list[int]:
-        """Ids of the processes that run."""
-        return [process.pid for process, _ in self._ranks if process.poll() is None]
+    def processes(self) -> list[int]:
+        """Their ids, from their start to their end."""
+        return [process for process, _ in self._ranks]
 
     def _start(self) -> None:
+        if self._ranks:
+            return
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry), "OMP_NUM_THREADS": "1"}
-        while len(self._ranks) < self.count:
-            ours, theirs = Pipe()
-            command = [sys.executable, "-m", "rank_group", str(theirs.fileno())]
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], env=environment)
-            theirs.close()
-            self._ranks.append((process, ours))
+        pipes = [Pipe() for _ in range(self.count)]
+        theirs = [end.fileno() for _, end in pipes]
+        command = [sys.executable, "-m", "rank_group", " ".join(map(str, theirs)), *self.modules]
+        self._parent = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=theirs, env=environment)
+        for _, end in pipes:
+            end.close()
+        self._ranks = [(connection.recv(), connection) for connection, _ in pipes]
 
     def close(self) -> None:
+        """Their parent ends with the last of them."""
         for process, connection in self._ranks:
             connection.close()
-            process.kill()
-            process.wait()
+            with suppress(ProcessLookupError):  # it failed
+                os.kill(process, signal.SIGKILL)
         self._ranks = []
+        if self._parent is not None:
+            self._parent.communicate()
 
 
 def _late(waiting: list[Connection]) -> list[Connection]:
@@ -117,11 +128,28 @@ def _end_with_the_tests() -> None:
 
 
 def main() -> None:
-    threading.Thread(target=_end_with_the_tests, daemon=True).start()
     torch.set_num_threads(1)
-    with Connection(int(sys.argv[1])) as connection:
+    for module in sys.argv[2:]:
+        import_module(module)
+    connections = [Connection(int(each)) for each in sys.argv[1].split()]
+    for connection in connections:
+        if os.fork() == 0:
+            _be_rank(connection, connections)
+    for connection in connections:
+        connection.close()
+    with suppress(ChildProcessError):  # there is none any more
         while True:
-            _answer(connection)
+            os.wait()
+
+
+def _be_rank(own: Connection, connections: Sequence[Connection]) -> None:
+    threading.Thread(target=_end_with_the_tests, daemon=True).start()
+    for other in connections:
+        if other is not own:
+            other.close()  # it tells by its end that its rank is gone
+    own.send(os.getpid())
+    while True:
+        _answer(own)
 
 
 if __name__ == "__main__":

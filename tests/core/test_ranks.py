@@ -111,10 +111,10 @@ def test_after_a_failure_no_rank_is_left_and_the_next_ones_work(tmp_path: Path) 
     try:
         for case, limit, why in ((rank_cases.failing, 300, "this rank fails"), (rank_cases.waiting, 2, "did not answer in time")):
             assert group.run(Layout(1, 2), rank_cases.summed, [1.0, 2.0])[1].tolist() == [3.0, 2.0]
-            before = group.alive
+            before = group.processes
             with pytest.raises(AssertionError, match=why):
                 group.run(Layout(1, 2), case, limit=limit)
-            assert len(before) == 2 and not any(_runs(process) for process in before) and group.alive == []
+            assert len(before) == 2 and not any(_runs(process) for process in before) and group.processes == []
     finally:
         group.close()
 

@@ -23,24 +23,31 @@ from fastvideo_core.wan.pooled import ModelPool
 
 ROOT = Path(__file__).resolve().parents[2]
 FAILING = """
+from functools import partial
 from pathlib import Path
 
+import one_rank_fails
 import pytest
-from worker_cases import conditioning, demo, family, request, size
+from worker_cases import family
 
-from fastvideo_core import Workers
+from fastvideo_core import Layout
+from fastvideo_core.parallel import Entry, Group, Machines
 
 
 @pytest.fixture(scope="module")
-def model():
-    with Workers.local(workers=1) as workers:
-        yield workers.take(demo())
+def group():
+    machines, layout = Machines(2, gpus=False), Layout(cfg=2)
+    entry = Entry("one_rank_fails", "Failing", paths=(str(Path(one_rank_fails.__file__).parent),))
+    group = Group(partial(machines.start, layout, entry))
+    yield group
+    group.end()
+    machines.leave()
 
 
-def test_failing(model):
-    for _ in model.generate(request(), conditioning(), size()):
-        Path("processes").write_text(" ".join(str(each.pid) for each in family()))
-        1 / 0
+def test_failing(group):
+    group.ask("call", [("",)] * 2)
+    Path("processes").write_text(" ".join(str(each.pid) for each in family()))
+    1 / 0
 """
 LONG = 12
 """Steps: more than wait for whoever is told of them."""
@@ -203,7 +210,7 @@ def test_nothing_is_left_of_a_program_that_is_terminated(tmp_path: Path) -> None
 
 
 def test_nothing_is_left_of_tests_that_fail(tmp_path: Path) -> None:
-    """With workers of a fixture in them that are at work."""
+    """With ranks of a fixture in them."""
     (tmp_path / "test_failing.py").write_text(FAILING, "utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "core"))), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_failing.py"]

@@ -55,17 +55,17 @@ ACCELERATED: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def four() -> Iterator[ModelOnWorkers]:
-    """Two ranks for each branch of guidance; the first, for Ray has as many CPUs as the first who asks."""
-    with Workers.local(workers=4, layout=Layout(cfg=2, ulysses=2)) as workers:
+def sharing() -> Iterator[ModelOnWorkers]:
+    """Two ranks that share the tokens; Ray is there as long as their workers are not closed."""
+    with Workers.local(workers=2, layout=Layout(ulysses=2)) as workers:
         yield workers.take(demo())
 
 
 @pytest.fixture(scope="module")
-def machines(four: ModelOnWorkers) -> Machines:
-    """For less, one after the other."""
-    four.ranks.group.end()
-    found: Machines = four.owner.machines
+def machines(sharing: ModelOnWorkers) -> Machines:
+    """For others, one after the other."""
+    sharing.ranks.group.end()
+    found: Machines = sharing.owner.machines
     return found
 
 
@@ -77,14 +77,30 @@ def model(machines: Machines) -> Iterator[ModelOnWorkers]:
 
 
 @pytest.mark.parametrize("options", ACCELERATED, ids=" ".join)
-def test_four_of_which_two_share_a_branch_s_tokens(options: dict[str, Any], four: ModelOnWorkers) -> None:
-    mine = made(four, request(mode="auto"), **options)
-    other = made(demo(), request(mode="sequential"), **options)
+def test_two_share_the_tokens(options: dict[str, Any], sharing: ModelOnWorkers) -> None:
+    mine, other = (made(each, request(mode="sequential"), **options) for each in (sharing, demo()))
     assert torch.equal(mine.latents, other.latents)
     ours, theirs = mine.report(), other.report()
     assert [cache.phases for cache in ours.caches] == [cache.phases for cache in theirs.caches]
     assert [(row.part, row.backend) for row in ours.attention] == [(row.part, row.backend) for row in theirs.attention]
     assert [row.density for row in ours.sparse] == pytest.approx([row.density for row in theirs.sparse])
+
+
+def test_a_rank_that_fails_alone_ends_the_others_and_is_named(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for none of them, where it would for hours. What all refuse leaves them. They end before others begin."""
+    group = Group(partial(machines.start, TWO, Entry("one_rank_fails", "Failing", paths=(str(Path(__file__).parent),))))
+    monkeypatch.setattr("fastvideo_core.parallel.group.GRACE_SECONDS", 1e6)
+    try:
+        assert group.ask("call", [("",), ("",)]) == [2.0, 2.0]
+        before = group.names()
+        with pytest.raises(RequestError, match=r"^too large$"):
+            group.ask("call", [("RequestError",)] * 2)
+        assert group.names() == before
+        with pytest.raises(CapacityError, match=rf"^Rank 1 of 2{re.escape(before[1].removeprefix('rank 1 of 2'))}: too large$"):
+            group.ask("call", [("CapacityError", 1)] * 2)
+        assert not group.running and group.ask("call", [("",), ("",)]) == [2.0, 2.0]
+    finally:
+        group.end()
 
 
 @pytest.mark.parametrize("name", CACHES)
@@ -121,23 +137,6 @@ def test_a_rank_that_is_killed_is_named_and_the_next_run_is_as_before(
     assert_told_in_time(killed[0], f"rank {rank} in {moment}")
     assert not model.ranks.running, "the others ended too"
     assert torch.equal(made(model).latents, made(demo()).latents)
-
-
-def test_a_rank_that_fails_alone_ends_the_others_and_is_named(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits for none of them, where it would for hours. What all refuse leaves them."""
-    group = Group(partial(machines.start, TWO, Entry("one_rank_fails", "Failing", paths=(str(Path(__file__).parent),))))
-    monkeypatch.setattr("fastvideo_core.parallel.group.GRACE_SECONDS", 1e6)
-    try:
-        assert group.ask("call", [("",), ("",)]) == [2.0, 2.0]
-        before = group.names()
-        with pytest.raises(RequestError, match=r"^too large$"):
-            group.ask("call", [("RequestError",)] * 2)
-        assert group.names() == before
-        with pytest.raises(CapacityError, match=rf"^Rank 1 of 2{re.escape(before[1].removeprefix('rank 1 of 2'))}: too large$"):
-            group.ask("call", [("CapacityError", 1)] * 2)
-        assert not group.running and group.ask("call", [("",), ("",)]) == [2.0, 2.0]
-    finally:
-        group.end()
 
 
 def test_an_interrupt_in_a_call_is_raised_and_the_next_run_is_equal(

@@ -6,12 +6,10 @@ from typing import Any
 
 from fastvideo_core.parallel import Mesh
 
-RANK_PATH = str(Path(__file__).resolve().parents[2] / "nodes" / "rank_path")
+sys.path.append(str(Path(__file__).resolve().parents[2] / "nodes" / "rank_path"))
 
 
 def named_case(mesh: Mesh, name: str, *given: Any) -> Any:
-    if RANK_PATH not in sys.path:
-        sys.path.append(RANK_PATH)
     import native_ranks
 
     return getattr(native_ranks, name)(mesh, *given)

@@ -19,7 +19,7 @@ HALVES, TOGETHER = Layout(2, 2), Layout(1, 4)
 
 @pytest.fixture(scope="module")
 def ranks(comfy: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankGroup]:
-    group = RankGroup(tmp_path_factory.mktemp("ranks"))
+    group = RankGroup(tmp_path_factory.mktemp("ranks"), ["named_case", "native_ranks"])
     for seed, name in enumerate(("high", "low")):
         save_file(random_weights("t2v", seed, layers=3), group.folder / f"{name}.safetensors", metadata(heads=4))
     save_lora(group.folder)

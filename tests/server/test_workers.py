@@ -138,6 +138,8 @@ def test_nothing_is_left_of_a_server_that_is_killed_in_a_step(server: ComfyServe
 
 def test_nothing_is_left_of_a_server_that_is_closed(comfyui_tree: Path, tmp_path: Path) -> None:
     with server_with_model(comfyui_tree, tmp_path) as closed:
-        closed.wait(closed.post(prompt(1)))
+        asked = prompt(1)
+        asked["workers"]["inputs"] |= {"count": 1, "layout.ulysses": 1}
+        closed.wait(closed.post(asked))
         of_server = family(closed)
     assert len(of_server) > 3 and left_of(of_server) == []
