@@ -71,6 +71,13 @@ def test_a_truncated_file_says_so(kept: float, tmp_path: Path) -> None:
     assert "is not a whole safetensors file" in (words := refused(path)) and "download it again" in words
 
 
+@pytest.mark.parametrize("length", [b"\x80\x02", b"<\x01"])
+def test_a_truncated_file_is_called_so_whatever_the_length_of_its_header(length: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "wan.safetensors"
+    path.write_bytes(length.ljust(8, b"\0") + b'{"blocks.0.ffn.0.weight":{"dtype":"F16"')
+    assert "It is broken or cut off at" in refused(path)
+
+
 @pytest.mark.parametrize(
     ("name", "words"), [("wan.gguf", "GGUF"), ("wan.txt", "no .safetensors file"), ("wan", "no .safetensors")]
 )
