@@ -94,6 +94,7 @@ from .wan.tokenizer import Tokenizer
 from .wan.vae import VideoVAE
 from .wan.variants import VARIANTS, WanVariant
 from .wan.workers import Workers
+from .whole_file import whole_file, writing
 from .words import counted
 
 __all__ = [
@@ -112,5 +113,5 @@ __all__ = [
     "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part",
     "plan_phases", "ran_as", "read_json_file", "recipe", "recognised", "save_mp4", "seeded_noise", "settled_pixels",
     "shifted_sigmas", "speed_up", "speed_up_of_all", "tensors_digest", "told_of_guesses", "tune", "weights_digest",
-    "why_no_cache", "with_cache_dit", "with_dbcache", "with_magcache",
+    "whole_file", "why_no_cache", "with_cache_dit", "with_dbcache", "with_magcache", "writing",
 ]  # fmt: skip

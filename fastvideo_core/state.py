@@ -1,7 +1,6 @@
 """A generation between two of its steps, as a thing that is kept: what goes on from it makes the same video, bit by bit."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from .guidance import Guidance, GuidanceSettings
 from .json_object import made_of, read_json
 from .schedule import Schedule, check_sigmas
 from .solvers import Solver, SolverName, history_names
+from .whole_file import whole_file
 from .words import counted
 
 VERSION = 1
@@ -78,7 +78,7 @@ class GenerationState:
             check_finite(tensor, f"What made {name}")
 
     def save(self, path: Path | str) -> Path:
-        """A safetensors file, whole or not at all: it is written beside its place and put there when it is complete.
+        """A safetensors file, whole or not at all.
 
         Raises:
             RequestError: it cannot be written there.
@@ -89,17 +89,9 @@ class GenerationState:
         told = {"step": self.step, "batched": self.batched, "about": dict(self.about)}
         tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
         content = save(tensors, {KEY: json.dumps(told, allow_nan=False)})
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            return part.replace(path)
-        except OSError as error:
-            raise RequestError(f"The state cannot be written to {path}: {error}. Give a file in a folder that exists.") from error
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file(path) as part:
+            part.write_bytes(content)
+        return path
 
     @classmethod
     def load(cls, path: Path | str) -> "GenerationState":

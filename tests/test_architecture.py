@@ -15,7 +15,7 @@ HOST = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "f
 ACCELERATORS = ("step_cache", "attention", "parallel")
 LEAVES = (
     "checks", "json_object", "schedule", "solvers", "guidance", "conditioning", "request", "errors", "report",
-    "wan.variants", "words",
+    "wan.variants", "whole_file", "words",
 )  # fmt: skip
 MEASURED_ONCE = {f"{CORE}/wan/linear.py": ["cache"]}
 """Facts of the machine, which the process keeps; see ARCHITECTURE.md. Two networks of one shape compute alike by them."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..generate import seeded_noise
 from ..step_cache import calibrate, plan_magcache, recommended
 from ..wan.denoiser import WanExperts
+from ..whole_file import whole_file
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
 from .output import output_folder
 from .progress import steps_bar
@@ -39,7 +40,8 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
         with steps_bar("calibrate", request.steps) as each_step:
             table = calibrate(request, experts, conditioning, noise, each_step)
         file = given.output / f"{table.name}.json"
-        file.write_text(table.json(), encoding="utf-8")
+        with whole_file(file) as part:
+            part.write_text(table.json(), encoding="utf-8")
     settings = recommended(table)
     tell(f"{table.steps} steps measured: {file}")
     tell(f"With it MagCache at threshold {settings.threshold:g} and at most {settings.max_skips} skips in a row would do:")

@@ -20,6 +20,7 @@ from ..request import SamplingRequest, VideoSize
 from ..speed import Speed, speed_up_of_all
 from ..video_file import save_mp4
 from ..wan.model import WanModel
+from ..whole_file import whole_file
 from .arguments import add_generation, add_model, condition, fps_of, load_model, request_of, size_of
 from .cases import Case, file_names, read_case
 from .output import output_folder
@@ -83,7 +84,8 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
     with output_folder(given.output):
         pairs = _pairs(task, cases, given, tell)
         file = given.output / "comparison.json"
-        file.write_text(json.dumps(_data(task, given, pairs), indent=1), encoding="utf-8")
+        with whole_file(file) as part:
+            part.write_text(json.dumps(_data(task, given, pairs), indent=1), encoding="utf-8")
         _save_pictures(task, given.output, pairs)
     tell("")
     tell(markdown(_rows(cases, pairs, task.text_seconds)))

@@ -17,9 +17,10 @@ from ..video_file import save_mp4
 from ..wan.many import Job, ManyOutcomes, Outcome, Pooled, generate_many
 from ..wan.model import WanModel
 from ..wan.placement import held
+from ..whole_file import whole_file
 from .arguments import add_generation, add_model, condition, fps_of, load_model, request_of, size_of
 from .output import output_folder
-from .places import Place, place_of, weights_of, whole_file
+from .places import Place, place_of, weights_of
 from .prompts import read_prompts
 from .workers import add_workers, maker
 
@@ -139,8 +140,7 @@ class Queue:
 
     def _save(self, place: Place, frames: Any, report: RunReport) -> None:
         content = {**place.told, "report": json.loads(report.json())}
-        with whole_file(place.video) as part:
-            save_mp4(frames, part, fps_of(self.model))
+        save_mp4(frames, place.video, fps_of(self.model))
         with whole_file(place.report) as part:
             part.write_text(json.dumps(content, indent=1), encoding="utf-8")
 

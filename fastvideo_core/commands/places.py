@@ -4,8 +4,7 @@ import argparse
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,17 +59,6 @@ def place_of(
     digest = _digest(json.dumps([told, weights], sort_keys=True).encode())
     words = re.sub("[^a-z0-9]+", "_", entry.prompt.lower())[:WORDS].strip("_")
     return Place(folder, f"{words or 'prompt'}_{digest[:DIGITS]}", told)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A place to write a file, which is put at `path` when it is complete."""
-    part = path.with_name(f"part_{path.name}")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _read(image: Path) -> bytes:

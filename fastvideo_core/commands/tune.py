@@ -15,6 +15,7 @@ from ..speed import speed_up_of_all
 from ..step_cache import DBCacheSettings, with_dbcache, with_magcache
 from ..tune import LADDERS, Attempt, CacheSettings, TunedCache, blocks_cut, check_tunable, check_wanted, settings_text, tune
 from ..wan.model import WanModel
+from ..whole_file import whole_file
 from .arguments import add_generation, add_model, condition, load_model, request_of, size_of
 from .output import output_folder
 from .progress import steps_bar
@@ -51,7 +52,8 @@ def run(given: argparse.Namespace, tell: Callable[[str], None]) -> None:
         trial = Trial(model, size, condition(given, model, size), requests, given.tables)
         trial.check(LADDERS[given.cache][0], tell)
         found = tune(given.cache, given.ssim, trial.telling(tell))
-        (given.output / "tuning.json").write_text(found.json(), encoding="utf-8")
+        with whole_file(given.output / "tuning.json") as part:
+            part.write_text(found.json(), encoding="utf-8")
         save_png(plot([found.panel()]), given.output / "tuning.png")
         tell(f"\n{found.text()}\n\nAll figures: {given.output}")
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..whole_file import whole_file
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -50,8 +52,9 @@ def save_png(picture: Tensor, path: Path) -> None:
     """picture: (H, W, 3) in 0..1.
 
     Raises:
-        OSError: it cannot be written.
+        RequestError: it cannot be written.
     """
     from PIL import Image
 
-    Image.fromarray((picture * 255).round().byte().numpy()).save(path, optimize=True)
+    with whole_file(path) as part:
+        Image.fromarray((picture * 255).round().byte().numpy()).save(part, "PNG", optimize=True)
