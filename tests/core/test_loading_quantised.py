@@ -117,6 +117,16 @@ def test_half_of_a_scaled_weight_is_refused(lost: str, tmp_path: Path) -> None:
     assert f"lacks the weight or its scale: {QUERY}.weight" in refused(stored, tmp_path / "wan.safetensors")
 
 
+@pytest.mark.parametrize("kept", ["others", "none"])
+def test_a_scaled_file_that_lost_a_scale_is_refused(kept: str, tmp_path: Path) -> None:
+    """Read with scale 1 it would be garbage."""
+    stored, _ = files.fp8_scaled(files.original(tiny.t2v()))
+    lost = [key for key in stored if key.endswith(".scale_weight") and (kept == "none" or key.startswith(QUERY))]
+    left = {key: tensor for key, tensor in stored.items() if key not in lost}
+    assert "lacks the weight or its scale: " in (words := refused(left, tmp_path / "wan.safetensors"))
+    assert kept == "none" or f"{QUERY}.weight" in words
+
+
 def test_a_broken_quantisation_header_is_refused(tmp_path: Path) -> None:
     for text in ("{", '{"layers": [1]}'):
         words = refused(files.original(tiny.t2v()), tmp_path / "wan.safetensors", {"_quantization_metadata": text})

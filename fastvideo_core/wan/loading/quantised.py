@@ -77,7 +77,8 @@ def stored_weights(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, s
     formats = _layer_formats(tensors, metadata, where)
     _refuse_formats({*formats.values(), *(name for end, name in _OTHER.items() for key in tensors if key.endswith(end))}, where)
     scales = {key.removesuffix(end) + ".weight": key for key in tensors for end in _SCALE if key.endswith(end)}
-    torn = [weight for weight in {*scales, *formats} if weight not in tensors or weight not in scales]
+    packed = _packed(tensors) if scales or any(key.endswith("scaled_fp8") for key in tensors) else set()
+    torn = [weight for weight in {*scales, *formats, *packed} if weight not in tensors or weight not in scales]
     if torn:
         raise LoadError(f"{where} lacks the weight or its scale: {some(sorted(torn))}. Download the file again.")
     left_out = (*_SCALE, *_INPUT_SCALE, _FORMAT)
@@ -89,6 +90,11 @@ def stored_weights(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, s
     for key, weight in weights.items():
         _check(key, weight, where)
     return weights
+
+
+def _packed(tensors: Mapping[str, StoredTensor]) -> set[str]:
+    """Matrices in 8 bits: in a file of scaled ones each has its scale."""
+    return {key for key, tensor in tensors.items() if key.endswith(".weight") and tensor.dtype in FLOAT8 and len(tensor.shape) > 1}
 
 
 def _layer_formats(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str], where: str) -> dict[str, str]:
