@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_detection
+import comfy.ops
 import folder_paths
 import torch
 from comfy.cli_args import args
 from safetensors import SafetensorError, safe_open
 
-from fastvideo_core import LoadError
+from fastvideo_core import LoadError, counted
 from fastvideo_core.parallel import Entry, Layout, Machines, suggested
 
 from .one_worker import OneWorker, SharedGroup
 
 RANK_PATH = Path(__file__).resolve().parents[1] / "rank_path"
+SHOWN = 5
+"""So many missing weights are named."""
 
 
 class NativeWorkers:
@@ -101,7 +104,7 @@ def heads_of(path: Path) -> int:
     """Heads of attention of the Wan network in a file, by its header, before anything is started for it.
 
     Raises:
-        LoadError: it is no safetensors file of a Wan network.
+        LoadError: it is no safetensors file of a Wan network, or lacks a part of it, which core would leave as it is in memory.
     """
     try:
         with safe_open(path, "pt", device="cpu") as file:
@@ -115,4 +118,17 @@ def heads_of(path: Path) -> int:
     config = comfy.model_detection.detect_unet_config(found, "", metadata=metadata) or {}
     if config.get("image_model") != "wan2.1":
         raise LoadError(f"{path} holds no Wan network: workers compute Wan 2.1 and 2.2. Use ComfyUI's own loader for this file.")
+    lacking = sorted(_names(config, found) - found.keys())
+    if lacking:
+        raise LoadError(
+            f"{path} lacks {counted(len(lacking), 'weight')} of its network: {', '.join(lacking[:SHOWN])}. Download the file again."
+        )
     return int(config["num_heads"])
+
+
+def _names(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> set[str]:
+    """Of all weights that core's network has, whose configuration was read of these."""
+    known = comfy.model_detection.model_config_from_unet_config(dict(config), weights)
+    known.set_inference_dtype(torch.float32, None)
+    known.custom_operations = comfy.ops.disable_weight_init
+    return set(known.get_model({}, "", device=torch.device("meta")).diffusion_model.state_dict())

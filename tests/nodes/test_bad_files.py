@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from caching import module_of
 from graphs import node, sampler_prompt
 from safetensors.torch import load_file, save_file
-from tiny_wan import METADATA
+from tiny_wan import METADATA, random_weights
 
+from fastvideo_core import LoadError
 from tools.comfy_in_process import PromptFailed, PromptRefused
 
 FILES: dict[str, tuple[Callable[[Path, Path], Any], str]] = {
@@ -37,6 +39,17 @@ def test_files_that_hold_no_network_say_what_they_are(tiny: Any, what: str) -> N
     tiny.reset()
     with pytest.raises(PromptFailed, match=rf"(?s)^FastVideoLoadDiffusersModel: fastvideo_core\.errors\.LoadError: .*{words}"):
         tiny.run({**sampler_prompt(), "1": loader})
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v_clip", "flf2v", "ti2v"])
+def test_workers_are_not_given_a_file_that_lacks_a_weight(comfy: Any, kind: str, tmp_path: Path) -> None:
+    """Core would leave what it lacks as it is in memory."""
+    heads_of, weights, file = module_of(comfy, "native.workers").heads_of, random_weights(kind, 0), tmp_path / "wan.safetensors"
+    save_file(weights, file, METADATA)
+    assert heads_of(file) == 1
+    save_file({name: weight for name, weight in weights.items() if name != "blocks.1.ffn.0.bias"}, file, METADATA)
+    with pytest.raises(LoadError, match=r"lacks 1 weight of its network: blocks\.1\.ffn\.0\.bias"):
+        heads_of(file)
 
 
 @pytest.mark.parametrize("name", ["../../t2v_0.safetensors", "/etc/passwd", "gone.safetensors", "", None, 7])
