@@ -32,7 +32,7 @@ class DiffusersNetwork(nn.Module):
         self.tables = give_core_names(self, transformer)
         config = transformer.config
         self.dim = config.num_attention_heads * config.attention_head_dim
-        self.patch_size = config.patch_size
+        self.text_dim, self.patch_size = config.text_dim, config.patch_size
 
     @property
     def num_heads(self) -> int:

@@ -17,14 +17,16 @@ NOTE = "fastvideo_note"
 
 @dataclass(frozen=True, kw_only=True)
 class WanFacts:
-    """in_channels: what the network reads; latent_channels: of its latents; image_tokens: CLIP tokens it reads, or 0;
-    plain: it reads its conditions as Wan's text-to-video and image-to-video do, not as VACE, camera control or Animate."""
+    """in_channels: what the network reads; latent_channels: of its latents; text_dim: of the texts it reads; image_tokens: CLIP
+    tokens it reads, or 0; plain: it reads its conditions as Wan's text-to-video and image-to-video do, not as VACE, camera
+    control or Animate."""
 
     name: str
     in_channels: int
     latent_channels: int
     dim: int
     layers: int
+    text_dim: int
     image_tokens: int
     plain: bool
 
@@ -60,6 +62,7 @@ def wan_facts(model: Any, socket: str = "model") -> WanFacts:
         latent_channels=base.latent_format.latent_channels,
         dim=network.dim,
         layers=len(network.blocks),
+        text_dim=network.text_dim,
         image_tokens=image_tokens,
         plain=type(base).concat_cond is WAN21.concat_cond and type(base).extra_conds in (WAN21.extra_conds, WAN22.extra_conds),
     )
@@ -122,12 +125,14 @@ def check_latent(samples: Any, facts: WanFacts) -> None:
 
 
 def check_conditioning(conditionings: Mapping[str, Any], facts: WanFacts) -> None:
-    """An image condition that the network would not read, or one that it misses, changes the video without a word in core.
+    """An image condition that the network would not read, or one that it misses, changes the video without a word in core, and a
+    text of another width fails in the network.
 
     Args:
         conditionings: branch -> CONDITIONING, of the branches that run.
     """
     for branch, conditioning in conditionings.items():
+        _check_text(branch, {text.shape[-1] for text, _ in conditioning}, facts)
         for _, entry in conditioning if facts.plain else ():
             _check_image(branch, entry.get("concat_latent_image") is not None, facts)
             _check_image_tokens(branch, entry.get("clip_vision_output") is not None, facts)
@@ -172,6 +177,15 @@ def check_frames(conditionings: Mapping[str, Any], samples: torch.Tensor, facts:
                 f"The start image was encoded for {image.shape[2]} latent frames and the latent has {samples.shape[2]}: use the "
                 "latent that comes out of the same WanImageToVideo node, or give both the same length."
             )
+
+
+def _check_text(branch: str, widths: set[int], facts: WanFacts) -> None:
+    if widths != {facts.text_dim}:
+        found = ", ".join(map(str, sorted(widths)))
+        raise ConditioningError(
+            f"The {branch} conditioning's text is {found} wide, and {facts.name} reads {facts.text_dim}: it was encoded for "
+            "another model. Connect this model's text encoder: for published Wan models UMT5-XXL by core's CLIP loader, type wan."
+        )
 
 
 def _check_image(branch: str, given: bool, facts: WanFacts) -> None:

@@ -121,7 +121,8 @@ def heads_of(path: Path) -> int:
     lacking = sorted(_names(config, found) - found.keys())
     if lacking:
         raise LoadError(
-            f"{path} lacks {counted(len(lacking), 'weight')} of its network: {', '.join(lacking[:SHOWN])}. Download the file again."
+            f"{path} lacks {counted(len(lacking), 'weight')} of its network: {', '.join(lacking[:SHOWN])}. Download the file "
+            "again."
         )
     return int(config["num_heads"])
 

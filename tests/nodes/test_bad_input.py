@@ -112,6 +112,14 @@ SAMPLER = {
         {**sampler_prompt(low_noise_model=["7", 1]), "7": node("FastVideoLoadDemoWan", model="t2v")},
         r"The low_noise_model input got None and needs a connection",
     ),
+    "text of another model": (
+        {
+            **sampler_prompt(positive=["8", 0], negative=["8", 1]),
+            "7": node("FastVideoLoadDemoWan", model="t2v"),
+            "8": node("FastVideoTextEncode", clip=["7", 2], positive="a red circle", negative=""),
+        },
+        r"The positive conditioning's text is 128 wide, and WAN21 reads 32: it was encoded for another model",
+    ),
     "noise levels that rise": (given_sigmas("1.0, 0.5, 0.7, 0.0"), r"The sigmas must strictly decrease"),
     "noise levels of another model": (
         given_sigmas("14.6, 5.0, 0.0"),

@@ -94,7 +94,8 @@ def stored_weights(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, s
 
 def _packed(tensors: Mapping[str, StoredTensor]) -> set[str]:
     """Matrices in 8 bits: in a file of scaled ones each has its scale."""
-    return {key for key, tensor in tensors.items() if key.endswith(".weight") and tensor.dtype in FLOAT8 and len(tensor.shape) > 1}
+    float8 = {key for key, tensor in tensors.items() if tensor.dtype in FLOAT8 and len(tensor.shape) > 1}
+    return {key for key in float8 if key.endswith(".weight")}
 
 
 def _layer_formats(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str], where: str) -> dict[str, str]:
