@@ -53,7 +53,7 @@ from .errors import (
 from .generate import Step, check_finite, denoise, generate, seeded_noise
 from .guidance import Branch, Call, Denoiser, Guidance, GuidanceMode, GuidanceSettings, Prediction, guide
 from .image_motion import amplified
-from .json_object import read_json_file
+from .json_object import made_of, read_json_file
 from .parallel import Layout
 from .quality import Comparison, FrameQuality, compare
 from .report import (
@@ -110,7 +110,7 @@ __all__ = [
     "about_run", "against", "amplified", "apply_lora", "attachments", "blocks_cut", "by_boundary", "check_finite",
     "check_tunable", "check_wanted", "clean_prompt", "compare", "conditioning_digest", "contradictions", "counted", "cut",
     "denoise", "generate", "generate_many", "go_on", "group_offload", "guide", "image_condition", "is_one", "joined",
-    "load_demo", "load_transformer", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part",
+    "load_demo", "load_transformer", "made_of", "make_solver", "measure", "pad_rows", "phase_reports", "plan", "plan_part",
     "plan_phases", "ran_as", "read_json_file", "recipe", "recognised", "save_mp4", "seeded_noise", "settled_pixels",
     "shifted_sigmas", "speed_up", "speed_up_of_all", "tensors_digest", "told_of_guesses", "tune", "weights_digest",
     "whole_file", "why_no_cache", "with_cache_dit", "with_dbcache", "with_magcache", "writing",

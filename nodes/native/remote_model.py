@@ -13,7 +13,8 @@ from fastvideo_core import Contribution, GuidanceSettings, LoadError, RequestErr
 from fastvideo_core.parallel import Group
 from fastvideo_core.step_cache import BlockwiseSession, Counts, Fingerprint
 
-from .workers import NativeWorkers, heads_of
+from .worker_file import heads_of
+from .workers import NativeWorkers
 
 
 class RemoteModel:

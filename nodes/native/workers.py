@@ -7,21 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import comfy.model_detection
-import comfy.ops
 import folder_paths
-import torch
 from comfy.cli_args import args
-from safetensors import SafetensorError, safe_open
 
-from fastvideo_core import LoadError, counted
 from fastvideo_core.parallel import Entry, Layout, Machines, suggested
 
 from .one_worker import OneWorker, SharedGroup
 
 RANK_PATH = Path(__file__).resolve().parents[1] / "rank_path"
-SHOWN = 5
-"""So many missing weights are named."""
 
 
 class NativeWorkers:
@@ -98,38 +91,3 @@ def _options() -> dict[str, Any]:
     """ComfyUI's own, by which its modules decide how to compute, as plain data."""
     plain = {name: value for name, value in vars(args).items() if value is None or isinstance(value, bool | int | float | str)}
     return {**plain, "fast": sorted(each.value for each in args.fast)}
-
-
-def heads_of(path: Path) -> int:
-    """Heads of attention of the Wan network in a file, by its header, before anything is started for it.
-
-    Raises:
-        LoadError: it is no safetensors file of a Wan network, or lacks a part of it, which core would leave as it is in memory.
-    """
-    try:
-        with safe_open(path, "pt", device="cpu") as file:
-            shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - it is no mapping
-            metadata = file.metadata()
-    except (SafetensorError, OSError) as error:
-        raise LoadError(f"{path} is no safetensors file ({error}). Workers open files of ComfyUI's own loader.") from error
-    weights = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    prefix = comfy.model_detection.unet_prefix_from_state_dict(weights)
-    found = {key.removeprefix(prefix): weight for key, weight in weights.items()}
-    config = comfy.model_detection.detect_unet_config(found, "", metadata=metadata) or {}
-    if config.get("image_model") != "wan2.1":
-        raise LoadError(f"{path} holds no Wan network: workers compute Wan 2.1 and 2.2. Use ComfyUI's own loader for this file.")
-    lacking = sorted(_names(config, found) - found.keys())
-    if lacking:
-        raise LoadError(
-            f"{path} lacks {counted(len(lacking), 'weight')} of its network: {', '.join(lacking[:SHOWN])}. Download the file "
-            "again."
-        )
-    return int(config["num_heads"])
-
-
-def _names(config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> set[str]:
-    """Of all weights that core's network has, whose configuration was read of these."""
-    known = comfy.model_detection.model_config_from_unet_config(dict(config), weights)
-    known.set_inference_dtype(torch.float32, None)
-    known.custom_operations = comfy.ops.disable_weight_init
-    return set(known.get_model({}, "", device=torch.device("meta")).diffusion_model.state_dict())

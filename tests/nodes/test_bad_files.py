@@ -41,15 +41,36 @@ def test_files_that_hold_no_network_say_what_they_are(tiny: Any, what: str) -> N
         tiny.run({**sampler_prompt(), "1": loader})
 
 
+BIAS = "blocks.1.ffn.0.bias"
+TORN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+    "missing": (lambda weights: weights.pop(BIAS), r"is not whole, 1 weight of it: blocks\.1\.ffn\.0\.bias is missing"),
+    "shape": (lambda weights: weights.update({BIAS: weights[BIAS][None]}), r"bias is \(1, 128\), not \(128,\)"),
+    "kind": (lambda weights: weights.update({BIAS: weights[BIAS].int()}), r"bias is of whole numbers"),
+    "gap": (lambda weights: [weights.pop(name) for name in list(weights) if "blocks.1." in name], r"is of a block too many"),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", ["t2v", "i2v_clip", "flf2v", "ti2v"])
-def test_workers_are_not_given_a_file_that_lacks_a_weight(comfy: Any, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", TORN)
+def test_workers_are_not_given_a_file_that_is_not_whole(comfy: Any, kind: str, torn: str, tmp_path: Path) -> None:
     """Core would leave what it lacks as it is in memory."""
-    heads_of, weights, file = module_of(comfy, "native.workers").heads_of, random_weights(kind, 0), tmp_path / "wan.safetensors"
+    heads_of, file = module_of(comfy, "native.worker_file").heads_of, tmp_path / "w.safetensors"
+    weights = random_weights(kind, 0, layers=3)
     save_file(weights, file, METADATA)
     assert heads_of(file) == 1
-    save_file({name: weight for name, weight in weights.items() if name != "blocks.1.ffn.0.bias"}, file, METADATA)
-    with pytest.raises(LoadError, match=r"lacks 1 weight of its network: blocks\.1\.ffn\.0\.bias"):
+    change, words = TORN[torn]
+    change(weights)
+    save_file(weights, file, METADATA)
+    with pytest.raises(LoadError, match=words):
         heads_of(file)
+
+
+@pytest.mark.parametrize("config", ["{", '{"transformer": {"num_heads": 0, "text_dim": -1}}'])
+def test_workers_are_not_given_a_file_whose_header_lies(comfy: Any, config: str, tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    save_file(random_weights("t2v", 0), file, {"config": config})
+    with pytest.raises(LoadError, match=r"w\.safetensors tells of no network that can be made"):
+        module_of(comfy, "native.worker_file").heads_of(file)
 
 
 @pytest.mark.parametrize("name", ["../../t2v_0.safetensors", "/etc/passwd", "gone.safetensors", "", None, 7])
