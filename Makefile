@@ -7,6 +7,7 @@
 #   make test-compat   the node and server tests on each pinned ComfyUI: the oldest supported one, 0.26.0 and the newest
 #   make test-gpu      what only a GPU can tell: its tests and benchmarks at real sizes, as output/gpu.json
 #   make bench         the benchmarks; options in ARGS
+#   make reliability   faults on purpose at headless servers: prompts, files, interrupts, kills, a full disk, load; parts in ARGS
 #   make lint          ruff and mypy
 #   make clean         remove .venv, .runtime and the tools' caches; output/ stays
 #
@@ -23,7 +24,7 @@ ARGS ?=
 
 RUN = $(PYTHON) -m tools.runtime run
 
-.PHONY: help setup demo test test-compat test-gpu bench lint clean
+.PHONY: help setup demo test test-compat test-gpu bench reliability lint clean
 
 help:
 	@sed -n '1,/^$$/s/^# \{0,1\}//p' Makefile
@@ -45,6 +46,9 @@ test-gpu:
 
 bench:
 	@$(RUN) -m tools.bench $(ARGS)
+
+reliability:
+	@$(RUN) -m tools.reliability $(ARGS)
 
 lint:
 	@$(RUN) -m tools.check lint

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from demo_prompts import demo_prompt, node_of
 from safetensors.torch import load_file
 
 from tools.comfy_server import ComfyServer
+from tools.reliability.servers import kill
 
 SMALL = {"steps": 60, "solver": "unipc", "gate": 0.9, "width": 32, "height": 32, "length": 5}
 STATES = "fastvideo_states"
@@ -55,14 +55,6 @@ def ran(server: ComfyServer, **state: Any) -> Latents:
 def resumed_at(text: str) -> int:
     (step,) = re.findall(r"resumed at step (\d+)", text)
     return int(step)
-
-
-def kill(server: ComfyServer) -> None:
-    """At once, as where the machine is short of memory."""
-    (process,) = (child for child in psutil.Process().children() if str(server.port) in child.cmdline())
-    process.kill()
-    process.wait()
-    server.stop()
 
 
 def told(server: ComfyServer, step: int, **state: Any) -> str:
