@@ -151,9 +151,10 @@ def _metadata(cls: Any) -> dict[str, Any]:
 
 
 def _output(videos: Sequence[BatchVideo]) -> io.NodeOutput:
-    """Raises what the first one failed with where none was made."""
+    """Raises what the first one failed with where none was made and saved: ComfyUI would keep that as the node's outputs, and not
+    try again."""
     sampled, saved = [video for video in videos if video.sampled], [video.saved for video in videos if video.saved is not None]
-    if not sampled and videos[0].error is not None:
+    if not saved and videos[0].error is not None:
         raise videos[0].error
     failed = len(videos) - len(saved)
     told = "\n".join(

@@ -1,11 +1,13 @@
 """The run report, shown on the canvas."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import io, ui
 
-from fastvideo_core import RunReport
+from fastvideo_core import RunReport, writing
 from fastvideo_core.pictures import run_picture
 
 from .checked import checked
@@ -46,7 +48,8 @@ class FastVideoRunReport(io.ComfyNode):
         if connected(images) is not None:
             report = replace(report, prompt_seconds=seconds_since_queued())
         picture = run_picture(report)[None]
-        saved = ui.PreviewImage(picture, cls=cls).as_dict()["images"]
+        with writing(Path(folder_paths.get_temp_directory())):
+            saved = ui.PreviewImage(picture, cls=cls).as_dict()["images"]
         return io.NodeOutput(report.text(), report.json(), picture, ui={"text": (report.text(),), "picture": saved})
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import folder_paths
 
-from fastvideo_core import Phase, RequestError, RunReport, SamplingRequest
+from fastvideo_core import Phase, RequestError, RunReport, SamplingRequest, whole_file
 from fastvideo_core.step_cache import Calibration, PhaseRatios, RatioTable, plan_magcache, recommended
 
 from .cache_run import Opened
@@ -54,9 +54,10 @@ def written(table: RatioTable) -> Path:
     """Puts the table where FastVideo MagCache looks for it."""
     folder = Path(folder_paths.get_folder_paths(RATIOS)[0])
     folder.mkdir(parents=True, exist_ok=True)
-    file, part = folder / f"{table.name}.json", folder / f"{table.name}.part"
-    part.write_text(table.json(), "utf-8")
-    return part.replace(file)
+    file = folder / f"{table.name}.json"
+    with whole_file(file) as part:
+        part.write_text(table.json(), "utf-8")
+    return file
 
 
 def told(table: RatioTable, file: Path, request: SamplingRequest) -> str:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from comfy.cli_args import args
 from comfy_api.latest import InputImpl, Types
 from torch import Tensor
 
-from fastvideo_core import RequestError
+from fastvideo_core import RequestError, whole_file, writing
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,34 @@ def save_video(frames: Tensor, fps: float, prefix: str, told: Mapping[str, Any])
     Args:
         frames: (T, H, W, 3) in 0..1.
         told: for the file's metadata, as long as ComfyUI writes any.
+
+    Raises:
+        RequestError: it cannot be written.
     """
     height, width = frames.shape[1:3]
     folder, name, number, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), width, height
     )
-    filename = f"{name}_{number:05}_.mp4"
     components = Types.VideoComponents(images=frames, audio=None, frame_rate=Fraction(fps))
     metadata = None if args.disable_metadata else dict(told)
-    path = os.path.join(folder, filename)
-    InputImpl.VideoFromComponents(components).save_to(path, format=Types.VideoContainer.MP4, metadata=metadata)
-    return SavedVideo(filename, subfolder, path)
+    encoded = BytesIO()
+    InputImpl.VideoFromComponents(components).save_to(encoded, format=Types.VideoContainer.MP4, metadata=metadata)
+    path = _taken(Path(folder), name, number)
+    try:
+        with whole_file(path) as part:
+            part.write_bytes(encoded.getbuffer())
+    except BaseException:
+        path.unlink()
+        raise
+    return SavedVideo(path.name, subfolder, str(path))
+
+
+def _taken(folder: Path, name: str, number: int) -> Path:
+    """The first of these files that is not there, made empty: another ComfyUI may save into the folder at the same time."""
+    path = folder / f"{name}_{number:05}_.mp4"
+    with writing(path):
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            return _taken(folder, name, number + 1)
+    return path
