@@ -121,7 +121,7 @@ def fresh_wan(comfy: Any, load_wan: Any) -> Any:
     ],
 )  # fmt: skip
 def test_published_checkpoints_are_recognised(comfy: Any, facts: dict[str, int], two: bool, titles: list[str]) -> None:
-    measures = {"latent_channels": 16, "image_tokens": 0, **facts}
+    measures = {"latent_channels": 16, "text_dim": 4096, "image_tokens": 0, **facts}
     wan = own_module(comfy, "native.facts").WanFacts(name="WAN21", plain=True, **measures)
     assert [row.title for row in wan.variants(two)] == titles
 
