@@ -41,7 +41,7 @@ def test_weights_move_and_memory_is_counted() -> None:
         assert torch.cuda.memory_allocated() == 5 * MIB and torch.cuda.max_memory_allocated() == 6 * MIB
         layer.to("cpu")
         del out
-        assert gpu.held.count() == 0 and [copy.nbytes for copy in gpu.held.copies] == [4 * MIB, 4 * MIB]
+        assert gpu.held.now == 0 and [copy.nbytes for copy in gpu.held.copies] == [4 * MIB, 4 * MIB]
 
 
 def test_views_and_known_tensors_do_not_count() -> None:

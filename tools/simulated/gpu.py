@@ -53,8 +53,8 @@ class SimulatedGPU(TorchDispatchMode):
     @property
     def answers(self) -> dict[str, Any]:
         """Of `torch.cuda`, by name. Nothing is held in reserve. Streams and events are there and do nothing."""
-        free = lambda *_: (self.memory - self.held.count(), self.memory)  # noqa: E731
-        used = lambda *_: self.held.count()  # noqa: E731
+        free = lambda *_: (self.memory - self.held.now, self.memory)  # noqa: E731
+        used = lambda *_: self.held.now  # noqa: E731
         nothing = lambda *_, **__: None  # noqa: E731
         properties = SimpleNamespace(name="simulated", major=9, minor=0, total_memory=self.memory, multi_processor_count=132)
         return {

@@ -1,5 +1,6 @@
 """What operations on a GPU allocate, and what is copied to and from it."""
 
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -7,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 import torch._dynamo  # a mode imports it in its first operation, where it cannot be imported: that is made of operations
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_iter
@@ -22,20 +22,19 @@ class Copy(NamedTuple):
 
 
 class Allocated(TorchDispatchMode):
-    """Bytes of the tensors on the GPU that operations made and that are alive. peak: the most so far."""
+    """Bytes of the tensors on the GPU that operations made and that are alive: now, and the most so far (peak)."""
 
     def __init__(self, known: Iterable[Tensor], device: str = "cuda") -> None:
         """known: tensors that are not counted, nor views of them. device: of those that are."""
         super().__init__()
         self.device = device
         self.known = {tensor.untyped_storage()._cdata for tensor in known}
-        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self.now = self.peak = 0
         self.copies: list[Copy] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        self._forget_the_dead()
         for tensor in tree_iter(out):
             if isinstance(tensor, Tensor) and tensor.device.type == self.device and not is_traceable_wrapper_subclass(tensor):
                 self._add(tensor.untyped_storage())
@@ -43,24 +42,19 @@ class Allocated(TorchDispatchMode):
         self._copied(function, args, out)
         return out
 
-    def count(self) -> int:
-        """Bytes that are alive now."""
-        self._forget_the_dead()
-        return self.now
-
-    def _forget_the_dead(self) -> None:
-        for key in [key for key, (storage, _) in self.alive.items() if storage.expired()]:
-            self.now -= self.alive.pop(key)[1]
-
     def reset(self) -> None:
         """The peak begins anew at what is held now."""
-        self.peak = self.count()
+        self.peak = self.now
 
     def _add(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key, nbytes = storage._cdata, storage.nbytes()
         if key not in self.known and key not in self.alive:
-            self.alive[key] = StorageWeakRef(storage), storage.nbytes()
-            self.now += storage.nbytes()
+            self.alive[key] = weakref.ref(storage, lambda _: self._forget(key, nbytes))
+            self.now += nbytes
+
+    def _forget(self, key: int, nbytes: int) -> None:
+        del self.alive[key]
+        self.now -= nbytes
 
     def _copied(self, function: Any, args: Sequence[Any], out: Any) -> None:
         if function.overloadpacket.__name__ == "copy_":
