@@ -63,7 +63,7 @@ def test_every_published_checkpoint_has_its_authors_settings(direct: Any, name: 
     row, module = VARIANTS[name], own_module(direct, "preset")
     facts = own_module(direct, "facts").WanFacts(
         name="WAN21", in_channels=row.in_channels, latent_channels=row.latent_channels, dim=row.dim, layers=row.layers,
-        image_tokens=row.image_tokens, plain=True,
+        text_dim=4096, image_tokens=row.image_tokens, plain=True,
     )  # fmt: skip
     assert module.published(facts, row.two_experts, row.height // row.spatial, row.width // row.spatial) is row
     named = module.published_by_name(facts, row.two_experts, [f"{name}_fp8_scaled.safetensors"])

@@ -10,7 +10,9 @@ from sampling import run_node
 
 from tools.comfy_in_process import PromptRefused
 
-HIGH_NOISE = {"in_channels": 36, "latent_channels": 16, "dim": 5120, "layers": 40, "image_tokens": 0, "plain": True}
+HIGH_NOISE = {
+    "in_channels": 36, "latent_channels": 16, "dim": 5120, "layers": 40, "text_dim": 4096, "image_tokens": 0, "plain": True,
+}  # fmt: skip
 
 
 def own_module(host: Any, name: str) -> Any:
