@@ -157,8 +157,10 @@ def test_two_experts_may_be_in_two_precisions(comfy: Any, models: Any) -> None:
             assert [cache.settings["table"] for cache in report.caches] == [name, name]
 
 
-def test_accelerators_run_together(comfy: Any, model: Any) -> None:
+@pytest.mark.parametrize("kind", PACKINGS, indirect=True)
+def test_accelerators_run_together(comfy: Any, models: Any, kind: str) -> None:
     """DBCache, sparse attention and chosen kernels on one MODEL, and the two runs compared."""
+    model = with_lora(comfy, models(kind))
     dense, before = run_node(comfy, model, steps=STEPS)
     fast = attended(comfy, sparse(comfy, dbcached(comfy, model), "VSA", sparsity=0.5), "sdpa", "sdpa", fold_text=True)
     video, report = run_node(comfy, fast, steps=STEPS)
