@@ -81,7 +81,8 @@ def test_readme_in_chinese_names_every_node() -> None:
     assert [texts["display_name"] for texts in NODES.values() if texts["display_name"] not in page] == []
 
 
-def test_script_has_a_chinese_text_for_what_it_writes_on_nodes() -> None:
-    script = (PACK / "web" / "node_text.js").read_text(encoding="utf-8")
-    assert re.search(r'EMPTY = \{ en: "[^"]+", zh: "[^"]*[一-鿿][^"]*" \}', script)
-    assert re.findall(r"placeholder = (.*);", script) == ['EMPTY[app.extensionManager.setting.get("Comfy.Locale")] ?? EMPTY.en']
+@pytest.mark.parametrize(("script", "word"), [("node_text", "EMPTY"), ("cancel_video", "CANCEL")])
+def test_scripts_have_a_chinese_text_for_what_they_write_on_nodes(script: str, word: str) -> None:
+    text = (PACK / "web" / f"{script}.js").read_text(encoding="utf-8")
+    assert re.search(word + r' = \{ en: "[^"]+", zh: "[^"]*[一-鿿][^"]*" \}', text)
+    assert f'{word}[app.extensionManager.setting.get("Comfy.Locale")] ?? {word}.en' in text

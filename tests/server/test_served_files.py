@@ -32,10 +32,11 @@ def test_help_page_of_every_node_is_served_in_both_languages(comfy_server: Comfy
             assert comfy_server.request(f"/extensions/{NAME}/docs/{name}{locale}.md").startswith(f"# {title}\n")
 
 
-def test_script_is_served_once(comfy_server: ComfyServer) -> None:
+def test_each_script_is_served_once(comfy_server: ComfyServer) -> None:
+    scripts = {"cancel_video.js": "FastVideo.CancelVideo", "node_text.js": "FastVideo.NodeText"}
     ours = [path for path in comfy_server.request("/extensions") if NAME in path]
-    assert ours == [f"/extensions/{NAME}/node_text.js"]
-    assert "FastVideo.NodeText" in comfy_server.request(ours[0])
+    assert sorted(ours) == [f"/extensions/{NAME}/{script}" for script in scripts]
+    assert all(name in comfy_server.request(f"/extensions/{NAME}/{script}") for script, name in scripts.items())
 
 
 def test_blueprints_are_served_with_the_pack_s_name(comfy_server: ComfyServer) -> None:
