@@ -22,7 +22,10 @@ def test_a_node_without_room_says_so_leaves_nothing_and_saves_with_room(comfy: A
         comfy.run(SAVERS[name]())
     assert files(comfy) == before
     comfy.run(SAVERS[name]())
-    assert name == "FastVideoRunReport" or len(files(comfy)) > len(before)
+    saved = files(comfy) - before
+    assert saved or name == "FastVideoRunReport"
+    for file in saved:  # a table of the demo's ratios would be read by others
+        file.unlink()
 
 
 def files(host: Any) -> set[Path]:
