@@ -49,7 +49,7 @@ CACHES: dict[str, Any] = {
     "DBCache": with_dbcache(DBCacheSettings(threshold=0.9, first_blocks=1, warmup_steps=1)),
 }
 ACCELERATED: list[dict[str, Any]] = [
-    {"attention": AttentionSettings("sdpa_flash", "sdpa")},  # head by head: the same rounding whatever the number of heads
+    {"attention": AttentionSettings("sdpa_flash", "sdpa")},
     {"sparse": SparseSchedule(settings=VSASettings(sparsity=0.5), kernel="gather"), "cache": CACHES["DBCache"]},
 ]
 
